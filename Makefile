@@ -1,0 +1,86 @@
+# make demo        see it work: two disks, a full copy, a changed-blocks copy, restored and compared
+# make check       everything that has to hold before a change is merged (below 15 minutes on 2 cores)
+# make check-long  the same, with the exhaustive forms of the tests
+# make bench       beside QEMU's tools: ROWS= PAIRS= SIZE= DIR= TMPFS= SIDES= (see docs/performance.md)
+# make install     the libraries, header and pkg-config file: PREFIX= DESTDIR= LIBDIR=
+# make header      writes include/holstein.h anew from src/capi
+# make clean       removes what was built
+
+CARGO ?= cargo
+PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+RELEASE := $(TARGET)/release
+
+export PYTHONPATH := $(CURDIR)/python
+export PYTHONDONTWRITEBYTECODE := 1
+export HOLSTEIN_LIBRARY := $(RELEASE)/libholstein.so
+
+heading = @printf '\n== %s\n' '$(1)'
+
+.PHONY: demo release setup check check-long lint test doc ffi python examples bench install header clean
+
+demo:
+	@tools/setup.sh demo
+	@$(CARGO) build --release --locked --quiet
+	@$(RELEASE)/holstein demo
+
+# One after the other, also under `make -j`: they share the machine's cores, and the first failure ends it.
+check: setup
+	@$(MAKE) --no-print-directory -j1 lint test doc release ffi python examples
+	$(call heading,All checks passed)
+
+check-long: export HOLSTEIN_EXHAUSTIVE := 1
+check-long: check
+
+setup:
+	@tools/setup.sh check
+
+lint:
+	$(call heading,Format)
+	$(CARGO) fmt --check
+	$(call heading,Lints)
+	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
+	$(call heading,Lints of the library without what only the command needs)
+	$(CARGO) clippy --locked --no-default-features --lib --quiet -- -D warnings
+
+test:
+	$(call heading,Tests)
+	$(CARGO) test --locked
+
+doc:
+	$(call heading,Documentation)
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --lib --no-deps --quiet
+
+release:
+	$(call heading,Release build)
+	$(CARGO) build --release --locked
+
+ffi: release
+	$(call heading,C ABI)
+	@$(MAKE) --no-print-directory -C ffi-tests check LIBDIR=$(RELEASE)
+
+python: release
+	$(call heading,Python)
+	$(PYTHON) python/tests
+
+examples: release
+	$(call heading,Examples)
+	@PYTHON='$(PYTHON)' tools/examples.sh $(RELEASE)
+
+bench:
+	@tools/setup.sh check
+	$(CARGO) bench --locked --bench compare -- --rows '$(ROWS)' --pairs '$(PAIRS)' --size '$(SIZE)' \
+		--dir '$(DIR)' --tmpfs '$(TMPFS)' --sides '$(SIDES)'
+
+install: release
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' TARGET_DIR='$(RELEASE)' packaging/install.sh
+
+header:
+	@$(MAKE) --no-print-directory -C ffi-tests header
+
+clean:
+	$(CARGO) clean --quiet
+	rm -rf build

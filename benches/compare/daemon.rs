@@ -1,0 +1,159 @@
+//! The peer of an incremental copy: `qemu-storage-daemon` running one `blockdev-backup` job, driven over QMP.
+
+use crate::Result;
+use crate::tools::Sample;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How the daemon is set up; every setting is tried and the fastest one counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    /// Concurrent copy requests of the job.
+    pub(crate) workers: u32,
+    /// Whether the target ignores flushes while the job runs (its one flush comes at the end, in our hands).
+    pub(crate) lazy_flush: bool,
+}
+
+/// Whether the target's data has to be on stable storage within the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Synchronised within the time.
+    Synced,
+    /// All files are in memory: there is nothing to synchronise.
+    Memory,
+}
+
+/// Copies the dirty clusters of `bitmap` from `source` to `target`, which exists and has its backing file.
+///
+/// The time begins with a daemon that runs and waits; it ends when the daemon has closed both images and gone.
+pub(crate) fn backup(
+    folder: &Path,
+    source: &str,
+    bitmap: &str,
+    target: &str,
+    setting: Setting,
+    durability: Durability,
+) -> Result<Sample> {
+    let mut daemon = Daemon::start(folder)?;
+    let start = Instant::now();
+    // The bitmap stays as it is, so the source can be opened for reading only: that spares the daemon from
+    // marking the bitmap as in use and from storing it again.
+    daemon.execute("blockdev-add", node("source", source, true, false))?;
+    daemon.execute("blockdev-add", node("target", target, false, setting.lazy_flush))?;
+    let job_start = Instant::now();
+    let action = json!({"type": "blockdev-backup", "data": {
+        "job-id": "backup", "device": "source", "target": "target", "auto-dismiss": false,
+        "sync": "bitmap", "bitmap": bitmap, "bitmap-mode": "never",
+        "x-perf": {"max-workers": setting.workers}}});
+    let properties = json!({"completion-mode": "grouped"});
+    daemon.execute("transaction", json!({"actions": [action], "properties": properties}))?;
+    daemon.wait_for("backup")?;
+    let job = job_start.elapsed();
+    let peak_kib = daemon.peak_kib();
+    daemon.quit()?;
+    let sync = match durability {
+        Durability::Synced => synchronise(folder, target)?,
+        Durability::Memory => Duration::ZERO,
+    };
+    Ok(Sample { seconds: start.elapsed().as_secs_f64(), job: Some((job + sync).as_secs_f64()), peak_kib })
+}
+
+/// Makes `file` and its name in `folder` durable; the time that took.
+pub(crate) fn synchronise(folder: &Path, file: &str) -> Result<Duration> {
+    let start = Instant::now();
+    File::open(folder.join(file))?.sync_all()?;
+    File::open(folder)?.sync_all()?;
+    Ok(start.elapsed())
+}
+
+fn node(name: &str, file: &str, read_only: bool, no_flush: bool) -> Value {
+    json!({"driver": "qcow2", "node-name": name, "read-only": read_only, "discard": "unmap",
+           "cache": {"no-flush": no_flush},
+           "file": {"driver": "file", "filename": file, "aio": "threads", "cache": {"no-flush": no_flush}}})
+}
+
+/// A running daemon; killed when it is dropped before [`Daemon::quit`].
+struct Daemon {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Daemon {
+    fn start(folder: &Path) -> Result<Daemon> {
+        let mut process = Command::new("qemu-storage-daemon")
+            .args(["--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp"])
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("qemu-storage-daemon: {e}"))?;
+        let input = process.stdin.take().ok_or("no way to the daemon")?;
+        let output = BufReader::new(process.stdout.take().ok_or("no way from the daemon")?).lines();
+        let mut daemon = Daemon { process, input, output };
+        daemon.receive()?; // its greeting
+        daemon.execute("qmp_capabilities", json!({}))?;
+        Ok(daemon)
+    }
+
+    fn receive(&mut self) -> Result<Value> {
+        let line = self.output.next().ok_or("the daemon went away")??;
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// Sends one command and gives its answer. Events that come meanwhile are not needed: a job's state
+    /// is asked for before it is waited for.
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        writeln!(self.input, "{}", json!({"execute": command, "arguments": arguments}))?;
+        self.input.flush()?;
+        loop {
+            let mut message = self.receive()?;
+            if let Some(error) = message.get("error") {
+                return Err(format!("qemu-storage-daemon: {command}: {error}").into());
+            }
+            if let Some(answer) = message.get_mut("return") {
+                return Ok(answer.take());
+            }
+        }
+    }
+
+    /// Waits until the job has ended; its failure is ours.
+    fn wait_for(&mut self, id: &str) -> Result<()> {
+        loop {
+            let jobs = self.execute("query-jobs", json!({}))?;
+            let job = jobs.as_array().and_then(|jobs| jobs.iter().find(|job| job["id"] == id));
+            let job = job.ok_or("the daemon lost its job")?;
+            if job["status"] == "concluded" {
+                return match job.get("error") {
+                    Some(error) => Err(format!("qemu-storage-daemon: {error}").into()),
+                    None => Ok(()),
+                };
+            }
+            self.receive()?; // sleeps until the job's state changes
+        }
+    }
+
+    fn peak_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches("kB").trim().parse().ok()
+    }
+
+    fn quit(mut self) -> Result<()> {
+        self.execute("quit", json!({}))?;
+        let status = self.process.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("qemu-storage-daemon: {status}").into()) }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // After `quit` the process is gone and both calls have nothing to do.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

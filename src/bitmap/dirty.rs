@@ -1,0 +1,51 @@
+//! A dirty bitmap in memory.
+
+use std::ops::Range;
+
+use super::BitSet;
+
+/// Which granules of a disk were written: one bit each.
+#[derive(Clone, Debug)]
+pub struct DirtyBitmap {
+    name: Vec<u8>,
+    granularity_bits: u8,
+    size: u64,
+    bits: BitSet,
+}
+
+impl DirtyBitmap {
+    pub(crate) fn new(name: Vec<u8>, granularity_bits: u8, size: u64, bits: BitSet) -> Self {
+        DirtyBitmap { name, granularity_bits, size, bits }
+    }
+
+    /// Its name: bytes, usually UTF-8.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Bytes of disk that one bit stands for, a power of two.
+    pub fn granularity(&self) -> u64 {
+        1 << self.granularity_bits
+    }
+
+    /// Dirty bytes, counted in whole granules: the last one may reach past the end of the disk.
+    pub fn count(&self) -> u64 {
+        self.bits.count() << self.granularity_bits
+    }
+
+    /// The dirty parts of the disk in bytes: ascending, joined, clipped to the disk.
+    pub fn extents(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        std::iter::successors(self.next_extent(0), |last| self.next_extent(last.end))
+    }
+
+    /// The first dirty part that ends behind `from`, without what lies before `from`'s granule.
+    pub(crate) fn next_extent(&self, from: u64) -> Option<Range<u64>> {
+        let shift = self.granularity_bits;
+        // Past the end by rounding: nothing follows.
+        if from >= self.size {
+            return None;
+        }
+        let run = self.bits.next_set_run(from >> shift)?;
+        Some(run.start << shift..(run.end << shift).min(self.size))
+    }
+}

@@ -1,0 +1,273 @@
+//! Bitmaps as they are stored in qcow2: which there are, which can be trusted, and their bits.
+//!
+//! A bitmap that says "clean" wrongly loses data, so everything that casts doubt on one makes it unusable,
+//! with the reason: flags, its length, every cluster it lies on, and every bit behind the disk's end.
+
+use std::fmt::Display;
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::{BitSet, DirtyBitmap};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    format::{
+        bitmap::{Entry, TableEntry, decode_table_entry},
+        corrupt,
+        header::incompatible,
+        text::printable,
+    },
+    image::{Qcow2, for_each_metadata_range, read_table},
+};
+
+/// One bitmap of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapInfo {
+    /// Bytes, 1 to 1023, usually UTF-8.
+    pub name: Vec<u8>,
+    /// Bytes of disk that one bit stands for.
+    pub granularity: u64,
+    /// A writer has not stored the bitmap yet, or never will.
+    pub in_use: bool,
+    /// Writes to the disk are recorded.
+    pub auto: bool,
+    /// Dirty bytes in whole granules; `None` when the contents cannot be trusted to mean anything.
+    pub count: Option<u64>,
+    /// Why the bitmap cannot be the basis of a backup; `None` when it can.
+    pub unusable: Option<String>,
+}
+
+/// All bitmaps of an image. Their data is read for the count, one cluster at a time, and not kept.
+pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
+    let tables: Vec<_> = image.bitmaps().iter().map(|entry| read_bitmap_table(image, entry)).collect();
+    let doubts = find_foreign_clusters(image, &tables)?;
+    let mut infos = Vec::new();
+    for ((entry, table), foreign) in image.bitmaps().iter().zip(tables).zip(doubts) {
+        let mut count = 0;
+        let read = doubt_contents(image, entry).and(foreign).and(table).and_then(|table| {
+            for_each_set(image, entry, &table, |_, set| {
+                count += set.count();
+            })
+        });
+        // A failing disk is not a property of the bitmap.
+        let doubt = match read {
+            Ok(()) => None,
+            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) => Some(e.to_string()),
+        };
+        infos.push(BitmapInfo {
+            name: entry.name.clone(),
+            granularity: entry.granularity(),
+            in_use: entry.in_use,
+            auto: entry.auto,
+            count: doubt.is_none().then_some(count << entry.granularity_bits),
+            unusable: doubt.or_else(|| doubt_recording(entry)),
+        });
+    }
+    Ok(infos)
+}
+
+/// Loads one bitmap, whose contents must be sound. A disabled bitmap can be loaded, to be looked at; as the
+/// basis of a backup ask [`ensure_recorded`] too.
+pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
+    let about =
+        |e: Error| e.within(format!("'{}': bitmap '{}'", image.file().path().display(), printable(name)));
+    let Some(index) = image.bitmaps().iter().position(|entry| entry.name == name) else {
+        let known: Vec<_> = image.bitmaps().iter().map(|entry| printable(&entry.name)).collect();
+        let have =
+            if known.is_empty() { "it has none".to_owned() } else { format!("it has: {}", known.join(", ")) };
+        let text = format!("the image has no bitmap '{}' ({have})", printable(name));
+        return Err(image.file().error(ErrorKind::BitmapNotFound, text));
+    };
+    let entry = &image.bitmaps()[index];
+    let unusable = |e: Error| match e.kind() {
+        ErrorKind::Io | ErrorKind::Limit => about(e),
+        _ => about(Error::new(ErrorKind::BitmapUnusable, format!("cannot be used: {e}"))),
+    };
+    doubt_contents(image, entry).map_err(unusable)?;
+    // Others' tables too: a cluster that two bitmaps share belongs to neither.
+    let mut tables: Vec<_> = image.bitmaps().iter().map(|entry| read_bitmap_table(image, entry)).collect();
+    let foreign = find_foreign_clusters(image, &tables).map_err(about)?.swap_remove(index);
+    foreign.map_err(unusable)?;
+    let table = tables.swap_remove(index).map_err(unusable)?;
+
+    let mut bits = BitSet::new(entry.bits(image.header().size));
+    for_each_set(image, entry, &table, |start, set| match set {
+        SetBits::Range(length) => bits.set(start..start + length),
+        SetBits::Word(word) => bits.set_word(start, word),
+    })
+    .map_err(unusable)?;
+    Ok(DirtyBitmap::new(entry.name.clone(), entry.granularity_bits, image.header().size, bits))
+}
+
+/// Refuses a bitmap that missed writes because it was disabled.
+pub(crate) fn ensure_recorded(image: &Qcow2, name: &[u8]) -> Result<()> {
+    match image.bitmaps().iter().find(|entry| entry.name == name).and_then(doubt_recording) {
+        None => Ok(()),
+        Some(reason) => {
+            let text = format!("bitmap '{}' cannot be used: {reason}", printable(name));
+            Err(image.file().error(ErrorKind::BitmapUnusable, text))
+        }
+    }
+}
+
+fn doubt_recording(entry: &Entry) -> Option<String> {
+    (!entry.auto).then(|| "it is disabled: writes to the disk were not recorded".to_owned())
+}
+
+/// What speaks against a bitmap before any of it is read.
+fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
+    let header = image.header();
+    if header.version < 3 {
+        return Err(corrupt("a version 2 image cannot tell whether its bitmaps were kept up to date"));
+    }
+    if !header.bitmaps_are_current() {
+        return Err(corrupt(
+            "the image was written by a program that does not know bitmaps (autoclear bit 0 is off)",
+        ));
+    }
+    if header.has(incompatible::CORRUPT) {
+        return Err(corrupt("the image is marked as corrupt"));
+    }
+    if header.has(incompatible::DIRTY) {
+        return Err(corrupt("the image was not closed cleanly (its dirty bit is set)"));
+    }
+    if entry.in_use {
+        return Err(corrupt("it is in use: a program is writing the image or did not close it cleanly"));
+    }
+    let (have, need) =
+        (u64::from(entry.table_entries), entry.expected_table_entries(header.size, image.geometry()));
+    if have != need {
+        return Err(corrupt(format!("its table has {have} entries but the disk's size needs {need}")));
+    }
+    Ok(())
+}
+
+type Table = Result<Vec<TableEntry>>;
+
+/// The table of one bitmap; an empty one when its length is wrong and it is not read at all.
+fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Table {
+    if doubt_contents(image, entry).is_err() {
+        return Ok(Vec::new());
+    }
+    let mut grants = Vec::new();
+    let bytes = u64::from(entry.table_entries) * 8;
+    let words =
+        read_table(image.file(), entry.table_offset, bytes, "bitmap table", image.budget(), &mut grants)?;
+    let length = image.file().len()?;
+    let decode = |word: &u64| match decode_table_entry(*word, image.geometry())? {
+        TableEntry::Data { host } if host >= length => {
+            Err(corrupt(format!("its data at {host:#x} lies behind the end of the file")))
+        }
+        entry => Ok(entry),
+    };
+    words.iter().map(decode).collect()
+}
+
+/// For each bitmap, what is wrong with the clusters that it lies on: each must have a refcount of exactly 1
+/// and belong to nothing else.
+fn find_foreign_clusters(image: &Qcow2, tables: &[Table]) -> Result<Vec<Result<()>>> {
+    let geometry = image.geometry();
+    let mut verdicts: Vec<Result<()>> = tables.iter().map(|_| Ok(())).collect();
+    let own = tables.iter().flatten().map(|table| table.len() as u64).sum::<u64>();
+    let _grant = image.budget().grant(own * 16 + tables.len() as u64 * 32, "list of bitmap clusters")?;
+
+    // (host cluster, bitmap), sorted.
+    let mut clusters = Vec::new();
+    for (index, (entry, table)) in image.bitmaps().iter().zip(tables).enumerate() {
+        let Ok(table) = table else { continue };
+        let table_clusters = geometry.clusters_for(table.len() as u64 * 8);
+        let first = entry.table_offset >> geometry.cluster_bits;
+        clusters.extend((first..first + table_clusters).map(|cluster| (cluster, index)));
+        clusters.extend(table.iter().filter_map(|entry| match entry {
+            TableEntry::Data { host } => Some((host >> geometry.cluster_bits, index)),
+            _ => None,
+        }));
+    }
+    clusters.sort_unstable();
+    let mut blame = |index: usize, cluster: u64, text: &dyn Display| {
+        if verdicts[index].is_ok() {
+            let at = cluster << geometry.cluster_bits;
+            verdicts[index] = Err(corrupt(format!("its cluster at {at:#x} {text}")));
+        }
+    };
+
+    for pair in clusters.windows(2) {
+        if pair[0].0 == pair[1].0 {
+            blame(pair[0].1, pair[0].0, &"is used twice by bitmaps");
+            blame(pair[1].1, pair[1].0, &"is used twice by bitmaps");
+        }
+    }
+    for (cluster, index) in &clusters {
+        match image.refcount(cluster << geometry.cluster_bits) {
+            Ok(1) => {}
+            Ok(count) => blame(*index, *cluster, &format!("has refcount {count} instead of 1")),
+            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) => blame(*index, *cluster, &format!("has no valid refcount: {e}")),
+        }
+    }
+    if clusters.is_empty() {
+        return Ok(verdicts);
+    }
+    for_each_metadata_range(image, |offset, bytes, owner| {
+        let range = offset >> geometry.cluster_bits..(offset + bytes).div_ceil(geometry.cluster_size());
+        let first = clusters.partition_point(|(cluster, _)| *cluster < range.start);
+        for (cluster, index) in clusters[first..].iter().take_while(|(cluster, _)| *cluster < range.end) {
+            blame(*index, *cluster, &format!("belongs to {owner}"));
+        }
+        Ok(())
+    })?;
+    Ok(verdicts)
+}
+
+/// Set bits as they are found in storage.
+#[derive(Clone, Copy)]
+enum SetBits {
+    Range(u64),
+    Word(u64),
+}
+
+impl SetBits {
+    fn count(self) -> u64 {
+        match self {
+            SetBits::Range(length) => length,
+            SetBits::Word(word) => word.count_ones().into(),
+        }
+    }
+}
+
+/// Hands all set bits to `see`, with the index of the first bit of each range or word.
+fn for_each_set(
+    image: &Qcow2,
+    entry: &Entry,
+    table: &[TableEntry],
+    mut see: impl FnMut(u64, SetBits),
+) -> Result<()> {
+    let cluster_size = image.geometry().cluster_size();
+    let bits = entry.bits(image.header().size);
+    let per_cluster = cluster_size * 8;
+    let mut buf = Vec::new();
+    for (index, part) in table.iter().enumerate() {
+        let first = index as u64 * per_cluster;
+        let count = per_cluster.min(bits - first);
+        match part {
+            TableEntry::Zeros => {}
+            TableEntry::Ones => see(first, SetBits::Range(count)),
+            TableEntry::Data { host } => {
+                buf.resize((count.div_ceil(64) * 8) as usize, 0);
+                image.file().read_exact(&mut buf, *host, "bitmap data")?;
+                for (at, bytes) in buf.chunks_exact(8).enumerate() {
+                    // Bit n is bit n % 8 of byte n / 8: the order of little-endian words.
+                    let word = LittleEndian::read_u64(bytes);
+                    let start = first + at as u64 * 64;
+                    if bits - start < 64 && word >> (bits - start) != 0 {
+                        return Err(corrupt("bits are set behind the end of the disk"));
+                    }
+                    if word != 0 {
+                        see(start, SetBits::Word(word));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! A disk in use: an image with its chain and bitmaps, and threads to read it with.
+
+mod pool;
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+pub(crate) use pool::Pool;
+use rayon::prelude::*;
+
+use crate::{
+    bitmap::{self, BitmapInfo, DirtyBitmap},
+    error::{Error, ErrorKind, Result},
+    image::{DiskInfo, Image, ImageOptions, LayerInfo, Map},
+    storage::{HostStorage, Storage},
+};
+
+/// Reads longer than this are divided among threads.
+const PARALLEL_READ: usize = 4 << 20;
+/// What one thread then reads at a time.
+const READ_PIECE: usize = 1 << 20;
+
+/// How to open a disk.
+pub type DiskOptions = ImageOptions;
+
+/// An open disk. A handle: clones are the same disk, which stays open (and locked) until the last one is
+/// dropped. Every method may be called from several threads at once.
+#[derive(Clone, Debug)]
+pub struct Disk(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    image: Image,
+    options: DiskOptions,
+    readers: OnceLock<Pool>,
+}
+
+impl Disk {
+    /// Opens the image at `path` for reading.
+    ///
+    /// # Errors
+    /// `NotFound` and `Io` from the file system, `Locked` when another process writes the image, `Corrupt`,
+    /// `Unsupported`, `Encrypted` and `Limit` for images that cannot be used, `PolicyDenied` when the image
+    /// names a file that may not be opened.
+    pub fn open(path: impl AsRef<Path>, options: &DiskOptions) -> Result<Disk> {
+        Self::open_in(Arc::new(HostStorage), path, options)
+    }
+
+    /// The same, with files that live in `storage`.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub fn open_in(storage: Arc<dyn Storage>, path: impl AsRef<Path>, options: &DiskOptions) -> Result<Disk> {
+        let image = Image::open(storage, path.as_ref(), options)?;
+        Ok(Disk(Arc::new(Inner { image, options: options.clone(), readers: OnceLock::new() })))
+    }
+
+    /// The path that the disk was opened by.
+    pub fn path(&self) -> &Path {
+        self.0.image.path()
+    }
+
+    /// Size of the disk in bytes, a multiple of 512.
+    pub fn size(&self) -> u64 {
+        self.0.image.size()
+    }
+
+    /// What the top image says about itself.
+    ///
+    /// # Errors
+    /// `Io` when the file's status cannot be read.
+    pub fn info(&self) -> Result<DiskInfo> {
+        self.0.image.info()
+    }
+
+    /// The images of the chain, the top first.
+    pub fn chain(&self) -> Vec<LayerInfo> {
+        self.0.image.chain()
+    }
+
+    /// Fills `buf` with the disk's contents from byte `offset` on. Blocks; a large read uses several threads.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the range does not lie in the disk, `Io`, and `Corrupt` for damaged tables and
+    /// compressed clusters. The contents of `buf` are then undefined.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let image = &self.0.image;
+        image.check_range(buf.len() as u64, offset)?;
+        if buf.len() < PARALLEL_READ {
+            return image.read_at(buf, offset);
+        }
+        let pieces = |buf: &mut [u8]| {
+            buf.par_chunks_mut(READ_PIECE)
+                .enumerate()
+                .try_for_each(|(index, piece)| image.read_at(piece, offset + (index * READ_PIECE) as u64))
+        };
+        self.readers()?.install(|| pieces(buf))
+    }
+
+    fn readers(&self) -> Result<&Pool> {
+        if let Some(pool) = self.0.readers.get() {
+            return Ok(pool);
+        }
+        let pool = Pool::new("holstein-read")?;
+        Ok(self.0.readers.get_or_init(|| pool))
+    }
+
+    /// The runs of a guest range in bytes (clipped to the disk): which layer has it and where. Reads tables,
+    /// never data.
+    pub fn map(&self, range: Range<u64>) -> Map<'_> {
+        self.0.image.map(range)
+    }
+
+    /// All persistent bitmaps of the top image, those that cannot be used with the reason. Reads their data
+    /// to count it, and keeps none of it.
+    ///
+    /// # Errors
+    /// `Io`, and `Limit` when the bitmaps' tables need too much memory.
+    pub fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
+        self.0.image.qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
+    }
+
+    /// Loads a persistent bitmap of the top image.
+    ///
+    /// A bitmap that is disabled can be loaded and looked at, but a backup refuses it.
+    ///
+    /// # Errors
+    /// `BitmapNotFound`; `BitmapUnusable` for one whose contents cannot be trusted; `Io`; `Limit`.
+    pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
+        match self.0.image.qcow2() {
+            Some(image) => bitmap::load(image, name),
+            None => {
+                let text = format!("'{}': a raw image has no bitmaps", self.path().display());
+                Err(Error::new(ErrorKind::BitmapNotFound, text))
+            }
+        }
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &DiskOptions {
+        &self.0.options
+    }
+
+    pub(crate) fn image(&self) -> &Image {
+        &self.0.image
+    }
+}

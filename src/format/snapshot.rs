@@ -1,0 +1,93 @@
+//! The snapshot table: walked to list the snapshots and to know which tables they own.
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout,
+    big_endian::{U16, U32, U64},
+};
+
+use super::{corrupt, geometry::Geometry, header::MAX_L1_BYTES, read_struct};
+use crate::error::Result;
+
+/// Largest snapshot table in bytes; QEMU's limit.
+pub(crate) const MAX_TABLE_BYTES: u64 = 64 << 20;
+/// Most extra data of an entry in bytes; QEMU's limit.
+const MAX_EXTRA: u32 = 1024;
+/// Extra data that version 3 requires: the 64-bit VM state size and the disk size.
+const V3_EXTRA: u32 = 16;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct RawSnapshot {
+    l1_table_offset: U64,
+    l1_size: U32,
+    id_size: U16,
+    name_size: U16,
+    date_sec: U32,
+    date_nsec: U32,
+    vm_clock_nsec: U64,
+    vm_state_size: U32,
+    extra_data_size: U32,
+}
+const _: () = assert!(size_of::<RawSnapshot>() == 40);
+
+/// One internal snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) l1_offset: u64,
+    pub(crate) l1_entries: u32,
+    pub(crate) id: Vec<u8>,
+    pub(crate) name: Vec<u8>,
+    pub(crate) date_sec: u32,
+    pub(crate) date_nsec: u32,
+    pub(crate) vm_clock_nsec: u64,
+    pub(crate) vm_state_size: u64,
+    pub(crate) disk_size: Option<u64>,
+    pub(crate) icount: Option<u64>,
+}
+
+/// Parses the entry at the start of `bytes`; also returns how many bytes it takes, padding included.
+/// `bytes` need not reach further than the entry.
+pub(crate) fn parse(bytes: &[u8], version: u32, geometry: &Geometry) -> Result<(Snapshot, usize)> {
+    let raw: RawSnapshot = read_struct(bytes, "snapshot table")?;
+    let extra_size = raw.extra_data_size.get();
+    if extra_size > MAX_EXTRA {
+        return Err(corrupt(format!("a snapshot has {extra_size} bytes of extra data, over {MAX_EXTRA}")));
+    }
+    if version > 2 && extra_size < V3_EXTRA {
+        return Err(corrupt("a snapshot lacks its disk size"));
+    }
+    let mut at = size_of::<RawSnapshot>();
+    let mut field = |length: usize| {
+        let field = bytes.get(at..at + length).ok_or_else(|| corrupt("the snapshot table is cut short"))?;
+        at += length;
+        Ok(field)
+    };
+    let extra = field(extra_size as usize)?;
+    let id = field(raw.id_size.get().into())?.to_vec();
+    let name = field(raw.name_size.get().into())?.to_vec();
+    let word = |index: usize| {
+        extra.get(index * 8..index * 8 + 8).map(|b| b.iter().fold(0, |v, b| v << 8 | u64::from(*b)))
+    };
+
+    let snapshot = Snapshot {
+        l1_offset: raw.l1_table_offset.get(),
+        l1_entries: raw.l1_size.get(),
+        id,
+        name,
+        date_sec: raw.date_sec.get(),
+        date_nsec: raw.date_nsec.get(),
+        vm_clock_nsec: raw.vm_clock_nsec.get(),
+        vm_state_size: word(0).unwrap_or_else(|| raw.vm_state_size.get().into()),
+        disk_size: word(1),
+        icount: word(2).filter(|count| *count != u64::MAX),
+    };
+    let bytes = u64::from(snapshot.l1_entries) * 8;
+    if bytes > MAX_L1_BYTES || !geometry.is_aligned(snapshot.l1_offset) {
+        let text = format!("a snapshot's L1 table is invalid: {bytes} bytes at {:#x}", snapshot.l1_offset);
+        return Err(corrupt(text));
+    }
+    Ok((snapshot, at.next_multiple_of(8)))
+}
+
+/// The most bytes one entry can take.
+pub(crate) const LARGEST_ENTRY: usize = size_of::<RawSnapshot>() + MAX_EXTRA as usize + 2 * u16::MAX as usize;

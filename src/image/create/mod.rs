@@ -1,0 +1,105 @@
+//! Making new images, front to back.
+//!
+//! A target is written by several threads at once. [`Layout`] (behind a lock, in guest order) decides where
+//! everything goes and keeps the tables; the data itself is then written without the lock.
+//!
+//! Order of writes of a qcow2 target: data and full L2 tables and refcount blocks as they come, then the last
+//! of them, the L1 table and the refcount table; sync; the header; sync. Until the header is there the first
+//! cluster is a hole, so a crash at any moment leaves a file that is no image at all.
+
+mod layout;
+
+use std::sync::{Mutex, PoisonError};
+
+use layout::Layout;
+pub(crate) use layout::{Extent, LayoutOptions};
+
+use crate::{error::Result, storage::File};
+
+/// A new image that is being written.
+#[derive(Debug)]
+pub(crate) struct Target {
+    file: File,
+    size: u64,
+    layout: Option<Mutex<Layout>>,
+}
+
+/// What becomes of a guest range of whole target clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Reads as zero, whatever a backing file has.
+    Zero,
+    /// Data that lies at this position of the writer's buffer.
+    Data { at: usize },
+    /// One cluster, compressed, as a stream at this position of the writer's buffer.
+    Stream { at: usize, length: usize },
+}
+
+/// A guest range and what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) guest: u64,
+    pub(crate) length: u64,
+    pub(crate) content: Content,
+}
+
+impl Target {
+    /// A qcow2 image of version 3 in an empty file.
+    pub(crate) fn qcow2(file: File, options: LayoutOptions) -> Result<Target> {
+        let size = options.size;
+        Ok(Target { file, size, layout: Some(Mutex::new(Layout::new(options)?)) })
+    }
+
+    /// A raw image in an empty file.
+    pub(crate) fn raw(file: File, size: u64) -> Result<Target> {
+        file.set_len(size)?;
+        Ok(Target { file, size, layout: None })
+    }
+
+    /// Decides where `items` go. Items must come in guest order over all calls.
+    pub(crate) fn place(&self, items: &[Item]) -> Result<Vec<Extent>> {
+        let Some(layout) = &self.layout else { return Ok(self.place_raw(items)) };
+        let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut extents: Vec<Extent> = Vec::with_capacity(items.len());
+        for item in items {
+            layout.place(&self.file, item, &mut extents)?;
+        }
+        Ok(extents)
+    }
+
+    /// In a raw image everything has its place already, and zeros are holes.
+    fn place_raw(&self, items: &[Item]) -> Vec<Extent> {
+        let extent = |item: &Item| match item.content {
+            Content::Data { at } if item.guest < self.size => Some(Extent {
+                host: item.guest,
+                at,
+                length: item.length.min(self.size - item.guest) as usize,
+            }),
+            _ => None,
+        };
+        items.iter().filter_map(extent).collect()
+    }
+
+    /// Writes placed data from the buffer that the items were about.
+    pub(crate) fn write(&self, extents: &[Extent], buf: &[u8]) -> Result<()> {
+        for extent in extents {
+            self.file.write_all(&buf[extent.at..extent.at + extent.length], extent.host)?;
+            self.file.start_writeback(extent.host, extent.length as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes what is missing, after all data, and makes everything durable. Returns the length of the file.
+    pub(crate) fn finish(&self) -> Result<u64> {
+        let Some(layout) = &self.layout else {
+            self.file.sync()?;
+            return self.file.len();
+        };
+        let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let header = layout.finish(&self.file)?;
+        self.file.sync()?;
+        self.file.write_all(&header, 0)?;
+        self.file.sync()?;
+        self.file.len()
+    }
+}

@@ -1,0 +1,227 @@
+//! What can be said about an image without reading its data.
+
+use std::path::{Path, PathBuf};
+
+use super::{Format, Image, Layer, policy};
+use crate::{
+    error::Result,
+    format::{
+        bitmap,
+        header::{CompressionType, autoclear, compatible, incompatible},
+        snapshot::Snapshot,
+    },
+    storage::FileKind,
+};
+
+/// What an image says about itself: the facts behind `qemu-img info`, and some more.
+#[derive(Clone, Debug)]
+pub struct DiskInfo {
+    /// The image's format.
+    pub format: Format,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Bytes that the file occupies on its file system.
+    pub actual_size: u64,
+    /// Length of the file in bytes.
+    pub file_length: u64,
+    /// What kind of file the image is.
+    pub file_kind: FileKind,
+    /// The image below, if there is one.
+    pub backing: Option<BackingInfo>,
+    /// Internal snapshots.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// What only qcow2 images have.
+    pub qcow2: Option<Qcow2Info>,
+}
+
+/// How an image names the image below it.
+#[derive(Clone, Debug)]
+pub struct BackingInfo {
+    /// The name as recorded (invalid UTF-8 replaced).
+    pub name: String,
+    /// The name seen from the caller's folder; `None` when it cannot be a path.
+    pub full_name: Option<String>,
+    /// The recorded format.
+    pub format: Option<String>,
+}
+
+/// The qcow2 part of [`DiskInfo`].
+#[derive(Clone, Debug)]
+pub struct Qcow2Info {
+    /// 2 or 3.
+    pub version: u32,
+    /// Bytes of a cluster.
+    pub cluster_size: u64,
+    /// How compressed clusters are compressed.
+    pub compression: CompressionType,
+    /// Writers may postpone refcount updates.
+    pub lazy_refcounts: bool,
+    /// Width of refcounts in bits.
+    pub refcount_bits: u32,
+    /// The image is marked as corrupt.
+    pub corrupt: bool,
+    /// The refcounts are marked as possibly stale.
+    pub dirty: bool,
+    /// Clusters are divided into subclusters.
+    pub extended_l2: bool,
+    /// The name of the external data file.
+    pub data_file: Option<String>,
+    /// The external data file is a valid raw image.
+    pub data_file_raw: bool,
+    /// The bitmap directory, if its contents are maintained.
+    pub bitmaps: Vec<BitmapEntryInfo>,
+    /// Types and lengths of header extensions that this version does not know.
+    pub unknown_extensions: Vec<(u32, u32)>,
+}
+
+/// What the bitmap directory says about one bitmap.
+#[derive(Clone, Debug)]
+pub struct BitmapEntryInfo {
+    /// Bytes, 1 to 1023, usually UTF-8.
+    pub name: Vec<u8>,
+    /// Bytes of disk that one bit stands for.
+    pub granularity: u64,
+    /// A writer has not stored the bitmap yet, or never will.
+    pub in_use: bool,
+    /// Writes are recorded.
+    pub auto: bool,
+}
+
+/// An internal snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotInfo {
+    /// Its number, as text (invalid UTF-8 replaced).
+    pub id: String,
+    /// Its name (invalid UTF-8 replaced).
+    pub name: String,
+    /// Bytes of VM state.
+    pub vm_state_size: u64,
+    /// Seconds since 1970.
+    pub date_sec: u32,
+    /// And nanoseconds.
+    pub date_nsec: u32,
+    /// Nanoseconds that the guest had run.
+    pub vm_clock_nsec: u64,
+    /// Instructions that the guest had run, if they were counted.
+    pub icount: Option<u64>,
+    /// Size of the disk at the time, in bytes.
+    pub disk_size: Option<u64>,
+}
+
+/// One image of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// Where it was opened.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Its virtual size in bytes.
+    pub size: u64,
+}
+
+impl Image {
+    /// What the top layer says about itself.
+    pub(crate) fn info(&self) -> Result<DiskInfo> {
+        let top = &self.layers[0];
+        let header = top.qcow2().map(|image| image.header());
+        let backing = header.and_then(|header| {
+            let name = String::from_utf8_lossy(header.backing_name.as_deref()?).into_owned();
+            let format = header.extensions.backing_format.as_deref().map(lossy);
+            Some(BackingInfo { full_name: full_name(self.path(), &name), name, format })
+        });
+        Ok(DiskInfo {
+            format: top.format(),
+            virtual_size: top.size,
+            actual_size: top.file().allocated()?,
+            file_length: top.file().len()?,
+            file_kind: top.file().kind()?,
+            backing,
+            snapshots: top
+                .qcow2()
+                .map(|i| i.snapshots().iter().map(snapshot_info).collect())
+                .unwrap_or_default(),
+            qcow2: top.qcow2_info(),
+        })
+    }
+
+    /// All images of the chain, the top first.
+    pub(crate) fn chain(&self) -> Vec<LayerInfo> {
+        let info = |layer: &Layer| LayerInfo {
+            path: layer.file().path().to_owned(),
+            format: layer.format(),
+            size: layer.size,
+        };
+        self.layers.iter().map(info).collect()
+    }
+}
+
+impl Layer {
+    pub(crate) fn format(&self) -> Format {
+        if self.qcow2().is_some() { Format::Qcow2 } else { Format::Raw }
+    }
+
+    fn qcow2_info(&self) -> Option<Qcow2Info> {
+        let image = self.qcow2()?;
+        let header = image.header();
+        let entry = |entry: &bitmap::Entry| BitmapEntryInfo {
+            name: entry.name.clone(),
+            granularity: entry.granularity(),
+            in_use: entry.in_use,
+            auto: entry.auto,
+        };
+        let bitmaps = match header.bitmaps_are_current() {
+            true => image.bitmaps().iter().map(entry).collect(),
+            false => Vec::new(),
+        };
+        Some(Qcow2Info {
+            version: header.version,
+            cluster_size: header.geometry.cluster_size(),
+            compression: header.compression,
+            lazy_refcounts: header.compatible & compatible::LAZY_REFCOUNTS != 0,
+            refcount_bits: 1 << header.geometry.refcount_order,
+            corrupt: header.has(incompatible::CORRUPT),
+            dirty: header.has(incompatible::DIRTY),
+            extended_l2: header.geometry.extended_l2,
+            data_file: header.extensions.data_file.as_deref().map(lossy),
+            data_file_raw: header.autoclear & autoclear::DATA_FILE_RAW != 0,
+            bitmaps,
+            unknown_extensions: header
+                .extensions
+                .unknown
+                .iter()
+                .map(|e| (e.kind, e.data.len() as u32))
+                .collect(),
+        })
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A relative name starts from the image's folder.
+fn full_name(image: &Path, name: &str) -> Option<String> {
+    if name.find([':', '/']).is_some_and(|at| name.as_bytes()[at] == b':') {
+        return None;
+    }
+    let folder = policy::folder_of(image);
+    let path = if folder == Path::new(".") && image.parent() == Some(Path::new("")) {
+        PathBuf::from(name)
+    } else {
+        folder.join(name)
+    };
+    Some(path.to_string_lossy().into_owned())
+}
+
+fn snapshot_info(snapshot: &Snapshot) -> SnapshotInfo {
+    SnapshotInfo {
+        id: lossy(&snapshot.id),
+        name: lossy(&snapshot.name),
+        vm_state_size: snapshot.vm_state_size,
+        date_sec: snapshot.date_sec,
+        date_nsec: snapshot.date_nsec,
+        vm_clock_nsec: snapshot.vm_clock_nsec,
+        icount: snapshot.icount,
+        disk_size: snapshot.disk_size,
+    }
+}

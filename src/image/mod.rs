@@ -1,0 +1,118 @@
+//! One open image and the images below it.
+//!
+//! An [`Image`] is a chain of layers, the top first. Everything about it is decided in two steps: first
+//! *where* a guest range is ([`Image::runs`], no data is touched), then its data is moved ([`Image::read_at`]).
+//! Nothing here writes to an image that exists; [`create`] makes new ones.
+
+mod budget;
+mod cache;
+mod chain;
+pub(crate) mod create;
+mod info;
+mod mapping;
+mod open;
+mod overlap;
+mod policy;
+mod qcow2;
+mod raw;
+mod read;
+
+use std::{path::Path, sync::Arc};
+
+pub use chain::Map;
+pub(crate) use chain::Walk;
+pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
+pub use mapping::{Mapping, Run};
+pub use open::{Format, ImageOptions, Layers, Sharing};
+pub(crate) use overlap::for_each_metadata_range;
+pub use policy::BackingPolicy;
+pub(crate) use qcow2::{Qcow2, read_table};
+
+use crate::{error::Result, format::l2::Compressed, storage::File};
+
+/// A chain of layers, open for reading.
+#[derive(Debug)]
+pub(crate) struct Image {
+    layers: Vec<Layer>,
+    storage: Arc<dyn crate::storage::Storage>,
+}
+
+/// One image file of a chain.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    kind: LayerKind,
+    size: u64,
+}
+
+#[derive(Debug)]
+enum LayerKind {
+    Qcow2(Box<Qcow2>),
+    Raw(raw::Raw),
+}
+
+impl Image {
+    /// Virtual size of the top layer in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.layers[0].size
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.layers[0].file().path()
+    }
+
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The top layer, if it is a qcow2 image.
+    pub(crate) fn qcow2(&self) -> Option<&Qcow2> {
+        self.layers[0].qcow2()
+    }
+
+    pub(crate) fn storage(&self) -> &Arc<dyn crate::storage::Storage> {
+        &self.storage
+    }
+}
+
+impl Layer {
+    pub(crate) fn qcow2(&self) -> Option<&Qcow2> {
+        match &self.kind {
+            LayerKind::Qcow2(image) => Some(image),
+            LayerKind::Raw(_) => None,
+        }
+    }
+
+    /// The image file itself.
+    pub(crate) fn file(&self) -> &File {
+        match &self.kind {
+            LayerKind::Qcow2(image) => image.file(),
+            LayerKind::Raw(image) => image.file(),
+        }
+    }
+
+    /// All files that this layer keeps open.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &File> {
+        [Some(self.file()), self.qcow2().and_then(Qcow2::external_data_file)].into_iter().flatten()
+    }
+
+    /// Where the start of a guest range is, and how far (up to `length`) it goes on so.
+    fn map_at(&self, offset: u64, length: u64) -> Result<(Mapping, u64)> {
+        match &self.kind {
+            LayerKind::Qcow2(image) => image.map_at(offset, length),
+            LayerKind::Raw(image) => image.map_at(offset, length),
+        }
+    }
+
+    /// The file that a [`Mapping::Data`] of this layer lies in.
+    pub(crate) fn data_file(&self) -> Result<&File> {
+        match &self.kind {
+            LayerKind::Qcow2(image) => image.data_file(),
+            LayerKind::Raw(image) => Ok(image.file()),
+        }
+    }
+
+    /// The stream of the compressed cluster that covers guest byte `offset`, if there is one.
+    pub(crate) fn compressed_at(&self, offset: u64) -> Result<Option<Compressed>> {
+        self.qcow2().map_or(Ok(None), |image| image.compressed_at(offset))
+    }
+}

@@ -1,0 +1,208 @@
+//! Opening a chain. The order: open, lock, read the header, check every number in it, check what the tables
+//! lie on, then the next image below. Nothing is allocated before the budget has granted it.
+
+use std::{fmt, path::Path, str::FromStr, sync::Arc};
+
+use super::{Image, Layer, LayerKind, Qcow2, budget::Budget, policy::BackingPolicy, raw::Raw};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    format::text::printable,
+    storage::{File, Lock, Storage},
+};
+
+/// Most images in a chain.
+const MAX_DEPTH: usize = 64;
+
+/// The default of [`ImageOptions::memory_limit`].
+const DEFAULT_MEMORY_LIMIT: u64 = 64 << 20;
+
+/// Image formats. A format is told, never guessed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// qcow2, versions 2 and 3.
+    #[default]
+    Qcow2,
+    /// The disk's bytes as they are.
+    Raw,
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "qcow2" => Ok(Format::Qcow2),
+            "raw" => Ok(Format::Raw),
+            _ => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("unknown image format '{text}'; use qcow2 or raw"),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Qcow2 => "qcow2",
+            Format::Raw => "raw",
+        })
+    }
+}
+
+/// Whether others may write the image while we read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody may: the image is locked, and an image that somebody writes is refused.
+    #[default]
+    Locked,
+    /// Somebody may. What is read can be torn: for information only, never for a backup.
+    ForceShare,
+}
+
+/// How much of a chain to open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// The image, its data file, and all images below it.
+    #[default]
+    Chain,
+    /// The image alone: enough for information and bitmaps; what lies elsewhere cannot be read.
+    TopOnly,
+}
+
+/// How to open an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// The image's format; images below it say their own.
+    pub format: Format,
+    /// Which files named inside images may be opened.
+    pub backing_policy: BackingPolicy,
+    /// Whether others may write meanwhile.
+    pub sharing: Sharing,
+    /// How much of the chain to open.
+    pub layers: Layers,
+    /// Bytes of memory for the metadata of the whole chain, beside a bitmap in use. 64 MiB by default.
+    pub memory_limit: u64,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        ImageOptions {
+            format: Format::default(),
+            backing_policy: BackingPolicy::default(),
+            sharing: Sharing::default(),
+            layers: Layers::default(),
+            memory_limit: DEFAULT_MEMORY_LIMIT,
+        }
+    }
+}
+
+impl Image {
+    /// Opens the image at `path`, and with [`Layers::Chain`] everything below it.
+    pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, options: &ImageOptions) -> Result<Image> {
+        let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+        let file = File::new(storage.open(path).map_err(cause)?, path);
+        let lock = match options.sharing {
+            Sharing::Locked => Lock::Source,
+            Sharing::ForceShare => Lock::ForceShare,
+        };
+        let budget = Budget::new(options.memory_limit);
+        let mut image = Image { layers: vec![Layer::open(file, options.format, lock, &budget)?], storage };
+        if options.layers == Layers::Chain {
+            image.open_data_file(options)?;
+            while image.open_next(options, &budget)? {}
+        }
+        Ok(image)
+    }
+
+    /// Opens the image below the lowest one; false when there is none.
+    fn open_next(&mut self, options: &ImageOptions, budget: &Budget) -> Result<bool> {
+        let above = &self.layers[self.layers.len() - 1];
+        let Some((name, format)) = above.backing()? else { return Ok(false) };
+        let path = above.file().path().to_owned();
+        let file = options.backing_policy.open(&*self.storage, &path, name, "backing file")?;
+        let id = file.id()?;
+        for layer in &self.layers {
+            if layer.file().id()? == id {
+                let text =
+                    format!("its backing file '{}' is part of the chain above it: a loop", printable(name));
+                return Err(Error::new(ErrorKind::Corrupt, format!("'{}': {text}", path.display())));
+            }
+        }
+        if self.layers.len() == MAX_DEPTH {
+            let text =
+                format!("'{}': the chain of backing files is deeper than {MAX_DEPTH}", self.path().display());
+            return Err(Error::new(ErrorKind::Limit, text));
+        }
+        let lock = match options.sharing {
+            Sharing::Locked => Lock::Backing,
+            Sharing::ForceShare => Lock::ForceShare,
+        };
+        self.layers.push(Layer::open(file, format, lock, budget)?);
+        self.open_data_file(options)?;
+        Ok(true)
+    }
+
+    /// Opens the external data file of the lowest layer, if it has one.
+    fn open_data_file(&mut self, options: &ImageOptions) -> Result<()> {
+        let storage = &*self.storage;
+        let Some(LayerKind::Qcow2(image)) = self.layers.last_mut().map(|layer| &mut layer.kind) else {
+            return Ok(());
+        };
+        if let Some(name) = image.data_file_name()? {
+            let path = image.file().path().to_owned();
+            let file = options.backing_policy.open(storage, &path, name, "data file")?;
+            if file.id()? == image.file().id()? {
+                return Err(image
+                    .file()
+                    .error(ErrorKind::Corrupt, "the image names itself as its data file"));
+            }
+            file.lock(match options.sharing {
+                Sharing::Locked => Lock::Backing,
+                Sharing::ForceShare => Lock::ForceShare,
+            })?;
+            image.set_data_file(file);
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    fn open(file: File, format: Format, lock: Lock, budget: &Budget) -> Result<Layer> {
+        file.lock(lock)?;
+        match format {
+            Format::Raw => {
+                let image = Raw::open(file)?;
+                Ok(Layer { size: image.size(), kind: LayerKind::Raw(image) })
+            }
+            Format::Qcow2 => {
+                let path = file.path().to_owned();
+                let image = Qcow2::open(file, budget).map_err(|e| e.in_file(&path))?;
+                Ok(Layer { size: image.header().size, kind: LayerKind::Qcow2(Box::new(image)) })
+            }
+        }
+    }
+
+    /// The name and format of the image below, as this one tells them.
+    fn backing(&self) -> Result<Option<(&[u8], Format)>> {
+        let Some(image) = self.qcow2() else { return Ok(None) };
+        let Some(name) = &image.header().backing_name else { return Ok(None) };
+        let shown = printable(name);
+        match image.header().extensions.backing_format.as_deref() {
+            Some(b"qcow2") => Ok(Some((name, Format::Qcow2))),
+            Some(b"raw") => Ok(Some((name, Format::Raw))),
+            Some(other) => {
+                let text =
+                    format!("its backing file '{shown}' has the unsupported format '{}'", printable(other));
+                Err(self.file().error(ErrorKind::Unsupported, text))
+            }
+            None => {
+                let text = format!(
+                    "the format of its backing file '{shown}' is not recorded and is never guessed; record it \
+                     with: qemu-img rebase -u -b '{shown}' -F FORMAT"
+                );
+                Err(self.file().error(ErrorKind::Corrupt, text))
+            }
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Copying one disk, by as many threads as come along.
+//!
+//! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn to be
+//! given room in the target: room is given in guest order. The batch with the lowest number is always in the
+//! hands of a thread that waits for nobody, so the waiting ends. Then it writes, without any lock.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    Compression, Job, JobReport, ZeroDetection,
+    plan::{Batch, Piece, PieceKind, Planner},
+    prepare::Prepared,
+};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    format::{compressed::Encoder, header::CompressionType},
+    image::{
+        Run,
+        create::{Content, Item, Target},
+    },
+    storage::File,
+};
+
+/// The copying of one disk.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    source: Disk,
+    target: Target,
+    job: Job,
+    cluster_size: usize,
+    compression: Option<(CompressionType, u32)>,
+    zero_detection: ZeroDetection,
+    record_zeros: bool,
+    planner: Mutex<Planning>,
+    turn: Mutex<Turn>,
+    turned: Condvar,
+    encoders: Mutex<Vec<Encoder>>,
+    /// What the target stands on stays open, and locked, as long as it is made.
+    _backing: Option<Disk>,
+}
+
+#[derive(Debug)]
+struct Planning {
+    planner: Planner,
+    in_flight: usize,
+    exhausted: bool,
+}
+
+/// Whose turn it is to get room in the target.
+#[derive(Debug)]
+struct Turn {
+    next: u64,
+    stopped: bool,
+}
+
+/// What a thread keeps from batch to batch.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    data: Vec<u8>,
+    packed: Vec<u8>,
+    stream: Vec<u8>,
+}
+
+/// What a call of [`Copy::step`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A batch was copied; there may be more.
+    Copied,
+    /// All batches are taken; other threads still copy some.
+    Exhausted,
+    /// The last batch is done and the target is complete and durable, under its temporary name.
+    Finished,
+}
+
+impl Copy {
+    /// The copying of a prepared backup into `file`, which is empty.
+    pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
+        let Prepared { backup, set, plan, layout, backing, record_zeros, .. } = prepared;
+        let source = backup.source;
+        let total = Planner::total(source.image(), &set, plan.cluster_size);
+        let target = match layout {
+            Some(layout) => Target::qcow2(file, layout)?,
+            None => Target::raw(file, source.size())?,
+        };
+        let compression = match backup.options.compression {
+            Compression::None => None,
+            Compression::Zlib { level } => Some((CompressionType::Zlib, level.unwrap_or(6))),
+            Compression::Zstd { level } => Some((CompressionType::Zstd, level.unwrap_or(3))),
+        };
+        Ok(Copy {
+            job: Job::new(index, source.path(), &backup.target, total),
+            source,
+            target,
+            cluster_size: plan.cluster_size as usize,
+            compression,
+            zero_detection: backup.options.zero_detection,
+            record_zeros,
+            planner: Mutex::new(Planning {
+                planner: Planner::new(set, plan),
+                in_flight: 0,
+                exhausted: false,
+            }),
+            turn: Mutex::new(Turn { next: 0, stopped: false }),
+            turned: Condvar::new(),
+            encoders: Mutex::default(),
+            _backing: backing,
+        })
+    }
+
+    pub(crate) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Ends the copying: no batch is begun any more, and nobody waits for a turn.
+    pub(crate) fn stop(&self) {
+        self.turn().stopped = true;
+        self.turned.notify_all();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.turn().stopped
+    }
+
+    /// Copies one batch. The thread that does the last one also finishes the target.
+    pub(crate) fn step(&self, scratch: &mut Scratch) -> Result<Step> {
+        // An error or a panic must not leave others waiting for this thread's turn.
+        let guard = StopUnlessDone(Some(self));
+        let Some(batch) = self.take_batch()? else {
+            guard.done();
+            return Ok(Step::Exhausted);
+        };
+        self.copy_batch(batch, scratch)?;
+        let last = {
+            let mut planning = self.planning();
+            planning.in_flight -= 1;
+            planning.exhausted && planning.in_flight == 0
+        };
+        if last {
+            self.target.finish()?;
+        }
+        guard.done();
+        Ok(if last { Step::Finished } else { Step::Copied })
+    }
+
+    fn take_batch(&self) -> Result<Option<Batch>> {
+        let mut planning = self.planning();
+        if planning.exhausted {
+            return Ok(None);
+        }
+        let batch = match planning.planner.next_batch(self.source.image())? {
+            Some(batch) => batch,
+            // An empty batch at the end makes somebody the last one, also where there is nothing to copy.
+            None => {
+                planning.exhausted = true;
+                Batch { sequence: planning.planner.batches(), pieces: Vec::new(), span: 0 }
+            }
+        };
+        planning.in_flight += 1;
+        Ok(Some(batch))
+    }
+
+    fn copy_batch(&self, batch: Batch, scratch: &mut Scratch) -> Result<()> {
+        let mut items = Vec::new();
+        let mut report = JobReport::default();
+        scratch.data.clear();
+        scratch.packed.clear();
+        for piece in &batch.pieces {
+            self.load(piece, scratch, &mut items)?;
+        }
+        for item in &items {
+            let length = item.length.min(self.source.size() - item.guest);
+            match item.content {
+                Content::Zero => report.zero_bytes += length,
+                Content::Data { .. } | Content::Stream { .. } => report.data_bytes += length,
+            }
+        }
+        if !self.record_zeros {
+            items.retain(|item| item.content != Content::Zero);
+        }
+        let extents = self.in_turn(batch.sequence, || self.target.place(&items))?;
+        let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
+        self.target.write(&extents, buffer)?;
+        report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
+        self.job.advance(batch.span, report);
+        Ok(())
+    }
+
+    /// A compressing copy collects what it writes, streams and all, in a buffer of its own.
+    fn is_packing(&self) -> bool {
+        self.compression.is_some()
+    }
+
+    /// Reads one piece and says what becomes of it.
+    fn load(&self, piece: &Piece, scratch: &mut Scratch, items: &mut Vec<Item>) -> Result<()> {
+        match &piece.kind {
+            PieceKind::Zero => {
+                items.push(Item { guest: piece.guest, length: piece.length, content: Content::Zero });
+                Ok(())
+            }
+            PieceKind::Data(runs) => {
+                let start = scratch.data.len();
+                scratch.data.resize(start + piece.length as usize, 0);
+                self.read_runs(runs, &mut scratch.data[start..])?;
+                self.sort_out(piece.guest, start, scratch, items)
+            }
+            PieceKind::Streams { depth } => {
+                for guest in (piece.guest..piece.guest + piece.length).step_by(self.cluster_size) {
+                    self.take_stream(*depth, guest, scratch, items)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn read_runs(&self, runs: &[Run], buf: &mut [u8]) -> Result<()> {
+        let mut at = 0;
+        for run in runs {
+            let end = at + run.length as usize;
+            self.source.image().read_run(run, &mut buf[at..end])?;
+            at = end;
+        }
+        // What lies behind the end of the disk in its last cluster.
+        buf[at..].fill(0);
+        Ok(())
+    }
+
+    /// Cuts data from `start` on into zeros, streams and data.
+    fn sort_out(&self, guest: u64, start: usize, scratch: &mut Scratch, items: &mut Vec<Item>) -> Result<()> {
+        let Scratch { data, packed, .. } = scratch;
+        for (index, cluster) in data[start..].chunks(self.cluster_size).enumerate() {
+            let offset = index * self.cluster_size;
+            let content = if self.zero_detection == ZeroDetection::On && is_zero(cluster) {
+                Content::Zero
+            } else if self.is_packing() {
+                self.pack(cluster, packed)
+            } else {
+                Content::Data { at: start + offset }
+            };
+            push(items, Item { guest: guest + offset as u64, length: cluster.len() as u64, content });
+        }
+        if self.is_packing() {
+            data.truncate(start);
+        }
+        Ok(())
+    }
+
+    /// Appends a cluster to `packed`, compressed if that makes it smaller.
+    fn pack(&self, cluster: &[u8], packed: &mut Vec<u8>) -> Content {
+        let at = packed.len();
+        let Some((kind, level)) = self.compression else { return Content::Data { at } };
+        let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut encoder = idle.unwrap_or_else(|| Encoder::new(kind, level));
+        packed.resize(at + cluster.len() - 1, 0);
+        let length = encoder.deflate(cluster, &mut packed[at..]);
+        self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+        match length {
+            Some(length) => {
+                packed.truncate(at + length);
+                Content::Stream { at, length }
+            }
+            None => {
+                packed.truncate(at);
+                packed.extend_from_slice(cluster);
+                Content::Data { at }
+            }
+        }
+    }
+
+    /// Takes a compressed cluster over as it is.
+    fn take_stream(
+        &self,
+        depth: usize,
+        guest: u64,
+        scratch: &mut Scratch,
+        items: &mut Vec<Item>,
+    ) -> Result<()> {
+        let layer = &self.source.image().layers()[depth];
+        let stream = layer.compressed_at(guest)?;
+        let (Some(stream), Some(image)) = (stream, layer.qcow2()) else {
+            let text = format!("the image changed under us at guest offset {guest:#x}");
+            return Err(layer.file().error(ErrorKind::Corrupt, text));
+        };
+        let length = self.cluster_size as u64;
+        image.read_stream(stream, &mut scratch.stream)?;
+        if scratch.stream.is_empty() || scratch.stream.len() > self.cluster_size {
+            // Longer than any stream has to be: not worth to be kept as it is.
+            let start = scratch.data.len();
+            scratch.data.resize(start + self.cluster_size, 0);
+            image.inflate(guest, stream, &mut scratch.data[start..])?;
+            return self.sort_out(guest, start, scratch, items);
+        }
+        let content = Content::Stream { at: scratch.packed.len(), length: scratch.stream.len() };
+        scratch.packed.extend_from_slice(&scratch.stream);
+        push(items, Item { guest, length, content });
+        Ok(())
+    }
+
+    /// Runs `place` when all batches before this one have had their turn.
+    fn in_turn<T>(&self, sequence: u64, place: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut turn = self.turn();
+        while turn.next != sequence && !turn.stopped {
+            turn = self.turned.wait(turn).unwrap_or_else(PoisonError::into_inner);
+        }
+        if turn.stopped {
+            return Err(cancelled());
+        }
+        drop(turn);
+        let placed = place()?;
+        self.turn().next += 1;
+        self.turned.notify_all();
+        Ok(placed)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn planning(&self) -> MutexGuard<'_, Planning> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error of a job that was told to end.
+pub(crate) fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "the backup was cancelled")
+}
+
+/// Stops the copying when it is dropped before it is told that all went well.
+struct StopUnlessDone<'a>(Option<&'a Copy>);
+
+impl StopUnlessDone<'_> {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopUnlessDone<'_> {
+    fn drop(&mut self) {
+        if let Some(copy) = self.0 {
+            copy.stop();
+        }
+    }
+}
+
+/// Appends an item, joined with the last one where they are alike.
+fn push(items: &mut Vec<Item>, next: Item) {
+    if let Some(last) = items.last_mut() {
+        let joins = match (last.content, next.content) {
+            (Content::Zero, Content::Zero) => true,
+            (Content::Data { at }, Content::Data { at: next }) => at + last.length as usize == next,
+            _ => false,
+        };
+        if joins && last.guest + last.length == next.guest {
+            last.length += next.length;
+            return;
+        }
+    }
+    items.push(next);
+}
+
+/// Whether all bytes are zero. Most data shows at once that it is not.
+fn is_zero(data: &[u8]) -> bool {
+    data.chunks(256).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}

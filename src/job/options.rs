@@ -1,0 +1,204 @@
+//! What a caller can ask of a backup.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    image::Format,
+};
+
+/// Which parts of the source are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// The whole disk, as the chain shows it.
+    Full,
+    /// The clusters that the top image has.
+    Top,
+    /// The dirty parts of a bitmap.
+    Bitmap,
+    /// The same as `Bitmap`, with the bitmap mode fixed.
+    Incremental,
+}
+
+/// What becomes of the bitmap afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BitmapMode {
+    /// Cleared if the backup succeeds.
+    OnSuccess,
+    /// Left as it is.
+    Never,
+    /// Cleared of all that was copied, also if the backup fails.
+    Always,
+}
+
+/// How a qcow2 target stores data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// Deflate.
+    Zlib {
+        /// 1 to 9; 6 when not given.
+        level: Option<u32>,
+    },
+    /// Zstandard.
+    Zstd {
+        /// 1 to 19; 3 when not given.
+        level: Option<u32>,
+    },
+}
+
+/// What to do when the target exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Fail.
+    #[default]
+    Refuse,
+    /// Replace it, in the moment that the new one is complete.
+    Overwrite,
+}
+
+/// Whether data is searched for clusters that are all zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroDetection {
+    /// They are stored as zero clusters.
+    #[default]
+    On,
+    /// They are stored as data.
+    Off,
+}
+
+/// The image that a target is based on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Its name as the target records it; a relative one starts from the target's folder.
+    pub name: PathBuf,
+    /// Its format.
+    pub format: Format,
+}
+
+/// Options of a [`Backup`]; the default is a full copy into a new qcow2 image.
+#[derive(Clone, Debug, Default)]
+pub struct BackupOptions {
+    /// What to copy. When not given: the bitmap's dirty parts if there is a bitmap, else everything.
+    pub sync: Option<SyncMode>,
+    /// The name of a persistent bitmap of the source.
+    pub bitmap: Option<Vec<u8>>,
+    /// What becomes of the bitmap. Only [`BitmapMode::Never`] is supported so far, and is the default.
+    pub bitmap_mode: Option<BitmapMode>,
+    /// The target's format.
+    pub format: Format,
+    /// The image below the target; it must exist and be readable.
+    pub backing: Option<Backing>,
+    /// Bytes of a target cluster: a power of two from 512 to 2 MiB. When not given: the source's, or 64 KiB.
+    pub cluster_size: Option<u64>,
+    /// How data is stored.
+    pub compression: Compression,
+    /// What to do when the target exists.
+    pub existing: Existing,
+    /// Whether data is searched for zeros.
+    pub zero_detection: ZeroDetection,
+}
+
+/// A backup of one disk into one new file.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// The disk to copy.
+    pub source: Disk,
+    /// The file that appears when everything is copied and durable.
+    pub target: PathBuf,
+    /// How.
+    pub options: BackupOptions,
+}
+
+fn unknown(what: &str, text: &str, allowed: &str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("unknown {what} '{text}'; use {allowed}"))
+}
+
+impl FromStr for SyncMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "full" => Ok(SyncMode::Full),
+            "top" => Ok(SyncMode::Top),
+            "bitmap" => Ok(SyncMode::Bitmap),
+            "incremental" => Ok(SyncMode::Incremental),
+            _ => Err(unknown("sync mode", text, "full, top, bitmap or incremental")),
+        }
+    }
+}
+
+impl fmt::Display for SyncMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SyncMode::Full => "full",
+            SyncMode::Top => "top",
+            SyncMode::Bitmap => "bitmap",
+            SyncMode::Incremental => "incremental",
+        })
+    }
+}
+
+impl FromStr for BitmapMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "on-success" => Ok(BitmapMode::OnSuccess),
+            "never" => Ok(BitmapMode::Never),
+            "always" => Ok(BitmapMode::Always),
+            _ => Err(unknown("bitmap mode", text, "on-success, never or always")),
+        }
+    }
+}
+
+impl fmt::Display for BitmapMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BitmapMode::OnSuccess => "on-success",
+            BitmapMode::Never => "never",
+            BitmapMode::Always => "always",
+        })
+    }
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, level) = match text.split_once(':') {
+            Some((name, level)) => {
+                let level = level.parse().map_err(|_| unknown("compression level", level, "a number"))?;
+                (name, Some(level))
+            }
+            None => (text, None),
+        };
+        let compression = match name {
+            "none" if level.is_none() => Compression::None,
+            "zlib" => Compression::Zlib { level },
+            "zstd" => Compression::Zstd { level },
+            _ => return Err(unknown("compression", text, "none, zlib[:1-9] or zstd[:1-19]")),
+        };
+        compression.check_level().map(|()| compression)
+    }
+}
+
+impl Compression {
+    pub(crate) fn check_level(self) -> Result<()> {
+        let (level, most) = match self {
+            Compression::None => return Ok(()),
+            Compression::Zlib { level } => (level, 9),
+            Compression::Zstd { level } => (level, 19),
+        };
+        match level {
+            Some(level) if level == 0 || level > most => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("compression level {level} is outside 1 to {most}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

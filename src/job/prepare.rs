@@ -1,0 +1,223 @@
+//! Everything that can be refused, before anything is changed.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Backup, BitmapMode, Compression, Existing, SyncMode,
+    plan::{CopySet, PlanOptions},
+    target::{exists_already, folder_of},
+};
+use crate::{
+    bitmap,
+    disk::{Disk, DiskOptions},
+    error::{Error, ErrorKind, Result},
+    format::{header::CompressionType, text::printable},
+    image::{Format, Layers, Sharing, create::LayoutOptions},
+    storage::{FileId, FileKind, Storage},
+};
+
+/// Clusters of a target whose source has none, and the unit that raw targets are written in.
+const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
+
+/// A backup that has been found possible. Nothing has been created yet.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) backup: Backup,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) set: CopySet,
+    pub(crate) plan: PlanOptions,
+    /// Of a qcow2 target.
+    pub(crate) layout: Option<LayoutOptions>,
+    /// The image below the target, held open so that it stays what it is.
+    pub(crate) backing: Option<Disk>,
+    /// Zeros must be recorded: what is left out would show what is below.
+    pub(crate) record_zeros: bool,
+}
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+/// Checks one backup against its source, its options against each other, and what its target stands on.
+pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
+    let source = &backup.source;
+    if source.options().sharing == Sharing::ForceShare {
+        let text = format!(
+            "'{}' was opened with force-share: it may change while it is copied",
+            source.path().display()
+        );
+        return Err(invalid(text));
+    }
+    if source.options().layers == Layers::TopOnly {
+        return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
+    }
+    let set = copy_set(&backup)?;
+    let image = source.image();
+    let own = image.qcow2().map(|top| top.geometry().cluster_size());
+    let cluster_size = backup.options.cluster_size.or(own).unwrap_or(DEFAULT_CLUSTER_SIZE);
+    let storage = image.storage().clone();
+    let (layout, backing) = match backup.options.format {
+        Format::Raw => {
+            check_raw_target(&backup, &set)?;
+            (None, None)
+        }
+        Format::Qcow2 => {
+            let layout = layout(&backup, cluster_size)?;
+            (Some(layout), open_backing(&backup)?)
+        }
+    };
+    let kind = stream_kind(backup.options.compression);
+    let copy_streams = image.layers().iter().map(|layer| {
+        let same = |top: &crate::image::Qcow2| {
+            Some(top.header().compression) == kind && top.geometry().cluster_size() == cluster_size
+        };
+        layer.qcow2().is_some_and(same)
+    });
+    let plan = PlanOptions { cluster_size, copy_streams: copy_streams.collect() };
+    let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
+    Ok(Prepared { storage, set, plan, layout, backing, record_zeros, backup })
+}
+
+fn stream_kind(compression: Compression) -> Option<CompressionType> {
+    match compression {
+        Compression::None => None,
+        Compression::Zlib { .. } => Some(CompressionType::Zlib),
+        Compression::Zstd { .. } => Some(CompressionType::Zstd),
+    }
+}
+
+/// What to copy, from the sync mode, the bitmap and its mode.
+fn copy_set(backup: &Backup) -> Result<CopySet> {
+    let options = &backup.options;
+    let sync =
+        options.sync.unwrap_or(if options.bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
+    match (sync, &options.bitmap, options.bitmap_mode) {
+        (SyncMode::Full | SyncMode::Top, Some(_), _) => {
+            Err(invalid(format!("a bitmap has no use with sync mode {sync}; use sync mode bitmap")))
+        }
+        (_, None, Some(_)) => Err(invalid("a bitmap mode was given without a bitmap")),
+        (SyncMode::Bitmap | SyncMode::Incremental, None, _) => {
+            Err(invalid(format!("sync mode {sync} needs the name of a bitmap")))
+        }
+        (_, Some(_), Some(mode @ (BitmapMode::OnSuccess | BitmapMode::Always))) => {
+            let text = format!(
+                "bitmap mode {mode} is not supported in this version, which never changes a source; use never"
+            );
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+        (SyncMode::Full, None, _) => Ok(CopySet::All),
+        (SyncMode::Top, None, _) => Ok(CopySet::Top),
+        (_, Some(name), _) => {
+            let bitmap = backup.source.bitmap(name)?;
+            if let Some(image) = backup.source.image().qcow2() {
+                bitmap::ensure_recorded(image, name)?;
+            }
+            Ok(CopySet::Dirty(bitmap))
+        }
+    }
+}
+
+fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {
+    let options = &backup.options;
+    let wrong = if !matches!(set, CopySet::All) {
+        "cannot tell what is unchanged from what is zero; only sync mode full can be raw"
+    } else if options.backing.is_some() {
+        "cannot have a backing file"
+    } else if options.compression != Compression::None {
+        "cannot be compressed"
+    } else if options.cluster_size.is_some() {
+        "has no clusters"
+    } else {
+        return Ok(());
+    };
+    Err(invalid(format!("the raw target '{}' {wrong}", backup.target.display())))
+}
+
+fn layout(backup: &Backup, cluster_size: u64) -> Result<LayoutOptions> {
+    let options = &backup.options;
+    if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
+        let text = format!("cluster size {cluster_size} is no power of two from 512 to 2097152 (2 MiB)");
+        return Err(invalid(text));
+    }
+    options.compression.check_level()?;
+    let backing = options.backing.as_ref().map(|b| (b.name.as_os_str().as_bytes().to_vec(), b.format));
+    let layout = LayoutOptions {
+        size: backup.source.size(),
+        cluster_size,
+        compression: stream_kind(options.compression).unwrap_or(CompressionType::Zlib),
+        backing,
+    };
+    layout.check().map_err(|e| e.within(format!("the target '{}'", backup.target.display())))?;
+    Ok(layout)
+}
+
+/// Opens what the target will stand on, as its readers will: a name that leads nowhere makes a useless backup.
+fn open_backing(backup: &Backup) -> Result<Option<Disk>> {
+    let Some(backing) = &backup.options.backing else { return Ok(None) };
+    let path = folder_of(&backup.target).join(&backing.name);
+    let options = DiskOptions { format: backing.format, ..backup.source.options().clone() };
+    let storage = backup.source.image().storage().clone();
+    let context = |e: Error| {
+        let name = printable(backing.name.as_os_str().as_bytes());
+        e.within(format!("cannot use '{name}' as the backing file of '{}'", backup.target.display()))
+    };
+    Disk::open_in(storage, &path, &options).map(Some).map_err(context)
+}
+
+/// Checks the targets of all backups against what exists, against each other, and against everything that is
+/// read: a target must never replace a file that the run, or the target itself, stands on.
+pub(crate) fn check_together(list: &[Prepared]) -> Result<()> {
+    let mut in_use: Vec<(FileId, PathBuf)> = Vec::new();
+    for prepared in list {
+        for disk in [Some(&prepared.backup.source), prepared.backing.as_ref()].into_iter().flatten() {
+            for file in disk.image().layers().iter().flat_map(|layer| layer.files()) {
+                in_use.push((file.id()?, file.path().to_owned()));
+            }
+        }
+    }
+    let mut places = HashSet::new();
+    for prepared in list {
+        let path = &prepared.backup.target;
+        if !places.insert(place(&*prepared.storage, path)?) {
+            return Err(invalid(format!("two backups have the same target '{}'", path.display())));
+        }
+        let status = match prepared.storage.status(path) {
+            Ok(status) => status,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::io(format!("cannot look at the target '{}'", path.display()), e)),
+        };
+        if let Some((_, used)) = in_use.iter().find(|(id, _)| *id == status.id) {
+            let text =
+                format!("the target '{}' is '{}', which this run reads", path.display(), used.display());
+            return Err(invalid(text));
+        }
+        if prepared.backup.options.existing == Existing::Refuse {
+            return Err(exists_already(path));
+        }
+        if status.kind != FileKind::Regular {
+            let text = format!("the target '{}' exists and is no regular file", path.display());
+            return Err(invalid(text));
+        }
+    }
+    Ok(())
+}
+
+/// What tells one target from another, whatever way leads there: the folder and the name in it.
+fn place(storage: &dyn Storage, path: &Path) -> Result<(FileId, Vec<u8>)> {
+    let Some(name) = path.file_name() else {
+        return Err(invalid(format!("the target '{}' has no file name", path.display())));
+    };
+    let folder = folder_of(path);
+    let status = storage.status(folder).map_err(|e| {
+        let text =
+            format!("cannot create the target '{}': its folder '{}'", path.display(), folder.display());
+        Error::io(text, e)
+    })?;
+    Ok((status.id, name.as_bytes().to_vec()))
+}

@@ -1,0 +1,137 @@
+//! The file that a backup makes: nameless to others until it is complete.
+//!
+//! It is written under a temporary name in its final folder. Publishing renames it and makes the folder
+//! durable; abandoning removes it. Whatever happens before publishing, also a panic, removes it.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::Existing;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    storage::{File, Lock, RenameRule, Storage},
+};
+
+/// A target file that is not published, or can still be withdrawn.
+#[derive(Debug)]
+pub(crate) struct TargetFile {
+    storage: Arc<dyn Storage>,
+    file: File,
+    path: PathBuf,
+    temporary: PathBuf,
+    existing: Existing,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The data is under the temporary name.
+    Temporary,
+    /// The data is under the final name, which was free.
+    Published,
+    /// The data is under the final name and the file that was there under the temporary one.
+    Exchanged,
+    /// Nothing is left to do.
+    Settled,
+}
+
+impl TargetFile {
+    /// Creates the temporary file, locked against everybody else.
+    pub(crate) fn create(storage: Arc<dyn Storage>, path: &Path, existing: Existing) -> Result<Self> {
+        let folder = folder_of(path);
+        let (inner, temporary) = loop {
+            // The hasher's keys are random, and differ for each one that is made.
+            let number = RandomState::new().build_hasher().finish();
+            let temporary = folder.join(format!(".holstein-{number:016x}.tmp"));
+            match storage.create(&temporary) {
+                Ok(inner) => break (inner, temporary),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => {
+                    return Err(Error::io(format!("cannot create the target '{}'", path.display()), e));
+                }
+            }
+        };
+        // Messages name the file by the name that people know.
+        let file = File::new(inner, path);
+        let target =
+            TargetFile { storage, file, path: path.to_owned(), temporary, existing, state: State::Temporary };
+        target.file.lock(Lock::Write)?;
+        Ok(target)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its final name. The name is durable after [`TargetFile::sync_folder`]; until
+    /// [`TargetFile::settle`] it can be withdrawn.
+    pub(crate) fn publish(&mut self) -> Result<()> {
+        let exists = self.storage.status(&self.path).is_ok();
+        let (rule, state) = match self.existing {
+            Existing::Overwrite if exists => (RenameRule::Exchange, State::Exchanged),
+            _ => (RenameRule::NoReplace, State::Published),
+        };
+        self.storage.rename(&self.temporary, &self.path, rule).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => exists_already(&self.path),
+            _ => Error::io(format!("cannot rename the finished target to '{}'", self.path.display()), e),
+        })?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Makes the names in the target's folder durable.
+    pub(crate) fn sync_folder(&self) -> Result<()> {
+        let folder = folder_of(&self.path);
+        let context = || format!("cannot make the folder '{}' durable", folder.display());
+        self.storage.sync_folder(folder).map_err(|e| Error::io(context(), e))
+    }
+
+    /// Drops the way back: a file that was replaced goes.
+    pub(crate) fn settle(mut self) {
+        if self.state == State::Exchanged {
+            // The target is in place; a leftover temporary is no reason to call it failed.
+            let _ = self.storage.unlink(&self.temporary);
+        }
+        self.state = State::Settled;
+    }
+}
+
+impl Drop for TargetFile {
+    /// Takes everything back: the final name is as it was before, and the temporary file is gone.
+    fn drop(&mut self) {
+        match self.state {
+            State::Settled => return,
+            State::Temporary => {}
+            State::Published => {
+                let _ = self.storage.unlink(&self.path);
+                let _ = self.sync_folder();
+                return;
+            }
+            State::Exchanged => {
+                if self.storage.rename(&self.temporary, &self.path, RenameRule::Exchange).is_err() {
+                    // Then the temporary name has the only copy of what was there before.
+                    return;
+                }
+            }
+        }
+        let _ = self.storage.unlink(&self.temporary);
+    }
+}
+
+pub(crate) fn exists_already(path: &Path) -> Error {
+    let text =
+        format!("the target '{}' exists already; choose another name or allow overwriting", path.display());
+    Error::new(ErrorKind::Exists, text)
+}
+
+/// The folder that a target is made in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

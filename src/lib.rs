@@ -1,0 +1,35 @@
+//! Holstein backs up virtual disks in qcow2: several at once, all or none, only what changed.
+//!
+//! A [`Transaction`] is a list of [`Backup`]s, each from a [`Disk`] to a new file. [`Transaction::commit`] runs
+//! them together; either every target appears, complete and durable, under its final name, or none does.
+//!
+//! # Reading order
+//! From the format up to the C ABI: `format` (bytes as values), `storage` (where bytes live), `image` (a chain
+//! of images: `mapping`, then `chain`, then `read` and `create`), `bitmap` (which parts changed), `disk`, `job`
+//! (the copier and the backup), `transaction` (all or none), `capi` (the same for C). Each layer uses only
+//! those before it.
+
+#![warn(missing_docs)]
+
+mod bitmap;
+mod disk;
+mod error;
+mod format;
+mod image;
+mod job;
+pub mod storage;
+mod transaction;
+
+pub use bitmap::{BitmapInfo, DirtyBitmap};
+pub use disk::{Disk, DiskOptions};
+pub use error::{Error, ErrorKind, Result};
+pub use format::header::CompressionType;
+pub use image::{
+    BackingInfo, BackingPolicy, BitmapEntryInfo, DiskInfo, Format, ImageOptions, LayerInfo, Layers, Map,
+    Mapping, Qcow2Info, Run, Sharing, SnapshotInfo,
+};
+pub use job::{
+    Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, Job, JobReport, JobStatus, Progress,
+    SyncMode, ZeroDetection,
+};
+pub use transaction::{CompletionMode, Event, EventKind, RunningTransaction, Transaction};

@@ -1,0 +1,151 @@
+//! An open file with its name: errors that say where, whole reads and writes, and the rule that the first
+//! failed sync of a file is the last word on it.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{FileExtent, FileId, FileKind, Lock, StorageFile};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A [`StorageFile`] that knows its name. Clones share the file.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    inner: Arc<dyn StorageFile>,
+    path: Arc<Path>,
+    poisoned: Arc<AtomicBool>,
+}
+
+impl File {
+    pub(crate) fn new(inner: Arc<dyn StorageFile>, path: &Path) -> Self {
+        File { inner, path: path.into(), poisoned: Arc::default() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error of this file: `'NAME': text`.
+    pub(crate) fn error(&self, kind: ErrorKind, text: impl std::fmt::Display) -> Error {
+        Error::new(kind, format!("'{}': {text}", self.path.display()))
+    }
+
+    fn fail(&self, what: impl std::fmt::Display, cause: io::Error) -> Error {
+        Error::io(format!("cannot {what} '{}'", self.path.display()), cause)
+    }
+
+    pub(crate) fn len(&self) -> Result<u64> {
+        self.inner.len().map_err(|e| self.fail("get the length of", e))
+    }
+
+    pub(crate) fn allocated(&self) -> Result<u64> {
+        self.inner.allocated().map_err(|e| self.fail("get the status of", e))
+    }
+
+    pub(crate) fn id(&self) -> Result<FileId> {
+        self.inner.id().map_err(|e| self.fail("get the status of", e))
+    }
+
+    pub(crate) fn kind(&self) -> Result<FileKind> {
+        self.inner.kind().map_err(|e| self.fail("get the status of", e))
+    }
+
+    /// Fills `buf` up to the end of the file and returns how much there was.
+    pub(crate) fn read_up_to(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.inner.read_at(&mut buf[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    let place = format!("read {} bytes at offset {offset} of", buf.len());
+                    return Err(self.fail(place, e));
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Fills `buf`; a file that ends inside it is damaged, for metadata never stands for zeros.
+    pub(crate) fn read_exact(&self, buf: &mut [u8], offset: u64, what: &str) -> Result<()> {
+        let got = self.read_up_to(buf, offset)?;
+        if got < buf.len() {
+            let text = format!("the file ends at byte {} inside its {what}", offset + got as u64);
+            return Err(self.error(ErrorKind::Corrupt, text));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_all(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {
+        self.check_poison()?;
+        while !buf.is_empty() {
+            match self.inner.write_at(buf, offset) {
+                Ok(0) => return Err(self.fail("write to", io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    buf = &buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    return Err(self.fail(format!("write {} bytes at offset {offset} of", buf.len()), e));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_len(&self, length: u64) -> Result<()> {
+        self.check_poison()?;
+        self.inner.set_len(length).map_err(|e| self.fail(format!("set the length {length} of"), e))
+    }
+
+    /// Makes everything durable. After a failure nobody knows which writes arrived, and a second sync would
+    /// report success without having written them: so the file stays refused.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.check_poison()?;
+        self.inner.sync().map_err(|e| {
+            self.poisoned.store(true, Ordering::Release);
+            self.fail("make durable", e)
+        })
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            let text =
+                "a sync of this file failed before; its contents are unknown and it is not used further";
+            return Err(self.error(ErrorKind::Io, text));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn start_writeback(&self, offset: u64, length: u64) {
+        self.inner.start_writeback(offset, length);
+    }
+
+    pub(crate) fn extent_at(&self, offset: u64) -> Result<FileExtent> {
+        self.inner.extent_at(offset).map_err(|e| self.fail(format!("look for data at offset {offset} of"), e))
+    }
+
+    /// Takes the locks, or says who is in the way and what helps.
+    pub(crate) fn lock(&self, lock: Lock) -> Result<()> {
+        self.inner.lock(lock).map_err(|e| {
+            if e.kind() != io::ErrorKind::WouldBlock {
+                return self.fail("lock", e);
+            }
+            let text = match lock {
+                Lock::Write => "the image is in use by another process",
+                Lock::Source | Lock::Backing => {
+                    "another process writes this image; stop it first (information alone can be had by force-share)"
+                }
+                Lock::ForceShare => "another process uses this image alone",
+            };
+            self.error(ErrorKind::Locked, text)
+        })
+    }
+}

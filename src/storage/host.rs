@@ -1,0 +1,171 @@
+//! The operating system's files.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{FileExtent, FileId, FileKind, FileStatus, Lock, RenameRule, Storage, StorageFile, sys};
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostStorage;
+
+impl Storage for HostStorage {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let file = fs::OpenOptions::new().read(true).custom_flags(sys::SAFE_OPEN_FLAGS).open(path)?;
+        HostFile::checked(file)
+    }
+
+    fn open_beneath(&self, folder: &Path, name: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let folder = fs::OpenOptions::new().read(true).custom_flags(sys::FOLDER_FLAGS).open(folder)?;
+        HostFile::checked(sys::open_beneath(&folder, name)?)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(0o666).open(path)?;
+        HostFile::checked(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
+        sys::rename(from, to, rule)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::File::open(folder)?.sync_all()
+    }
+
+    fn status(&self, path: &Path) -> io::Result<FileStatus> {
+        let status = fs::metadata(path)?;
+        Ok(FileStatus { id: file_id(&status), kind: file_kind(&status) })
+    }
+}
+
+fn file_id(status: &fs::Metadata) -> FileId {
+    // Two nodes of one block device are one disk.
+    if status.file_type().is_block_device() {
+        return FileId { device: u64::MAX, inode: status.rdev() };
+    }
+    FileId { device: status.dev(), inode: status.ino() }
+}
+
+fn file_kind(status: &fs::Metadata) -> FileKind {
+    match status.file_type() {
+        kind if kind.is_file() => FileKind::Regular,
+        kind if kind.is_block_device() => FileKind::BlockDevice,
+        _ => FileKind::Other,
+    }
+}
+
+#[derive(Debug)]
+struct HostFile {
+    file: fs::File,
+    kind: FileKind,
+}
+
+impl HostFile {
+    fn checked(file: fs::File) -> io::Result<Arc<dyn StorageFile>> {
+        let kind = file_kind(&file.metadata()?);
+        if kind == FileKind::Other {
+            let text = "not a regular file or block device";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(Arc::new(HostFile { file, kind }))
+    }
+}
+
+impl StorageFile for HostFile {
+    fn len(&self) -> io::Result<u64> {
+        match self.kind {
+            FileKind::BlockDevice => sys::seek_end(&self.file),
+            _ => Ok(self.file.metadata()?.len()),
+        }
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        // st_blocks counts units of 512 bytes, whatever the file system's block size.
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        Ok(file_id(&self.file.metadata()?))
+    }
+
+    fn kind(&self) -> io::Result<FileKind> {
+        Ok(self.kind)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(buf, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn start_writeback(&self, offset: u64, length: u64) {
+        sys::start_writeback(&self.file, offset, length);
+    }
+
+    fn extent_at(&self, offset: u64) -> io::Result<FileExtent> {
+        let length = self.len()?;
+        if self.kind == FileKind::BlockDevice {
+            return Ok(FileExtent { hole: false, end: length });
+        }
+        match sys::seek_data(&self.file, offset)? {
+            None => Ok(FileExtent { hole: true, end: length.max(offset) }),
+            Some(data) if data > offset => Ok(FileExtent { hole: true, end: data }),
+            Some(_) => {
+                Ok(FileExtent { hole: false, end: sys::seek_hole(&self.file, offset)?.unwrap_or(length) })
+            }
+        }
+    }
+
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        let bytes = lock_bytes(lock);
+        for &byte in bytes.hold {
+            sys::lock_shared(&self.file, byte)?;
+        }
+        for &byte in bytes.test {
+            if !sys::could_lock_exclusive(&self.file, byte)? {
+                for &held in bytes.hold {
+                    sys::unlock(&self.file, held)?;
+                }
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes to hold by a shared lock, and bytes that nobody else may hold. QEMU's rule: byte 100 + p says "I use
+/// permission p", byte 200 + p "I do not let others use it"; p is 0 consistent read, 1 write, 2 write
+/// unchanged, 3 resize. Locks are held first and tested second, so two racers may both fail but never both win.
+struct LockBytes {
+    hold: &'static [i64],
+    test: &'static [i64],
+}
+
+fn lock_bytes(lock: Lock) -> LockBytes {
+    match lock {
+        Lock::Source => LockBytes { hold: &[100, 201, 203], test: &[200, 101, 103] },
+        Lock::Backing => LockBytes { hold: &[100, 201, 203], test: &[101, 103] },
+        Lock::ForceShare => LockBytes { hold: &[100], test: &[200] },
+        Lock::Write => LockBytes { hold: &[100, 101, 103, 201, 202, 203], test: &[200, 201, 203, 101, 103] },
+    }
+}

@@ -1,0 +1,143 @@
+//! Where bytes live: the only door between this crate and files.
+//!
+//! [`Storage`] knows names (open, create, rename, unlink, make a folder's entries durable) and
+//! [`StorageFile`] knows bytes. [`HostStorage`] is the operating system's file system, [`MemoryStorage`]
+//! keeps everything in memory. Layers above use [`File`], which puts the file's name into every error and
+//! refuses further work on a file whose sync failed once.
+
+mod file;
+mod host;
+mod memory;
+mod sys;
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+pub(crate) use file::File;
+pub use host::HostStorage;
+pub use memory::MemoryStorage;
+pub(crate) use sys::EventFd;
+
+/// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name
+/// that was found inside an image goes through [`Storage::open_beneath`] or a policy check first.
+pub trait Storage: fmt::Debug + Send + Sync {
+    /// Opens an existing file for reading. Never blocks on a FIFO; anything but a regular file or a block
+    /// device is refused.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Opens an existing regular file for reading whose path, `name` resolved from `folder`, never leaves
+    /// `folder`, whatever symbolic links say.
+    fn open_beneath(&self, folder: &Path, name: &Path) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Creates a file that must not exist yet, for reading and writing.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Renames within one file system, atomically.
+    fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()>;
+
+    /// Removes a name.
+    fn unlink(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in `folder` durable.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// What a path leads to, symbolic links followed.
+    fn status(&self, path: &Path) -> io::Result<FileStatus>;
+}
+
+/// One open file. All offsets are bytes; every method may be called from several threads at once.
+#[allow(clippy::len_without_is_empty)]
+pub trait StorageFile: fmt::Debug + Send + Sync {
+    /// Length in bytes (of a block device: its size).
+    fn len(&self) -> io::Result<u64>;
+
+    /// Bytes that the file occupies on its file system.
+    fn allocated(&self) -> io::Result<u64>;
+
+    /// The identity of this file, equal for every name and handle of it.
+    fn id(&self) -> io::Result<FileId>;
+
+    /// What kind of file this is.
+    fn kind(&self) -> io::Result<FileKind>;
+
+    /// Reads up to `buf.len()` bytes; 0 only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes up to `buf.len()` bytes, growing the file where needed.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Sets the length; new bytes read as zero.
+    fn set_len(&self, length: u64) -> io::Result<()>;
+
+    /// Makes data and length durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// A hint that `length` bytes from `offset` are final, so that writing them back may begin.
+    fn start_writeback(&self, _offset: u64, _length: u64) {}
+
+    /// Whether there is data or a hole at `offset` (inside the file), and where that ends.
+    fn extent_at(&self, offset: u64) -> io::Result<FileExtent>;
+
+    /// Takes the advisory locks of `lock`, for as long as the file is open. A conflict with another user is
+    /// `WouldBlock`; a file system without such locks is an error of another kind.
+    fn lock(&self, lock: Lock) -> io::Result<()>;
+}
+
+/// What a rename does with an existing `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameRule {
+    /// Fails with `AlreadyExists`.
+    NoReplace,
+    /// Swaps the two names; `to` must exist.
+    Exchange,
+}
+
+/// The identity of a file: file system and file on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// The file system.
+    pub device: u64,
+    /// The file's number there.
+    pub inode: u64,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStatus {
+    /// Which file it is.
+    pub id: FileId,
+    /// What kind of file it is.
+    pub kind: FileKind,
+}
+
+/// Kinds of files; only the first two are ever opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A block device.
+    BlockDevice,
+    /// A folder, a FIFO, a socket, a terminal.
+    Other,
+}
+
+/// A part of a file that is all data or all hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileExtent {
+    /// Reads as zero without being stored.
+    pub hole: bool,
+    /// The offset behind the part.
+    pub end: u64,
+}
+
+/// How an image is used, in terms of the byte locks that QEMU takes on image files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Reads an image that nobody may write meanwhile.
+    Source,
+    /// Reads an image below another; nobody may write it meanwhile.
+    Backing,
+    /// Reads whatever is there, also while somebody writes it.
+    ForceShare,
+    /// Writes an image that nobody else may use meanwhile.
+    Write,
+}

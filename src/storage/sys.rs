@@ -1,0 +1,169 @@
+//! Every system call that the standard library does not offer safely.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use super::RenameRule;
+
+/// Never wait for a FIFO's other end, never become the owner of a terminal.
+pub(super) const SAFE_OPEN_FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+
+/// For a folder that is only the start of a path.
+pub(super) const FOLDER_FLAGS: i32 = libc::O_PATH | libc::O_DIRECTORY;
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Opens `name` for reading without ever leaving `folder`, symbolic links included (openat2, Linux 5.6).
+pub(super) fn open_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
+    let name = c_path(name)?;
+    // SAFETY: open_how is plain integers, for which all zero is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_RDONLY | libc::O_CLOEXEC | SAFE_OPEN_FLAGS) as u64;
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: the path is NUL-terminated and `how` is valid for the size that is passed, both for the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_openat2, folder.as_raw_fd(), name.as_ptr(), &raw const how, size_of_val(&how))
+    };
+    let fd = check(fd)? as i32;
+    // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
+    Ok(unsafe { fs::File::from_raw_fd(fd) })
+}
+
+/// Renames by renameat2, which can refuse to replace and can swap.
+pub(super) fn rename(from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    let flags = match rule {
+        RenameRule::NoReplace => libc::RENAME_NOREPLACE,
+        RenameRule::Exchange => libc::RENAME_EXCHANGE,
+    };
+    // SAFETY: both paths are NUL-terminated and live during the call.
+    let result =
+        unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) };
+    match check(result.into()) {
+        // Not every file system knows the flags; a second name that must be new does the same in two steps.
+        Err(e) if rule == RenameRule::NoReplace && e.raw_os_error() == Some(libc::EINVAL) => {
+            link_and_unlink(&from, &to)
+        }
+        result => result.map(drop),
+    }
+}
+
+fn link_and_unlink(from: &CString, to: &CString) -> io::Result<()> {
+    // SAFETY: both paths are NUL-terminated and live during the call.
+    check(unsafe { libc::link(from.as_ptr(), to.as_ptr()) }.into())?;
+    // SAFETY: as above.
+    check(unsafe { libc::unlink(from.as_ptr()) }.into()).map(drop)
+}
+
+/// The size of a block device.
+pub(super) fn seek_end(file: &fs::File) -> io::Result<u64> {
+    seek(file, 0, libc::SEEK_END)
+}
+
+fn seek(file: &fs::File, offset: u64, whence: i32) -> io::Result<u64> {
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: lseek touches no memory; the file position it moves is used by nobody, all I/O is positional.
+    let at = check(unsafe { libc::lseek(file.as_raw_fd(), offset, whence) })?;
+    Ok(at as u64)
+}
+
+/// The first data at or behind `offset`; `None` when there is only a hole up to the end.
+pub(super) fn seek_data(file: &fs::File, offset: u64) -> io::Result<Option<u64>> {
+    seek_or_end(file, offset, libc::SEEK_DATA)
+}
+
+/// The first hole at or behind `offset`; the end of the file counts as one.
+pub(super) fn seek_hole(file: &fs::File, offset: u64) -> io::Result<Option<u64>> {
+    seek_or_end(file, offset, libc::SEEK_HOLE)
+}
+
+fn seek_or_end(file: &fs::File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
+    match seek(file, offset, whence) {
+        Ok(at) => Ok(Some(at)),
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Asks the kernel to begin writing back; only a hint, so failures do not matter here (a sync reports them).
+pub(super) fn start_writeback(file: &fs::File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: the call touches no memory of ours.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+fn flock(kind: i32, byte: i64) -> libc::flock {
+    // SAFETY: flock is plain integers, for which all zero is a valid value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as i16;
+    lock.l_whence = libc::SEEK_SET as i16;
+    lock.l_start = byte;
+    lock.l_len = 1;
+    lock
+}
+
+fn fcntl_lock(file: &fs::File, command: i32, lock: &mut libc::flock) -> io::Result<()> {
+    // SAFETY: `lock` is a valid flock for the whole call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) };
+    check(result.into()).map(drop)
+}
+
+/// Takes a shared lock on one byte, owned by this open file (not by the process).
+pub(super) fn lock_shared(file: &fs::File, byte: i64) -> io::Result<()> {
+    fcntl_lock(file, libc::F_OFD_SETLK, &mut flock(libc::F_RDLCK, byte))
+}
+
+/// Gives one byte back.
+pub(super) fn unlock(file: &fs::File, byte: i64) -> io::Result<()> {
+    fcntl_lock(file, libc::F_OFD_SETLK, &mut flock(libc::F_UNLCK, byte))
+}
+
+/// Whether nobody else holds a lock on the byte. Takes nothing.
+pub(super) fn could_lock_exclusive(file: &fs::File, byte: i64) -> io::Result<bool> {
+    let mut lock = flock(libc::F_WRLCK, byte);
+    fcntl_lock(file, libc::F_OFD_GETLK, &mut lock)?;
+    Ok(i32::from(lock.l_type) == libc::F_UNLCK)
+}
+
+/// A counter that can be waited for with poll: readable from [`EventFd::raise`] to [`EventFd::clear`].
+#[derive(Debug)]
+pub(crate) struct EventFd(OwnedFd);
+
+impl EventFd {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: eventfd touches no memory.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())?;
+        // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
+        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    pub(crate) fn raise(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer is valid for its 8 bytes. A full counter (EAGAIN) is readable already.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    pub(crate) fn clear(&self) {
+        let mut count = [0u8; 8];
+        // SAFETY: the buffer is valid for its 8 bytes. An empty counter (EAGAIN) is clear already.
+        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,148 @@
+//! All or none: several backups that succeed or fail together.
+//!
+//! Starting a transaction checks everything that can be checked, then creates each target under a temporary
+//! name. All disks are copied by one pool of threads, in turns. When every target is complete and durable they
+//! are renamed one after the other; if one rename fails, those before it are taken back. A crash leaves
+//! temporary files at worst, or, in the moment of the renames, some of the targets.
+
+mod events;
+mod run;
+
+use std::{os::fd::BorrowedFd, sync::Arc, thread::JoinHandle, time::Duration};
+
+pub use events::{Event, EventKind};
+use run::Run;
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    job::{Backup, Copy, Job, TargetFile, check_together, prepare},
+};
+
+/// What the failure of one backup means for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompletionMode {
+    /// All or none: the first failure or cancel ends all, and no target appears.
+    #[default]
+    Grouped,
+    /// Each backup for itself: its target appears when it is done, whatever becomes of the others.
+    Individual,
+}
+
+/// A list of backups, not started yet.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    backups: Vec<Backup>,
+    completion: CompletionMode,
+}
+
+impl Transaction {
+    /// An empty list; all or none.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets what a failure means for the others.
+    pub fn set_completion(&mut self, mode: CompletionMode) {
+        self.completion = mode;
+    }
+
+    /// Appends a backup. Nothing is checked or changed before the start.
+    pub fn add(&mut self, backup: Backup) {
+        self.backups.push(backup);
+    }
+
+    /// Starts all backups and returns at once; the sources may not be written before the end (they are locked
+    /// against QEMU).
+    ///
+    /// # Errors
+    /// Everything that can be known beforehand, in whatever completion mode: then nothing has been changed and
+    /// no file is left. `InvalidArgument`, `Exists`, `NotFound`, `BitmapNotFound`, `BitmapUnusable`,
+    /// `Unsupported`, `PolicyDenied`, `Io` and the errors of [`crate::Disk::open`] for backing files.
+    pub fn start(self) -> Result<RunningTransaction> {
+        if self.backups.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "the transaction has no actions"));
+        }
+        let prepared = self.backups.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
+        check_together(&prepared)?;
+
+        let (mut copies, mut targets) = (Vec::new(), Vec::new());
+        for (index, prepared) in prepared.into_iter().enumerate() {
+            let existing = prepared.backup.options.existing;
+            let target = TargetFile::create(prepared.storage.clone(), &prepared.backup.target, existing)?;
+            let file = target.file().clone();
+            targets.push(target);
+            copies.push(Copy::new(prepared, file, index)?);
+        }
+        let jobs = copies.iter().map(|copy| copy.job().clone()).collect();
+        let run = Arc::new(Run::new(copies, targets, self.completion)?);
+        let thread = {
+            let run = run.clone();
+            let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
+            builder.spawn(move || run.execute()).map_err(|e| Error::io("cannot start a thread", e))?
+        };
+        Ok(RunningTransaction { jobs, run, thread: Some(thread) })
+    }
+
+    /// Runs all backups and waits for the end.
+    ///
+    /// # Errors
+    /// Those of [`Transaction::start`], and the error of the first backup that failed. In grouped mode no
+    /// target exists then that did not exist before, and one that was to be overwritten is as it was.
+    pub fn commit(self) -> Result<Vec<Job>> {
+        let running = self.start()?;
+        match running.wait(None) {
+            Some(Err(error)) => Err(error),
+            _ => Ok(running.jobs().to_vec()),
+        }
+    }
+}
+
+/// A transaction at work. Every method may be called from any thread. Dropping it cancels what still runs,
+/// and waits until nothing of it is left.
+#[derive(Debug)]
+pub struct RunningTransaction {
+    jobs: Vec<Job>,
+    run: Arc<Run>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RunningTransaction {
+    /// Its jobs, one for each backup, in the order of the list.
+    pub fn jobs(&self) -> &[Job] {
+        &self.jobs
+    }
+
+    /// The next event, if one waits. Never blocks.
+    pub fn next_event(&self) -> Option<Event> {
+        self.run.events().next(&self.jobs)
+    }
+
+    /// A descriptor that is readable (for poll) exactly while events wait. It stays this object's: neither
+    /// read from it nor close it.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.run.events().as_fd()
+    }
+
+    /// Waits for the end, at most for `timeout`; `None` means that it still runs.
+    ///
+    /// The result is the error of the backup that failed first, if one did. It can be asked for again.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<Result<()>> {
+        self.run.wait(timeout)
+    }
+
+    /// Asks for an early end and returns at once. Once targets have begun to appear it is too late, and the
+    /// transaction succeeds.
+    pub fn cancel(&self) {
+        self.run.cancel();
+    }
+}
+
+impl Drop for RunningTransaction {
+    fn drop(&mut self) {
+        self.cancel();
+        if let Some(thread) = self.thread.take() {
+            // Its result is known already; a panic in it became an error.
+            let _ = thread.join();
+        }
+    }
+}

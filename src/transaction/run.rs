@@ -1,0 +1,229 @@
+//! A transaction at work: one thread that leads, a pool that copies.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{CompletionMode, EventKind, events::Events};
+use crate::{
+    disk::Pool,
+    error::{Error, ErrorKind, Result},
+    job::{Copy, Job, JobStatus, Scratch, Step, TargetFile},
+};
+
+/// Shared by the leading thread, the pool's threads, and the handle that the caller has.
+#[derive(Debug)]
+pub(crate) struct Run {
+    copies: Vec<Copy>,
+    /// A target's place is empty once it is settled or taken back.
+    targets: Vec<Mutex<Option<TargetFile>>>,
+    completion: CompletionMode,
+    events: Events,
+    /// Spreads the threads over the disks.
+    next_start: AtomicUsize,
+    result: Mutex<Option<Result<()>>>,
+    ended: Condvar,
+}
+
+impl Run {
+    pub(crate) fn new(
+        copies: Vec<Copy>,
+        targets: Vec<TargetFile>,
+        completion: CompletionMode,
+    ) -> Result<Self> {
+        Ok(Run {
+            copies,
+            targets: targets.into_iter().map(|target| Mutex::new(Some(target))).collect(),
+            completion,
+            events: Events::new()?,
+            next_start: AtomicUsize::new(0),
+            result: Mutex::new(None),
+            ended: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub(crate) fn cancel(&self) {
+        for copy in &self.copies {
+            copy.job().cancel();
+            copy.stop();
+        }
+    }
+
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<Result<()>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut result = lock(&self.result);
+        while result.is_none() {
+            result = match deadline {
+                None => self.ended.wait(result).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.ended.wait_timeout(result, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        result.clone()
+    }
+
+    /// The whole life of the transaction; always leaves a result.
+    pub(crate) fn execute(&self) {
+        let done = catch_unwind(AssertUnwindSafe(|| self.copy_all()));
+        if let Some(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))).err() {
+            for index in 0..self.copies.len() {
+                self.fail(index, error.clone());
+            }
+        }
+        self.conclude();
+        let errors = || self.copies.iter().filter_map(|copy| copy.job().error());
+        let own = errors().find(|error| error.kind() != ErrorKind::Cancelled);
+        let result = own.or_else(|| errors().next()).map_or(Ok(()), Err);
+        self.events.push(None, EventKind::Finished);
+        *lock(&self.result) = Some(result);
+        self.ended.notify_all();
+    }
+
+    fn copy_all(&self) -> Result<()> {
+        let pool = Pool::new("holstein-copy")?;
+        for index in 0..self.copies.len() {
+            self.set_status(index, JobStatus::Running);
+        }
+        pool.on_all(|| self.work());
+        Ok(())
+    }
+
+    /// What one thread does: batch after batch, from one disk after the other, until none has any left.
+    fn work(&self) {
+        let count = self.copies.len();
+        let mut scratch = Scratch::default();
+        let mut index = self.next_start.fetch_add(1, Ordering::Relaxed) % count;
+        let mut idle = 0;
+        while idle < count {
+            idle = if self.step(index, &mut scratch) { 0 } else { idle + 1 };
+            index = (index + 1) % count;
+        }
+    }
+
+    /// One batch of one disk; false when it has none for us.
+    fn step(&self, index: usize, scratch: &mut Scratch) -> bool {
+        let copy = &self.copies[index];
+        if copy.is_stopped() {
+            return false;
+        }
+        let step = catch_unwind(AssertUnwindSafe(|| copy.step(scratch)));
+        match step.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+            Ok(Step::Exhausted) => return false,
+            Ok(Step::Copied) => self.events.push(Some(index), EventKind::Progress(copy.job().progress())),
+            Ok(Step::Finished) => {
+                self.events.push(Some(index), EventKind::Progress(copy.job().progress()));
+                self.set_status(index, JobStatus::Waiting);
+                if self.completion == CompletionMode::Individual && !copy.job().is_cancelled() {
+                    self.publish(&[index]);
+                }
+            }
+            Err(error) => self.fail(index, error),
+        }
+        true
+    }
+
+    /// A job fails; in a group all others end with it.
+    fn fail(&self, index: usize, error: Error) {
+        let copy = &self.copies[index];
+        // Stopped copies fail with "cancelled" in each of their threads; the first word on it counts.
+        if copy.job().error().is_some() && error.kind() == ErrorKind::Cancelled {
+            return;
+        }
+        copy.stop();
+        self.abort(index, error);
+        if self.completion == CompletionMode::Grouped {
+            let because =
+                format!("cancelled because the backup to '{}' ended", copy.job().target().display());
+            for other in (0..self.copies.len()).filter(|other| *other != index) {
+                self.copies[other].stop();
+                if self.copies[other].job().error().is_none() {
+                    self.abort(other, Error::new(ErrorKind::Cancelled, because.clone()));
+                }
+            }
+        }
+    }
+
+    fn abort(&self, index: usize, error: Error) {
+        self.copies[index].job().fail(error);
+        self.set_status(index, JobStatus::Aborting);
+    }
+
+    /// After all copying: what succeeded appears, what failed goes.
+    fn conclude(&self) {
+        let all: Vec<usize> = (0..self.copies.len()).collect();
+        for &index in &all {
+            let job = self.copies[index].job();
+            if job.is_cancelled() && lock(&self.targets[index]).is_some() && job.error().is_none() {
+                self.fail(index, Error::new(ErrorKind::Cancelled, "the backup was cancelled"));
+            }
+        }
+        if self.completion == CompletionMode::Grouped
+            && all.iter().all(|i| self.copies[*i].job().error().is_none())
+        {
+            self.publish(&all);
+        }
+        for &index in &all {
+            drop(lock(&self.targets[index]).take());
+            let job = self.copies[index].job();
+            let kind = match job.error() {
+                None => EventKind::Completed,
+                Some(error) if error.kind() == ErrorKind::Cancelled => EventKind::Cancelled,
+                Some(error) => EventKind::Failed(error),
+            };
+            self.set_status(index, JobStatus::Concluded);
+            self.events.push(Some(index), kind);
+        }
+    }
+
+    /// Lets targets appear, all of them or none.
+    fn publish(&self, indices: &[usize]) {
+        let mut targets: Vec<(usize, TargetFile)> =
+            indices.iter().filter_map(|i| Some((*i, lock(&self.targets[*i]).take()?))).collect();
+        for (index, target) in &mut targets {
+            if let Err(error) = target.publish() {
+                return self.fail(*index, error);
+            }
+        }
+        for (index, target) in &targets {
+            if let Err(error) = target.sync_folder() {
+                return self.fail(*index, error);
+            }
+        }
+        for (_, target) in targets {
+            target.settle();
+        }
+    }
+
+    fn set_status(&self, index: usize, status: JobStatus) {
+        let job: &Job = self.copies[index].job();
+        if job.status() != status {
+            job.set_status(status);
+            self.events.push(Some(index), EventKind::StateChanged(status));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A panic is a defect of ours; its text helps to find it.
+fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    Error::new(ErrorKind::Internal, format!("internal error (please report it): {text}"))
+}
