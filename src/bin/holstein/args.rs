@@ -1,0 +1,114 @@
+//! What several commands accept.
+
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use holstein::{BackingPolicy, Disk, DiskOptions, Format, Layers, Sharing};
+
+/// For whom a command writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// Text for people.
+    #[default]
+    Human,
+    /// JSON for programs.
+    Json,
+}
+
+/// The options of every command that opens an image for reading.
+#[derive(Args)]
+pub(crate) struct ImageArgs {
+    /// Format of the image, never guessed [default: qcow2]
+    #[arg(short, long, value_name = "qcow2|raw")]
+    pub(crate) format: Option<Format>,
+
+    /// Which files named inside an image may be opened: those in the image's own folder or below, those
+    /// under DIR, any, or none [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny")]
+    pub(crate) backing_policy: Option<BackingPolicy>,
+
+    /// Open the image although another process writes it; what is read may be out of date or torn
+    #[arg(short = 'U', long)]
+    pub(crate) force_share: bool,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: OutputFormat,
+}
+
+impl ImageArgs {
+    /// Whether a program reads the output.
+    pub(crate) fn json(&self) -> bool {
+        self.output == OutputFormat::Json
+    }
+
+    /// Opens an image as the options say, with `layers` of its chain.
+    pub(crate) fn open(&self, path: &Path, layers: Layers) -> holstein::Result<Disk> {
+        self.open_as(path, layers, self.format.unwrap_or_default())
+    }
+
+    /// The same for an image with a format of its own.
+    pub(crate) fn open_as(&self, path: &Path, layers: Layers, format: Format) -> holstein::Result<Disk> {
+        let sharing = if self.force_share { Sharing::ForceShare } else { Sharing::Locked };
+        let backing_policy = self.backing_policy.clone().unwrap_or_default();
+        Disk::open(path, &DiskOptions { format, backing_policy, sharing, layers, ..DiskOptions::default() })
+    }
+}
+
+/// Reads a number of bytes: decimal, with an optional binary suffix `k`, `M`, `G` or `T` in either case.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("'{text}' is not a size: a number with k, M, G or T is expected")),
+    };
+    // `parse` alone would take a plus sign.
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("'{text}' is not a size: a number with k, M, G or T is expected"));
+    }
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is too large"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_with_and_without_suffix() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("65536"), Ok(65536));
+        assert_eq!(parse_size("512b"), Ok(512));
+        assert_eq!(parse_size("64k"), Ok(65536));
+        assert_eq!(parse_size("64K"), Ok(65536));
+        assert_eq!(parse_size("2M"), Ok(2 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert_eq!(parse_size("3T"), Ok(3 << 40));
+        assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in [
+            "",
+            "k",
+            "+1",
+            "-1",
+            "1.5M",
+            "64kB",
+            "64x",
+            "0x10",
+            " 1",
+            "1 k",
+            "६",
+            "18446744073709551616",
+            "16777216T",
+        ] {
+            assert!(parse_size(text).is_err(), "{text:?} was accepted");
+        }
+    }
+}
