@@ -1,0 +1,184 @@
+//! One qcow2 file, open for reading: its checked header and tables, and the way from guest to host.
+
+mod map;
+mod refcounts;
+mod tables;
+
+use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicU64};
+
+pub(crate) use tables::read_table;
+use tables::{read_bitmap_directory, read_header, read_snapshots};
+
+use super::{
+    budget::{Budget, Grant},
+    cache::L2Cache,
+    overlap,
+};
+use crate::{
+    error::{ErrorKind, Result},
+    format::{
+        bitmap,
+        compressed::Decoder,
+        geometry::Geometry,
+        header::{Header, incompatible},
+        l2::{Compressed, Rules},
+        snapshot::Snapshot,
+    },
+    storage::File,
+};
+
+/// An open qcow2 image.
+#[derive(Debug)]
+pub(crate) struct Qcow2 {
+    file: File,
+    data_file: Option<File>,
+    header: Header,
+    rules: Rules,
+    l1: Vec<u64>,
+    refcount_table: Vec<u64>,
+    snapshots: Vec<Snapshot>,
+    bitmaps: Vec<bitmap::Entry>,
+    cache: L2Cache,
+    decoders: Mutex<Vec<Decoder>>,
+    /// Bytes of the snapshot table.
+    snapshot_bytes: u64,
+    /// Length of the data file when it was looked at last.
+    data_length: AtomicU64,
+    /// Data was preallocated without being written, so that the file's holes matter.
+    preallocated: OnceLock<bool>,
+    budget: Budget,
+    _grants: Vec<Grant>,
+}
+
+impl Qcow2 {
+    /// Reads and checks header and tables. Opens no other file.
+    pub(crate) fn open(file: File, budget: &Budget) -> Result<Qcow2> {
+        let header = read_header(&file)?;
+        let geometry = header.geometry;
+        let mut grants = Vec::new();
+
+        let l1_bytes = u64::from(header.l1_entries) * 8;
+        let l1 = read_table(&file, header.l1_offset, l1_bytes, "L1 table", budget, &mut grants)?;
+        let table_bytes = u64::from(header.refcount_table_clusters) << geometry.cluster_bits;
+        let at = header.refcount_table_offset;
+        let refcount_table = read_table(&file, at, table_bytes, "refcount table", budget, &mut grants)?;
+        let (snapshots, snapshot_bytes) = read_snapshots(&file, &header, budget, &mut grants)?;
+        let bitmaps = read_bitmap_directory(&file, &header, budget, &mut grants)?;
+
+        let rules =
+            Rules { geometry, version: header.version, data_file: header.has(incompatible::DATA_FILE) };
+        let cache = L2Cache::new(&geometry, budget)?;
+        let image = Qcow2 {
+            file,
+            data_file: None,
+            header,
+            rules,
+            l1,
+            refcount_table,
+            snapshots,
+            bitmaps,
+            cache,
+            decoders: Mutex::default(),
+            snapshot_bytes,
+            data_length: AtomicU64::new(0),
+            preallocated: OnceLock::new(),
+            budget: budget.clone(),
+            _grants: grants,
+        };
+        overlap::check(&image)?;
+        Ok(image)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.header.geometry
+    }
+
+    pub(crate) fn l1(&self) -> &[u64] {
+        &self.l1
+    }
+
+    pub(crate) fn refcount_table(&self) -> &[u64] {
+        &self.refcount_table
+    }
+
+    pub(crate) fn snapshots(&self) -> &[Snapshot] {
+        &self.snapshots
+    }
+
+    pub(crate) fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes
+    }
+
+    /// The bitmap directory; also when nobody kept the bitmaps up to date.
+    pub(crate) fn bitmaps(&self) -> &[bitmap::Entry] {
+        &self.bitmaps
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    pub(crate) fn external_data_file(&self) -> Option<&File> {
+        self.data_file.as_ref()
+    }
+
+    pub(crate) fn set_data_file(&mut self, file: File) {
+        self.data_file = Some(file);
+    }
+
+    /// The name of the external data file, if the image has one.
+    pub(crate) fn data_file_name(&self) -> Result<Option<&[u8]>> {
+        if !self.rules.data_file {
+            return Ok(None);
+        }
+        match self.header.extensions.data_file.as_deref() {
+            Some(name) => Ok(Some(name)),
+            None => {
+                Err(self.file.error(ErrorKind::Corrupt, "the image has a data file but does not name it"))
+            }
+        }
+    }
+
+    /// The file that guest data lies in.
+    pub(crate) fn data_file(&self) -> Result<&File> {
+        match (&self.data_file, self.rules.data_file) {
+            (Some(file), _) => Ok(file),
+            (None, false) => Ok(&self.file),
+            (None, true) => Err(self.file.error(ErrorKind::WrongState, "its data file was not opened")),
+        }
+    }
+
+    /// The bytes of a compressed cluster as stored, up to the end of its last sector or of the file.
+    pub(crate) fn read_stream(&self, stream: Compressed, buf: &mut Vec<u8>) -> Result<()> {
+        buf.resize(stream.length as usize, 0);
+        let got = self.file.read_up_to(buf, stream.host)?;
+        buf.truncate(got);
+        Ok(())
+    }
+
+    /// Inflates the compressed cluster at guest offset `guest`, a cluster's start, into `cluster`.
+    pub(crate) fn inflate(&self, guest: u64, stream: Compressed, cluster: &mut [u8]) -> Result<()> {
+        let mut packed = Vec::new();
+        self.read_stream(stream, &mut packed)?;
+        let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut decoder = idle.unwrap_or_else(|| Decoder::new(self.header.compression));
+        let done = decoder.inflate(&packed, cluster);
+        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
+        if !done {
+            let text = format!(
+                "the compressed cluster of guest offset {guest:#x} ({} bytes at {:#x}) is damaged",
+                stream.length, stream.host
+            );
+            return Err(self.file.error(ErrorKind::Corrupt, text));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! Reading the header and the tables that it names.
+
+use zerocopy::IntoBytes;
+
+use super::super::budget::{Budget, Grant};
+use crate::{
+    error::{ErrorKind, Result},
+    format::{
+        bitmap, corrupt,
+        header::{self, Header},
+        snapshot::{self, Snapshot},
+    },
+    storage::File,
+};
+
+pub(super) fn read_header(file: &File) -> Result<Header> {
+    let mut cluster = vec![0; header::PREFIX];
+    let got = file.read_up_to(&mut cluster, 0)?;
+    cluster.truncate(got);
+    let bits = header::cluster_bits(&cluster)?;
+    cluster.resize(1 << bits, 0);
+    let got = file.read_up_to(&mut cluster, 0)?;
+    cluster.truncate(got);
+    Header::parse(&cluster)
+}
+
+/// Reads a table of big-endian words that must lie in the file as a whole.
+pub(crate) fn read_table(
+    file: &File,
+    offset: u64,
+    bytes: u64,
+    what: &str,
+    budget: &Budget,
+    grants: &mut Vec<Grant>,
+) -> Result<Vec<u64>> {
+    check_inside(file, offset, bytes, what)?;
+    grants.push(budget.grant(bytes, what)?);
+    let mut table = vec![0u64; (bytes / 8) as usize];
+    file.read_exact(table.as_mut_bytes(), offset, what)?;
+    for word in &mut table {
+        *word = u64::from_be(*word);
+    }
+    Ok(table)
+}
+
+fn check_inside(file: &File, offset: u64, bytes: u64, what: &str) -> Result<()> {
+    let length = file.len()?;
+    match offset.checked_add(bytes) {
+        Some(end) if end <= length => Ok(()),
+        _ => Err(corrupt(format!(
+            "the {what} ({bytes} bytes at {offset:#x}) does not lie in the file of {length:#x} bytes"
+        ))),
+    }
+}
+
+/// The snapshot table is walked in pieces of this size.
+const SNAPSHOT_WINDOW: usize = 4 * snapshot::LARGEST_ENTRY;
+
+/// The snapshots, and how many bytes their table has.
+pub(super) fn read_snapshots(
+    file: &File,
+    header: &Header,
+    budget: &Budget,
+    grants: &mut Vec<Grant>,
+) -> Result<(Vec<Snapshot>, u64)> {
+    let mut snapshots = Vec::new();
+    if header.snapshot_count > 0 && header.snapshots_offset == 0 {
+        return Err(corrupt("the snapshot table lies on the header"));
+    }
+    let mut at = 0;
+    let mut window = Vec::new();
+    let mut window_start = 0;
+    for _ in 0..header.snapshot_count {
+        if at + snapshot::LARGEST_ENTRY as u64 > window_start + window.len() as u64 {
+            window.resize(SNAPSHOT_WINDOW, 0);
+            window_start = at;
+            let got = file.read_up_to(&mut window, header.snapshots_offset.saturating_add(at))?;
+            window.truncate(got);
+        }
+        let rest = window.get((at - window_start) as usize..).unwrap_or_default();
+        let (snapshot, length) = snapshot::parse(rest, header.version, &header.geometry)?;
+        check_inside(file, snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, "L1 table of a snapshot")?;
+        at += length as u64;
+        if at > snapshot::MAX_TABLE_BYTES {
+            return Err(corrupt("the snapshot table is larger than 64 MiB"));
+        }
+        grants.push(budget.grant(size_of::<Snapshot>() as u64 + length as u64, "snapshot table")?);
+        snapshots.push(snapshot);
+    }
+    Ok((snapshots, at))
+}
+
+pub(super) fn read_bitmap_directory(
+    file: &File,
+    header: &Header,
+    budget: &Budget,
+    grants: &mut Vec<Grant>,
+) -> Result<Vec<bitmap::Entry>> {
+    let Some(extension) = &header.extensions.bitmaps else { return Ok(Vec::new()) };
+    let read = |grants: &mut Vec<Grant>| {
+        bitmap::check_extension(extension, &header.geometry)?;
+        let (offset, size) = (extension.directory_offset.get(), extension.directory_size.get());
+        check_inside(file, offset, size, "bitmap directory")?;
+        // The bytes, and about as much again for the parsed entries.
+        grants.push(budget.grant(size * 4, "bitmap directory")?);
+        let mut bytes = vec![0; size as usize];
+        file.read_exact(&mut bytes, offset, "bitmap directory")?;
+        bitmap::parse_directory(&bytes, extension.nb_bitmaps.get(), &header.geometry)
+    };
+    match read(grants) {
+        // Nobody maintains this directory, so its state says nothing about the image.
+        Err(e) if !header.bitmaps_are_current() && e.kind() != ErrorKind::Io => Ok(Vec::new()),
+        result => result,
+    }
+}
