@@ -12,6 +12,8 @@
 #![warn(missing_docs)]
 
 mod bitmap;
+#[allow(unsafe_code)]
+pub mod capi;
 mod disk;
 mod error;
 mod format;

@@ -3,7 +3,7 @@
 //! A bitmap that says "clean" wrongly loses data, so everything that casts doubt on one makes it unusable,
 //! with the reason: flags, its length, every cluster it lies on, and every bit behind the disk's end.
 
-use std::fmt::Display;
+use std::{fmt::Display, ops::Range};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -137,7 +137,9 @@ fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
     let (have, need) =
         (u64::from(entry.table_entries), entry.expected_table_entries(header.size, image.geometry()));
     if have != need {
-        return Err(corrupt(format!("its table has {have} entries but the disk's size needs {need}")));
+        return Err(corrupt(format!(
+            "its table has the wrong length: {have} entries, but the disk's size needs {need}"
+        )));
     }
     Ok(())
 }
@@ -184,37 +186,38 @@ fn find_foreign_clusters(image: &Qcow2, tables: &[Table]) -> Result<Vec<Result<(
         }));
     }
     clusters.sort_unstable();
-    let mut blame = |index: usize, cluster: u64, text: &dyn Display| {
+    let mut blame = |(cluster, index): (u64, usize), text: &dyn Display| {
         if verdicts[index].is_ok() {
             let at = cluster << geometry.cluster_bits;
             verdicts[index] = Err(corrupt(format!("its cluster at {at:#x} {text}")));
         }
     };
+    let lying_in = |host: Range<u64>| {
+        let range = host.start >> geometry.cluster_bits..host.end.div_ceil(geometry.cluster_size());
+        let first = clusters.partition_point(|(cluster, _)| *cluster < range.start);
+        clusters[first..].iter().take_while(move |(cluster, _)| *cluster < range.end)
+    };
 
     for pair in clusters.windows(2) {
         if pair[0].0 == pair[1].0 {
-            blame(pair[0].1, pair[0].0, &"is used twice by bitmaps");
-            blame(pair[1].1, pair[1].0, &"is used twice by bitmaps");
+            pair.iter().for_each(|own| blame(*own, &"is used twice by bitmaps"));
         }
     }
-    for (cluster, index) in &clusters {
-        match image.refcount(cluster << geometry.cluster_bits) {
+    for own in &clusters {
+        match image.refcount(own.0 << geometry.cluster_bits) {
             Ok(1) => {}
-            Ok(count) => blame(*index, *cluster, &format!("has refcount {count} instead of 1")),
+            Ok(count) => blame(*own, &format!("has refcount {count} instead of 1")),
             Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            Err(e) => blame(*index, *cluster, &format!("has no valid refcount: {e}")),
+            Err(e) => blame(*own, &format!("has no valid refcount: {e}")),
         }
     }
-    if clusters.is_empty() {
-        return Ok(verdicts);
-    }
-    for_each_metadata_range(image, |offset, bytes, owner| {
-        let range = offset >> geometry.cluster_bits..(offset + bytes).div_ceil(geometry.cluster_size());
-        let first = clusters.partition_point(|(cluster, _)| *cluster < range.start);
-        for (cluster, index) in clusters[first..].iter().take_while(|(cluster, _)| *cluster < range.end) {
-            blame(*index, *cluster, &format!("belongs to {owner}"));
-        }
-        Ok(())
+    let (Some(first), Some(last)) = (clusters.first(), clusters.last()) else { return Ok(verdicts) };
+    for_each_metadata_range(image, |host, owner| {
+        lying_in(host).for_each(|own| blame(*own, &format!("belongs to {owner}")));
+    })?;
+    let all = first.0 << geometry.cluster_bits..(last.0 + 1) << geometry.cluster_bits;
+    image.for_each_data_range(all, |host| {
+        lying_in(host).for_each(|own| blame(*own, &"belongs to guest data"))
     })?;
     Ok(verdicts)
 }

@@ -55,13 +55,16 @@ fn inflate_zstd(context: &mut DCtx<'_>, input: &[u8], output: &mut [u8]) -> bool
     }
     let mut from = InBuffer::around(input);
     let mut to = OutBuffer::around(output);
+    let mut unfinished = 0;
     while to.pos() < to.capacity() {
         let before = (from.pos(), to.pos());
-        if context.decompress_stream(&mut to, &mut from).is_err() || before == (from.pos(), to.pos()) {
-            return false;
-        }
+        unfinished = match context.decompress_stream(&mut to, &mut from) {
+            Ok(hint) if before != (from.pos(), to.pos()) => hint,
+            _ => return false,
+        };
     }
-    true
+    // A frame that has more than fits is no cluster.
+    unfinished == 0
 }
 
 /// Compresses clusters; keeps its buffers for the next cluster.

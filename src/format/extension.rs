@@ -74,6 +74,8 @@ pub(crate) struct Extensions {
     pub(crate) backing_format: Option<Vec<u8>>,
     pub(crate) data_file: Option<Vec<u8>>,
     pub(crate) bitmaps: Option<BitmapsExtension>,
+    /// There is a pointer to an encryption header.
+    pub(crate) luks: bool,
     pub(crate) unknown: Vec<UnknownExtension>,
 }
 
@@ -124,6 +126,7 @@ impl Extensions {
                     data.len()
                 )));
             }
+            LUKS_HEADER => self.luks = true,
             _ => self.unknown.push(UnknownExtension { kind, data: data.to_vec() }),
         }
         Ok(())
@@ -137,13 +140,13 @@ fn split(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, &[u8])>> {
     while rest.len() >= size_of::<RawExtension>() {
         let head: RawExtension = read_struct(rest, "header extension")?;
         let (kind, length) = (head.kind.get(), head.length.get() as usize);
-        if kind == END {
-            break;
-        }
         rest = &rest[size_of::<RawExtension>()..];
         let Some(data) = rest.get(..length) else {
             return Err(corrupt(format!("the header extension {kind:#010x} is too large: {length} bytes")));
         };
+        if kind == END {
+            break;
+        }
         list.push((kind, data));
         rest = &rest[length.next_multiple_of(8).min(rest.len())..];
     }

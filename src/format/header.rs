@@ -200,6 +200,9 @@ impl Header {
     }
 
     fn check_features(&self) -> Result<()> {
+        if self.extensions.luks {
+            return Err(corrupt("the header has an encryption extension but the image is not encrypted"));
+        }
         let data_file = self.has(incompatible::DATA_FILE);
         let raw_data_file = self.autoclear & autoclear::DATA_FILE_RAW != 0;
         if raw_data_file && !data_file {

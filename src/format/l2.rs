@@ -11,8 +11,8 @@ const RESERVED: u64 = 0x3f00_0000_0000_01fe;
 /// What an L2 entry says. Host offsets are bytes in the image, or in its data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cluster {
-    /// Reads from the backing file.
-    Unallocated,
+    /// Reads from the backing file; `host` is space kept for it, which only extended entries can have.
+    Unallocated { host: Option<u64> },
     /// Reads as zero; `host` is space kept for it.
     Zero { host: Option<u64> },
     /// Data at a host cluster.
@@ -61,7 +61,8 @@ impl Rules {
             Some(bitmap) => decode_subclusters(host, bitmap as u32, (bitmap >> 32) as u32),
             None if entry & ZERO != 0 && self.version < 3 => Err("a zero cluster in a version 2 image"),
             None if entry & ZERO != 0 => Ok(Cluster::Zero { host: (offset != 0).then_some(offset) }),
-            None => Ok(host.map_or(Cluster::Unallocated, |host| Cluster::Data { host })),
+            None if host.is_none() && entry & COPIED != 0 => Err("it points to the header"),
+            None => Ok(host.map_or(Cluster::Unallocated { host: None }, |host| Cluster::Data { host })),
         }
     }
 
@@ -91,13 +92,25 @@ fn decode_subclusters(host: Option<u64>, allocated: u32, zero: u32) -> Result<Cl
         (None, 1.., _) => Err("a subcluster is allocated without a host offset"),
         (Some(host), u32::MAX, _) => Ok(Cluster::Data { host }),
         (host, _, u32::MAX) => Ok(Cluster::Zero { host }),
-        (_, 0, 0) => Ok(Cluster::Unallocated),
+        (host, 0, 0) => Ok(Cluster::Unallocated { host }),
         (host, allocated, zero) => Ok(Cluster::Subclusters { host, allocated, zero }),
     }
 }
 
 fn compressed_offset_bits(geometry: &Geometry) -> u32 {
     62 - (geometry.cluster_bits - 8)
+}
+
+/// The host bytes that an entry keeps from others, whatever else it says; an empty range for none.
+pub(crate) fn host_range(entry: u64, geometry: &Geometry) -> std::ops::Range<u64> {
+    if entry & COMPRESSED != 0 {
+        let bits = compressed_offset_bits(geometry);
+        let host = entry & ((1 << bits) - 1);
+        let sectors = ((entry & !(COPIED | COMPRESSED)) >> bits) + 1;
+        return host..host - host % 512 + sectors * 512;
+    }
+    let host = entry & OFFSET;
+    host..if host == 0 { 0 } else { host + geometry.cluster_size() }
 }
 
 /// The entry of a plain data cluster that nobody shares.
@@ -135,11 +148,12 @@ mod tests {
     #[test]
     fn plain_entries() {
         let rules = rules(16, false);
-        assert_eq!(rules.decode(0, None), Ok(Cluster::Unallocated));
+        assert_eq!(rules.decode(0, None), Ok(Cluster::Unallocated { host: None }));
         assert_eq!(rules.decode(1, None), Ok(Cluster::Zero { host: None }));
         assert_eq!(rules.decode(0x8000_0000_0005_0001, None), Ok(Cluster::Zero { host: Some(0x50000) }));
         assert_eq!(rules.decode(0x8000_0000_0005_0000, None), Ok(Cluster::Data { host: 0x50000 }));
         assert!(rules.decode(0x8000_0000_0005_0200, None).is_err());
+        assert!(rules.decode(0x8000_0000_0000_0000, None).is_err());
         assert!(rules.decode(0x8000_0000_0005_0002, None).is_err());
         assert!(rules.decode(0xc000_0000_0005_0000, None).is_err());
         assert!(Rules { version: 2, ..rules }.decode(1, None).is_err());
@@ -153,7 +167,7 @@ mod tests {
         let mixed = Cluster::Subclusters { host, allocated: 1, zero: 0x8000_0000 };
         assert_eq!(rules.decode(entry, Some(0x8000_0000_0000_0001)), Ok(mixed));
         assert_eq!(rules.decode(entry, Some(0xffff_ffff)), Ok(Cluster::Data { host: 0x50000 }));
-        assert_eq!(rules.decode(entry, Some(0)), Ok(Cluster::Unallocated));
+        assert_eq!(rules.decode(entry, Some(0)), Ok(Cluster::Unallocated { host }));
         assert_eq!(rules.decode(0, Some(0xffff_ffff_0000_0000)), Ok(Cluster::Zero { host: None }));
         assert!(rules.decode(entry, Some(0x1_0000_0001)).is_err(), "allocated and zero");
         assert!(rules.decode(0, Some(1)).is_err(), "allocated nowhere");
@@ -164,6 +178,6 @@ mod tests {
     fn a_data_file_has_guest_data_at_offset_zero() {
         let rules = Rules { data_file: true, ..rules(16, false) };
         assert_eq!(rules.decode(1 << 63, None), Ok(Cluster::Data { host: 0 }));
-        assert_eq!(rules.decode(0, None), Ok(Cluster::Unallocated));
+        assert_eq!(rules.decode(0, None), Ok(Cluster::Unallocated { host: None }));
     }
 }

@@ -89,5 +89,7 @@ pub(crate) fn parse(bytes: &[u8], version: u32, geometry: &Geometry) -> Result<(
     Ok((snapshot, at.next_multiple_of(8)))
 }
 
+/// The fewest bytes one entry can take.
+pub(crate) const SMALLEST_ENTRY: u64 = size_of::<RawSnapshot>() as u64;
 /// The most bytes one entry can take.
 pub(crate) const LARGEST_ENTRY: usize = size_of::<RawSnapshot>() + MAX_EXTRA as usize + 2 * u16::MAX as usize;

@@ -60,21 +60,21 @@ impl Walk {
 
     fn next_run(&mut self, image: &Image) -> Result<Run> {
         let start = self.at;
-        let mut length = self.end - start;
-        let last = image.layers.len() - 1;
-        for depth in 0..=last {
-            let size = image.layers[depth].size;
-            if start >= size {
+        let mut run =
+            Run { start, length: self.end - start, depth: 0, mapping: Mapping::Unallocated { host: None } };
+        for (depth, layer) in image.layers.iter().enumerate() {
+            if start >= layer.size {
                 // The layer above is longer: what it does not have itself is zero.
-                return Ok(Run { start, length, depth: depth - 1, mapping: Mapping::Unallocated });
+                break;
             }
-            let (mapping, found) = self.map_layer(image, depth, start, length.min(size - start))?;
-            length = found;
-            if mapping != Mapping::Unallocated || depth == last {
-                return Ok(Run { start, length, depth, mapping });
+            let (mapping, length) =
+                self.map_layer(image, depth, start, run.length.min(layer.size - start))?;
+            run = Run { start, length, depth, mapping };
+            if run.present() {
+                break;
             }
         }
-        unreachable!("the last layer always decides")
+        Ok(run)
     }
 
     fn map_layer(&mut self, image: &Image, depth: usize, start: u64, length: u64) -> Result<(Mapping, u64)> {

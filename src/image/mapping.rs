@@ -4,7 +4,10 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapping {
     /// No layer has it: reads as zero. (Within one layer: the layer below decides.)
-    Unallocated,
+    Unallocated {
+        /// Byte offset in the layer's file of space that is kept for it.
+        host: Option<u64>,
+    },
     /// Reads as zero; `host` is the offset of space kept for it.
     Zero {
         /// Byte offset in the layer's file, if space is kept.
@@ -26,9 +29,10 @@ impl Mapping {
     /// The mapping of what begins `delta` bytes later in the same run.
     pub(crate) fn advance(self, delta: u64) -> Mapping {
         match self {
+            Mapping::Unallocated { host } => Mapping::Unallocated { host: host.map(|host| host + delta) },
             Mapping::Zero { host } => Mapping::Zero { host: host.map(|host| host + delta) },
             Mapping::Data { host, hole } => Mapping::Data { host: host + delta, hole },
-            Mapping::Unallocated | Mapping::Compressed => self,
+            Mapping::Compressed => self,
         }
     }
 
@@ -59,12 +63,15 @@ impl Run {
 
     /// A layer of the chain has it, be it as zeros.
     pub fn present(&self) -> bool {
-        self.mapping != Mapping::Unallocated
+        !matches!(self.mapping, Mapping::Unallocated { .. })
     }
 
     /// It reads as zero, known without reading it.
     pub fn zero(&self) -> bool {
-        matches!(self.mapping, Mapping::Unallocated | Mapping::Zero { .. } | Mapping::Data { hole: true, .. })
+        matches!(
+            self.mapping,
+            Mapping::Unallocated { .. } | Mapping::Zero { .. } | Mapping::Data { hole: true, .. }
+        )
     }
 
     /// It is stored as data.
@@ -80,9 +87,9 @@ impl Run {
     /// Its byte offset in the deciding layer's file, where it has one.
     pub fn offset(&self) -> Option<u64> {
         match self.mapping {
-            Mapping::Zero { host } => host,
+            Mapping::Unallocated { host } | Mapping::Zero { host } => host,
             Mapping::Data { host, .. } => Some(host),
-            Mapping::Unallocated | Mapping::Compressed => None,
+            Mapping::Compressed => None,
         }
     }
 }

@@ -28,12 +28,18 @@ pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
 pub(crate) use qcow2::{Qcow2, read_table};
 
-use crate::{error::Result, format::l2::Compressed, storage::File};
+use crate::{
+    error::{ErrorKind, Result},
+    format::l2::Compressed,
+    storage::{File, FileVersion},
+};
 
 /// A chain of layers, open for reading.
 #[derive(Debug)]
 pub(crate) struct Image {
     layers: Vec<Layer>,
+    /// Each open file as it was when it was opened.
+    versions: Vec<(File, FileVersion)>,
     storage: Arc<dyn crate::storage::Storage>,
 }
 
@@ -67,6 +73,17 @@ impl Image {
     /// The top layer, if it is a qcow2 image.
     pub(crate) fn qcow2(&self) -> Option<&Qcow2> {
         self.layers[0].qcow2()
+    }
+
+    /// Fails when somebody who does not heed locks has written one of the chain's files.
+    pub(crate) fn ensure_unchanged(&self) -> Result<()> {
+        for (file, version) in &self.versions {
+            if file.version()? != *version {
+                let text = "the image was written while it was read; nothing made from it can be trusted";
+                return Err(file.error(ErrorKind::Io, text));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn crate::storage::Storage> {

@@ -107,7 +107,10 @@ impl Image {
             Sharing::ForceShare => Lock::ForceShare,
         };
         let budget = Budget::new(options.memory_limit);
-        let mut image = Image { layers: vec![Layer::open(file, options.format, lock, &budget)?], storage };
+        lock_named(&*storage, &file, lock)?;
+        let versions = vec![(file.clone(), file.version()?)];
+        let layers = vec![Layer::open(file, options.format, &budget)?];
+        let mut image = Image { layers, versions, storage };
         if options.layers == Layers::Chain {
             image.open_data_file(options)?;
             while image.open_next(options, &budget)? {}
@@ -138,7 +141,9 @@ impl Image {
             Sharing::Locked => Lock::Backing,
             Sharing::ForceShare => Lock::ForceShare,
         };
-        self.layers.push(Layer::open(file, format, lock, budget)?);
+        lock_named(&*self.storage, &file, lock)?;
+        self.versions.push((file.clone(), file.version()?));
+        self.layers.push(Layer::open(file, format, budget)?);
         self.open_data_file(options)?;
         Ok(true)
     }
@@ -157,19 +162,29 @@ impl Image {
                     .file()
                     .error(ErrorKind::Corrupt, "the image names itself as its data file"));
             }
-            file.lock(match options.sharing {
+            let lock = match options.sharing {
                 Sharing::Locked => Lock::Backing,
                 Sharing::ForceShare => Lock::ForceShare,
-            })?;
+            };
+            lock_named(storage, &file, lock)?;
+            self.versions.push((file.clone(), file.version()?));
             image.set_data_file(file);
         }
         Ok(())
     }
 }
 
+/// Locks an open file, and makes sure that its name still leads to it.
+fn lock_named(storage: &dyn Storage, file: &File, lock: Lock) -> Result<()> {
+    file.lock(lock)?;
+    match storage.status(file.path()) {
+        Ok(status) if status.id == file.id()? => Ok(()),
+        _ => Err(file.error(ErrorKind::Locked, "the file was replaced while it was opened; try again")),
+    }
+}
+
 impl Layer {
-    fn open(file: File, format: Format, lock: Lock, budget: &Budget) -> Result<Layer> {
-        file.lock(lock)?;
+    fn open(file: File, format: Format, budget: &Budget) -> Result<Layer> {
         match format {
             Format::Raw => {
                 let image = Raw::open(file)?;

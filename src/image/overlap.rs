@@ -1,28 +1,32 @@
 //! Metadata must not lie on metadata: an image whose tables overlap is refused when it is opened.
 //!
-//! Checked here is what a reader trusts: header, L1 and L2 tables, refcount table and blocks, snapshot table
-//! and bitmap directory. The tables of bitmaps are checked when a bitmap is used, data when it is written.
+//! Known from then on is what a reader trusts: header, L1 and L2 tables, refcount table and blocks, snapshot
+//! table, the L1 tables of snapshots, and the bitmap directory. Guest data on them is refused when it is
+//! mapped. The tables of bitmaps are checked when a bitmap is used.
 
-use super::Qcow2;
+use std::{fmt, ops::Range};
+
+use super::{Qcow2, budget::Grant, qcow2::read_table};
 use crate::{
     error::Result,
-    format::{corrupt, l1, refcount},
+    format::{corrupt, l1, l2, refcount},
 };
 
 /// What a piece of metadata is; the number is its index in the table it is found from.
 #[derive(Clone, Copy, Debug)]
-enum Owner {
+pub(crate) enum Owner {
     Header,
     L1Table,
     L2Table(u32),
     RefcountTable,
     RefcountBlock(u32),
     SnapshotTable,
+    SnapshotL1Table(u32),
     BitmapDirectory,
 }
 
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Owner::Header => f.write_str("the header"),
             Owner::L1Table => f.write_str("the L1 table"),
@@ -30,101 +34,167 @@ impl std::fmt::Display for Owner {
             Owner::RefcountTable => f.write_str("the refcount table"),
             Owner::RefcountBlock(index) => write!(f, "refcount block {index}"),
             Owner::SnapshotTable => f.write_str("the snapshot table"),
+            Owner::SnapshotL1Table(index) => write!(f, "the L1 table of snapshot {index}"),
             Owner::BitmapDirectory => f.write_str("the bitmap directory"),
         }
     }
 }
 
-/// The parts of the image that have one place each: offset, bytes, owner.
-fn fixed_parts(image: &Qcow2) -> Vec<(u64, u64, Owner)> {
-    let header = image.header();
-    let cluster_size = image.geometry().cluster_size();
-    let mut parts = vec![
-        (0, cluster_size, Owner::Header),
-        (header.l1_offset, image.l1().len() as u64 * 8, Owner::L1Table),
-        (header.refcount_table_offset, image.refcount_table().len() as u64 * 8, Owner::RefcountTable),
-        (header.snapshots_offset, image.snapshot_bytes(), Owner::SnapshotTable),
-    ];
-    if let Some(bitmaps) = header.extensions.bitmaps.as_ref().filter(|_| header.bitmaps_are_current()) {
-        parts.push((bitmaps.directory_offset.get(), bitmaps.directory_size.get(), Owner::BitmapDirectory));
-    }
-    parts.retain(|(_, bytes, _)| *bytes > 0);
-    parts
+/// The host ranges of an image's metadata, none on another.
+#[derive(Debug, Default)]
+pub(crate) struct MetadataMap {
+    /// Ascending.
+    parts: Vec<(Range<u64>, Owner)>,
+    _grant: Option<Grant>,
 }
 
-/// Refuses an image whose metadata overlaps, or whose L1 or refcount table has invalid entries.
-pub(crate) fn check(image: &Qcow2) -> Result<()> {
-    let geometry = image.geometry();
-    let cluster_size = geometry.cluster_size();
-    let tables = (image.l1().len() + image.refcount_table().len()) as u64;
-    let _grant = image.budget().grant(tables * size_of::<(u64, u64, Owner)>() as u64, "list of tables")?;
+impl MetadataMap {
+    /// Refuses an image whose metadata overlaps or is cut short by the end of the file, or whose L1 or
+    /// refcount table has invalid entries.
+    pub(crate) fn new(image: &Qcow2) -> Result<Self> {
+        let used = |table: &[u64]| table.iter().filter(|entry| **entry != 0).count();
+        let count = used(image.l1()) + used(image.refcount_table()) + image.snapshots().len() + 8;
+        let bytes = (count * size_of::<(Range<u64>, Owner)>()) as u64;
+        let grant = image.budget().grant(bytes, "list of tables")?;
 
-    let mut parts = fixed_parts(image);
-    for (index, entry) in image.l1().iter().enumerate() {
-        if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
-            parts.push((offset, cluster_size, Owner::L2Table(index as u32)));
+        let mut parts = Vec::with_capacity(count);
+        for_each_own_range(image, |range, owner| parts.push((range, owner)))?;
+        parts.sort_unstable_by_key(|(range, _)| range.start);
+        for pair in parts.windows(2) {
+            let [(first, owner), (second, other)] = pair else { continue };
+            if first.end > second.start {
+                let text =
+                    format!("{other} (at {:#x}) lies on {owner} (at {:#x})", second.start, first.start);
+                return Err(corrupt(text));
+            }
         }
+        let length = image.file().len()?;
+        match parts.last() {
+            // The header's cluster may be cut short; what is needed of it has been read.
+            Some((range, owner)) if range.end > length && range.start > 0 => {
+                let text = format!(
+                    "{owner} (at {:#x}) does not lie in the file, which ends at {length:#x}",
+                    range.start
+                );
+                Err(corrupt(text))
+            }
+            _ => Ok(MetadataMap { parts, _grant: Some(grant) }),
+        }
+    }
+
+    /// What lies in a host range, if anything does.
+    pub(crate) fn find(&self, host: &Range<u64>) -> Option<Owner> {
+        let behind = self.parts.partition_point(|(part, _)| part.start < host.end);
+        let (part, owner) = self.parts[..behind].last()?;
+        (part.end > host.start).then_some(*owner)
+    }
+}
+
+/// The metadata that has one owner each.
+fn for_each_own_range(image: &Qcow2, mut see: impl FnMut(Range<u64>, Owner)) -> Result<()> {
+    let (header, geometry) = (image.header(), image.geometry());
+    let mut add = |offset: u64, bytes: u64, owner| {
+        if bytes > 0 {
+            see(offset..offset + bytes, owner);
+        }
+    };
+    add(0, geometry.cluster_size(), Owner::Header);
+    add(header.l1_offset, image.l1().len() as u64 * 8, Owner::L1Table);
+    add(header.refcount_table_offset, image.refcount_table().len() as u64 * 8, Owner::RefcountTable);
+    add(header.snapshots_offset, image.snapshot_bytes(), Owner::SnapshotTable);
+    if let Some(bitmaps) = header.extensions.bitmaps.as_ref().filter(|_| header.bitmaps_are_current()) {
+        add(bitmaps.directory_offset.get(), bitmaps.directory_size.get(), Owner::BitmapDirectory);
+    }
+    for (index, snapshot) in image.snapshots().iter().enumerate() {
+        add(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, Owner::SnapshotL1Table(index as u32));
     }
     for (index, entry) in image.refcount_table().iter().enumerate() {
         if let Some(offset) = refcount::block_offset(*entry, index, geometry)? {
-            parts.push((offset, cluster_size, Owner::RefcountBlock(index as u32)));
+            add(offset, geometry.cluster_size(), Owner::RefcountBlock(index as u32));
         }
     }
-    let length = image.file().len()?;
-    parts.sort_unstable_by_key(|(offset, ..)| *offset);
-    for pair in parts.windows(2) {
-        let [(first, bytes, owner), (second, _, other)] = pair else { continue };
-        if first + bytes > *second {
-            return Err(corrupt(format!("{other} (at {second:#x}) lies on {owner} (at {first:#x})")));
+    for (index, entry) in image.l1().iter().enumerate() {
+        if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
+            add(offset, geometry.cluster_size(), Owner::L2Table(index as u32));
         }
     }
-    match parts.last() {
-        Some((offset, _, owner)) if *offset >= length && *offset > 0 => {
-            Err(corrupt(format!("{owner} (at {offset:#x}) lies behind the end of the file at {length:#x}")))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
-/// The host ranges of all metadata but the bitmaps' own, tables of snapshots included, handed to `see` one by
-/// one with their names. Reads the L1 tables of snapshots.
+/// The host ranges of all metadata but the bitmaps' own, those of snapshots included.
 pub(crate) fn for_each_metadata_range(
     image: &Qcow2,
-    mut see: impl FnMut(u64, u64, &dyn std::fmt::Display) -> Result<()>,
+    mut see: impl FnMut(Range<u64>, &dyn fmt::Display),
 ) -> Result<()> {
-    let geometry = image.geometry();
-    let cluster_size = geometry.cluster_size();
-    for (offset, bytes, owner) in fixed_parts(image) {
-        see(offset, bytes, &owner)?;
-    }
-    for (index, entry) in image.refcount_table().iter().enumerate() {
-        if let Some(offset) = refcount::block_offset(*entry, index, geometry)? {
-            see(offset, cluster_size, &Owner::RefcountBlock(index as u32))?;
-        }
-    }
-    for (index, entry) in image.l1().iter().enumerate() {
-        if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
-            see(offset, cluster_size, &Owner::L2Table(index as u32))?;
-        }
-    }
+    for_each_own_range(image, |range, owner| see(range, &owner))?;
+    for_each_snapshot_l2_table(image, |offset| {
+        see(offset..offset + image.geometry().cluster_size(), &"an L2 table of a snapshot");
+    })
+}
+
+fn for_each_snapshot_l2_table(image: &Qcow2, mut see: impl FnMut(u64)) -> Result<()> {
     for snapshot in image.snapshots() {
         let bytes = u64::from(snapshot.l1_entries) * 8;
-        see(snapshot.l1_offset, bytes, &"the L1 table of a snapshot")?;
-        let mut grants = Vec::new();
         let what = "L1 table of a snapshot";
-        let table = super::qcow2::read_table(
-            image.file(),
-            snapshot.l1_offset,
-            bytes,
-            what,
-            image.budget(),
-            &mut grants,
-        )?;
+        let mut grants = Vec::new();
+        let table = read_table(image.file(), snapshot.l1_offset, bytes, what, image.budget(), &mut grants)?;
         for (index, entry) in table.iter().enumerate() {
-            if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
-                see(offset, cluster_size, &"an L2 table of a snapshot")?;
+            if let Some(offset) = l1::l2_table_offset(*entry, index, image.geometry())? {
+                see(offset);
             }
         }
     }
     Ok(())
+}
+
+impl Qcow2 {
+    /// The host ranges of guest data, of snapshots too, that touch `within`. Reads all L2 tables.
+    pub(crate) fn for_each_data_range(
+        &self,
+        within: Range<u64>,
+        mut see: impl FnMut(Range<u64>),
+    ) -> Result<()> {
+        if self.external_data_file_bit() {
+            return Ok(());
+        }
+        let geometry = self.geometry();
+        let mut tables = Vec::new();
+        let mut grants = Vec::new();
+        let mut add = |tables: &mut Vec<u64>, offset| -> Result<()> {
+            if tables.len() == tables.capacity() {
+                grants.push(self.budget().grant(tables.len().max(64) as u64 * 8, "list of L2 tables")?);
+                tables.reserve_exact(tables.len().max(64));
+            }
+            tables.push(offset);
+            Ok(())
+        };
+        for (index, entry) in self.l1().iter().enumerate() {
+            if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
+                add(&mut tables, offset)?;
+            }
+        }
+        let mut full = Ok(());
+        for_each_snapshot_l2_table(self, |offset| {
+            if full.is_ok() {
+                full = add(&mut tables, offset);
+            }
+        })?;
+        full?;
+        // Snapshots share most of their tables.
+        tables.sort_unstable();
+        tables.dedup();
+
+        let mut bytes = vec![0; geometry.cluster_size() as usize];
+        for table in tables {
+            self.file().read_exact(&mut bytes, table, "L2 table")?;
+            for entry in bytes.chunks_exact(geometry.l2_entry_size() as usize) {
+                let entry = entry[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+                let host = l2::host_range(entry, geometry);
+                if host.start < within.end && host.end > within.start {
+                    see(host);
+                }
+            }
+        }
+        Ok(())
+    }
 }

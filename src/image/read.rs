@@ -36,7 +36,7 @@ impl Image {
     /// Fills `buf` with the data of a run, whose length it has.
     pub(crate) fn read_run(&self, run: &Run, buf: &mut [u8]) -> Result<()> {
         match run.mapping {
-            Mapping::Unallocated | Mapping::Zero { .. } | Mapping::Data { hole: true, .. } => {
+            Mapping::Unallocated { .. } | Mapping::Zero { .. } | Mapping::Data { hole: true, .. } => {
                 buf.fill(0);
                 Ok(())
             }

@@ -137,6 +137,7 @@ impl Copy {
             planning.exhausted && planning.in_flight == 0
         };
         if last {
+            self.source.image().ensure_unchanged()?;
             self.target.finish()?;
         }
         guard.done();

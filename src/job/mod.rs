@@ -10,7 +10,7 @@ mod prepare;
 mod status;
 mod target;
 
-pub(crate) use copy::{Copy, Scratch, Step};
+pub(crate) use copy::{Copy, Scratch, Step, cancelled};
 pub use options::{
     Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, SyncMode, ZeroDetection,
 };

@@ -232,7 +232,7 @@ impl Region {
             start: self.at,
             length: self.end - self.at,
             depth: 0,
-            mapping: Mapping::Unallocated,
+            mapping: Mapping::Unallocated { host: None },
         }))
     }
 

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{FileExtent, FileId, FileKind, Lock, StorageFile};
+use super::{FileExtent, FileId, FileKind, FileVersion, Lock, StorageFile};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A [`StorageFile`] that knows its name. Clones share the file.
@@ -41,6 +41,10 @@ impl File {
 
     pub(crate) fn len(&self) -> Result<u64> {
         self.inner.len().map_err(|e| self.fail("get the length of", e))
+    }
+
+    pub(crate) fn version(&self) -> Result<FileVersion> {
+        self.inner.version().map_err(|e| self.fail("get the status of", e))
     }
 
     pub(crate) fn allocated(&self) -> Result<u64> {

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{FileExtent, FileId, FileKind, FileStatus, Lock, RenameRule, Storage, StorageFile, sys};
+use super::{
+    FileExtent, FileId, FileKind, FileStatus, FileVersion, Lock, RenameRule, Storage, StorageFile, sys,
+};
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +89,12 @@ impl StorageFile for HostFile {
             FileKind::BlockDevice => sys::seek_end(&self.file),
             _ => Ok(self.file.metadata()?.len()),
         }
+    }
+
+    fn version(&self) -> io::Result<FileVersion> {
+        let status = self.file.metadata()?;
+        let modified = i128::from(status.mtime()) * 1_000_000_000 + i128::from(status.mtime_nsec());
+        Ok(FileVersion { length: self.len()?, modified })
     }
 
     fn allocated(&self) -> io::Result<u64> {

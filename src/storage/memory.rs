@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{FileExtent, FileId, FileKind, FileStatus, Lock, RenameRule, Storage, StorageFile};
+use super::{FileExtent, FileId, FileKind, FileStatus, FileVersion, Lock, RenameRule, Storage, StorageFile};
 
 /// A flat name space of files in memory. Folders need not exist; locks always succeed.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl MemoryStorage {
 
     fn file(&self, contents: Vec<u8>) -> Arc<MemoryFile> {
         let inode = self.next_inode.fetch_add(1, Ordering::Relaxed);
-        Arc::new(MemoryFile { contents: RwLock::new(contents), inode })
+        Arc::new(MemoryFile { contents: RwLock::new(contents), writes: AtomicU64::new(0), inode })
     }
 
     fn names(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<MemoryFile>>> {
@@ -108,6 +108,7 @@ impl Storage for MemoryStorage {
 #[derive(Debug)]
 struct MemoryFile {
     contents: RwLock<Vec<u8>>,
+    writes: AtomicU64,
     inode: u64,
 }
 
@@ -117,6 +118,7 @@ impl MemoryFile {
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<u8>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.contents.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,6 +126,10 @@ impl MemoryFile {
 impl StorageFile for MemoryFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.read().len() as u64)
+    }
+
+    fn version(&self) -> io::Result<FileVersion> {
+        Ok(FileVersion { length: self.len()?, modified: self.writes.load(Ordering::Relaxed).into() })
     }
 
     fn allocated(&self) -> io::Result<u64> {

@@ -50,6 +50,9 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
     /// Length in bytes (of a block device: its size).
     fn len(&self) -> io::Result<u64>;
 
+    /// Length and time of the last change, to tell whether somebody wrote meanwhile.
+    fn version(&self) -> io::Result<FileVersion>;
+
     /// Bytes that the file occupies on its file system.
     fn allocated(&self) -> io::Result<u64>;
 
@@ -98,6 +101,15 @@ pub struct FileId {
     pub device: u64,
     /// The file's number there.
     pub inode: u64,
+}
+
+/// What changes when a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    /// Bytes.
+    pub length: u64,
+    /// Time of the last write, in a unit of the storage's choice.
+    pub modified: i128,
 }
 
 /// What a name stands for.

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::Path,
+    path::{Component, Path},
 };
 
 use super::RenameRule;
@@ -27,8 +27,16 @@ fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-/// Opens `name` for reading without ever leaving `folder`, symbolic links included (openat2, Linux 5.6).
+/// Opens `name` for reading without ever leaving `folder`, symbolic links included.
 pub(super) fn open_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
+    match openat2_beneath(folder, name) {
+        // Before Linux 5.6, and where a filter or an emulator does not know the call.
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => walk_beneath(folder, name),
+        result => result,
+    }
+}
+
+fn openat2_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
     let name = c_path(name)?;
     // SAFETY: open_how is plain integers, for which all zero is a valid value.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
@@ -41,6 +49,38 @@ pub(super) fn open_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::Fil
     let fd = check(fd)? as i32;
     // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
     Ok(unsafe { fs::File::from_raw_fd(fd) })
+}
+
+/// The same, folder by folder; stricter, as no symbolic link is followed at all.
+fn walk_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
+    let outside = || io::Error::from(io::ErrorKind::CrossesDevices);
+    // The way from `folder` to where we are, so that `..` goes back and never further.
+    let mut way = vec![folder.try_clone()?];
+    let mut parts = name.components().filter(|part| *part != Component::CurDir).peekable();
+    while let Some(part) = parts.next() {
+        let part = match part {
+            Component::Normal(part) => c_path(Path::new(part))?,
+            Component::ParentDir if way.len() > 1 => {
+                way.pop();
+                continue;
+            }
+            _ => return Err(outside()),
+        };
+        let flags = match parts.peek() {
+            Some(_) => FOLDER_FLAGS,
+            None => libc::O_RDONLY | SAFE_OPEN_FLAGS,
+        };
+        let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let at = way[way.len() - 1].as_raw_fd();
+        // SAFETY: the path is NUL-terminated and lives during the call.
+        let fd = match check(unsafe { libc::openat(at, part.as_ptr(), flags) }.into()) {
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Err(outside()),
+            result => result? as i32,
+        };
+        // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
+        way.push(unsafe { fs::File::from_raw_fd(fd) });
+    }
+    way.pop().ok_or_else(outside)
 }
 
 /// Renames by renameat2, which can refuse to replace and can swap.
@@ -165,5 +205,32 @@ impl EventFd {
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_way_leaves_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir_all(folder.join("sub")).unwrap();
+        for file in ["outside", "folder/inside", "folder/sub/deep"] {
+            fs::write(root.path().join(file), file).unwrap();
+        }
+        std::os::unix::fs::symlink("../outside", folder.join("escape")).unwrap();
+        let folder = fs::File::open(folder).unwrap();
+        for open in [openat2_beneath, walk_beneath] {
+            for good in ["inside", "./sub/deep", "sub/./deep", "sub/../inside"] {
+                assert!(open(&folder, Path::new(good)).is_ok(), "{good}");
+            }
+            for bad in ["../outside", "escape", "sub/../../outside", "/etc/passwd"] {
+                let error = open(&folder, Path::new(bad)).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::CrossesDevices, "{bad}");
+            }
+            assert_eq!(open(&folder, Path::new("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
     }
 }

@@ -11,7 +11,7 @@ mod run;
 use std::{os::fd::BorrowedFd, sync::Arc, thread::JoinHandle, time::Duration};
 
 pub use events::{Event, EventKind};
-use run::Run;
+use run::{Run, Work};
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -73,14 +73,12 @@ impl Transaction {
             targets.push(target);
             copies.push(Copy::new(prepared, file, index)?);
         }
-        let jobs = copies.iter().map(|copy| copy.job().clone()).collect();
-        let run = Arc::new(Run::new(copies, targets, self.completion)?);
-        let thread = {
-            let run = run.clone();
-            let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
-            builder.spawn(move || run.execute()).map_err(|e| Error::io("cannot start a thread", e))?
-        };
-        Ok(RunningTransaction { jobs, run, thread: Some(thread) })
+        let run = Arc::new(Run::new(copies.iter().map(|copy| copy.job().clone()).collect())?);
+        let work = Work::new(run.clone(), copies, targets, self.completion);
+        let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
+        let thread =
+            builder.spawn(move || work.execute()).map_err(|e| Error::io("cannot start a thread", e))?;
+        Ok(RunningTransaction { run, thread: Some(thread) })
     }
 
     /// Runs all backups and waits for the end.
@@ -101,7 +99,6 @@ impl Transaction {
 /// and waits until nothing of it is left.
 #[derive(Debug)]
 pub struct RunningTransaction {
-    jobs: Vec<Job>,
     run: Arc<Run>,
     thread: Option<JoinHandle<()>>,
 }
@@ -109,12 +106,12 @@ pub struct RunningTransaction {
 impl RunningTransaction {
     /// Its jobs, one for each backup, in the order of the list.
     pub fn jobs(&self) -> &[Job] {
-        &self.jobs
+        self.run.jobs()
     }
 
     /// The next event, if one waits. Never blocks.
     pub fn next_event(&self) -> Option<Event> {
-        self.run.events().next(&self.jobs)
+        self.run.events().next(self.run.jobs())
     }
 
     /// A descriptor that is readable (for poll) exactly while events wait. It stays this object's: neither

@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -13,38 +13,38 @@ use super::{CompletionMode, EventKind, events::Events};
 use crate::{
     disk::Pool,
     error::{Error, ErrorKind, Result},
-    job::{Copy, Job, JobStatus, Scratch, Step, TargetFile},
+    job::{Copy, Job, JobStatus, Scratch, Step, TargetFile, cancelled},
 };
 
-/// Shared by the leading thread, the pool's threads, and the handle that the caller has.
+/// What the caller's handle and the leading thread share.
 #[derive(Debug)]
 pub(crate) struct Run {
-    copies: Vec<Copy>,
-    /// A target's place is empty once it is settled or taken back.
-    targets: Vec<Mutex<Option<TargetFile>>>,
-    completion: CompletionMode,
+    jobs: Vec<Job>,
     events: Events,
-    /// Spreads the threads over the disks.
-    next_start: AtomicUsize,
     result: Mutex<Option<Result<()>>>,
     ended: Condvar,
 }
 
+/// What the leading thread and the pool's threads share. It goes when the work ends, and with it every open
+/// file and lock, whatever becomes of the handle.
+#[derive(Debug)]
+pub(crate) struct Work {
+    run: Arc<Run>,
+    copies: Vec<Copy>,
+    /// A target's place is empty once it is settled or taken back.
+    targets: Vec<Mutex<Option<TargetFile>>>,
+    completion: CompletionMode,
+    /// Spreads the threads over the disks.
+    next_start: AtomicUsize,
+}
+
 impl Run {
-    pub(crate) fn new(
-        copies: Vec<Copy>,
-        targets: Vec<TargetFile>,
-        completion: CompletionMode,
-    ) -> Result<Self> {
-        Ok(Run {
-            copies,
-            targets: targets.into_iter().map(|target| Mutex::new(Some(target))).collect(),
-            completion,
-            events: Events::new()?,
-            next_start: AtomicUsize::new(0),
-            result: Mutex::new(None),
-            ended: Condvar::new(),
-        })
+    pub(crate) fn new(jobs: Vec<Job>) -> Result<Self> {
+        Ok(Run { jobs, events: Events::new()?, result: Mutex::new(None), ended: Condvar::new() })
+    }
+
+    pub(crate) fn jobs(&self) -> &[Job] {
+        &self.jobs
     }
 
     pub(crate) fn events(&self) -> &Events {
@@ -52,9 +52,8 @@ impl Run {
     }
 
     pub(crate) fn cancel(&self) {
-        for copy in &self.copies {
-            copy.job().cancel();
-            copy.stop();
+        for job in &self.jobs {
+            job.cancel();
         }
     }
 
@@ -76,21 +75,39 @@ impl Run {
         result.clone()
     }
 
+    /// The error of the job that failed first; those that only ended with it come last.
+    fn outcome(&self) -> Result<()> {
+        let errors = || self.jobs.iter().filter_map(Job::error);
+        let own = errors().find(|error| error.kind() != ErrorKind::Cancelled);
+        own.or_else(|| errors().next()).map_or(Ok(()), Err)
+    }
+}
+
+impl Work {
+    pub(crate) fn new(
+        run: Arc<Run>,
+        copies: Vec<Copy>,
+        targets: Vec<TargetFile>,
+        completion: CompletionMode,
+    ) -> Self {
+        let targets = targets.into_iter().map(|target| Mutex::new(Some(target))).collect();
+        Work { run, copies, targets, completion, next_start: AtomicUsize::new(0) }
+    }
+
     /// The whole life of the transaction; always leaves a result.
-    pub(crate) fn execute(&self) {
+    pub(crate) fn execute(self) {
+        let run = self.run.clone();
         let done = catch_unwind(AssertUnwindSafe(|| self.copy_all()));
-        if let Some(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))).err() {
+        if let Err(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))) {
             for index in 0..self.copies.len() {
                 self.fail(index, error.clone());
             }
         }
         self.conclude();
-        let errors = || self.copies.iter().filter_map(|copy| copy.job().error());
-        let own = errors().find(|error| error.kind() != ErrorKind::Cancelled);
-        let result = own.or_else(|| errors().next()).map_or(Ok(()), Err);
-        self.events.push(None, EventKind::Finished);
-        *lock(&self.result) = Some(result);
-        self.ended.notify_all();
+        drop(self);
+        *lock(&run.result) = Some(run.outcome());
+        run.ended.notify_all();
+        run.events.push(None, EventKind::Finished);
     }
 
     fn copy_all(&self) -> Result<()> {
@@ -120,12 +137,16 @@ impl Run {
         if copy.is_stopped() {
             return false;
         }
+        if copy.job().is_cancelled() {
+            self.fail(index, cancelled());
+            return false;
+        }
         let step = catch_unwind(AssertUnwindSafe(|| copy.step(scratch)));
         match step.unwrap_or_else(|panic| Err(panicked(&*panic))) {
             Ok(Step::Exhausted) => return false,
-            Ok(Step::Copied) => self.events.push(Some(index), EventKind::Progress(copy.job().progress())),
+            Ok(Step::Copied) => self.run.events.push(Some(index), EventKind::Progress(copy.job().progress())),
             Ok(Step::Finished) => {
-                self.events.push(Some(index), EventKind::Progress(copy.job().progress()));
+                self.run.events.push(Some(index), EventKind::Progress(copy.job().progress()));
                 self.set_status(index, JobStatus::Waiting);
                 if self.completion == CompletionMode::Individual && !copy.job().is_cancelled() {
                     self.publish(&[index]);
@@ -168,7 +189,7 @@ impl Run {
         for &index in &all {
             let job = self.copies[index].job();
             if job.is_cancelled() && lock(&self.targets[index]).is_some() && job.error().is_none() {
-                self.fail(index, Error::new(ErrorKind::Cancelled, "the backup was cancelled"));
+                self.fail(index, cancelled());
             }
         }
         if self.completion == CompletionMode::Grouped
@@ -185,7 +206,7 @@ impl Run {
                 Some(error) => EventKind::Failed(error),
             };
             self.set_status(index, JobStatus::Concluded);
-            self.events.push(Some(index), kind);
+            self.run.events.push(Some(index), kind);
         }
     }
 
@@ -212,7 +233,7 @@ impl Run {
         let job: &Job = self.copies[index].job();
         if job.status() != status {
             job.set_status(status);
-            self.events.push(Some(index), EventKind::StateChanged(status));
+            self.run.events.push(Some(index), EventKind::StateChanged(status));
         }
     }
 }

@@ -22,7 +22,21 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints JSON over several lines.
 pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value:#}\n"))
+    let mut text = format!("{value:#}\n");
+    // JSON escapes only the first 32 control characters; the others steer some terminals too. They can only
+    // stand in strings, where an escape means the same.
+    if text.contains(is_late_control) {
+        let escape = |c: char| match is_late_control(c) {
+            true => format!("\\u{:04x}", u32::from(c)),
+            false => c.to_string(),
+        };
+        text = text.chars().map(escape).collect();
+    }
+    print(&text)
+}
+
+fn is_late_control(c: char) -> bool {
+    ('\u{7f}'..='\u{9f}').contains(&c)
 }
 
 fn write_out(bytes: &[u8]) -> io::Result<()> {

@@ -1,6 +1,9 @@
 //! From guest to host: L1 and L2 tables.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
 
 use zerocopy::{FromBytes, big_endian::U64};
 
@@ -48,6 +51,9 @@ impl Qcow2 {
                 return Err(self.file.error(ErrorKind::Corrupt, text));
             }
         }
+        if self.data_file.is_none() {
+            self.refuse_metadata(guest, host..host + length)?;
+        }
         if !self.is_preallocated()? {
             return Ok((Mapping::Data { host, hole: false }, length));
         }
@@ -67,7 +73,7 @@ impl Qcow2 {
             while index < last && self.l1[index] == 0 {
                 index += 1;
             }
-            return Ok((Mapping::Unallocated, (index as u64 * coverage).min(end) - offset));
+            return Ok((Mapping::Unallocated { host: None }, (index as u64 * coverage).min(end) - offset));
         };
         let words = (geometry.l2_entry_size() / 8) as usize;
         let entries = <[U64]>::ref_from_bytes(&entries).unwrap_or_default();
@@ -88,7 +94,8 @@ impl Qcow2 {
     fn count_alike(&self, mapping: Mapping, entries: &[U64]) -> u64 {
         let step = match mapping {
             Mapping::Data { .. } | Mapping::Zero { host: Some(_) } => self.geometry().cluster_size(),
-            Mapping::Unallocated | Mapping::Zero { host: None } => 0,
+            Mapping::Unallocated { host: None } | Mapping::Zero { host: None } => 0,
+            Mapping::Unallocated { host: Some(_) } => return 0,
             Mapping::Compressed => return 0,
         };
         let mut expected = entries[0].get();
@@ -123,7 +130,7 @@ impl Qcow2 {
     fn decode_at(&self, guest: u64, entries: &[U64], inside: u64) -> Result<(Mapping, u64)> {
         let cluster_size = self.geometry().cluster_size();
         let mapping = match self.decode(guest, entries)? {
-            Cluster::Unallocated => Mapping::Unallocated,
+            Cluster::Unallocated { host } => Mapping::Unallocated { host },
             Cluster::Zero { host } => Mapping::Zero { host },
             Cluster::Data { host } => {
                 if self.rules.data_file && host != self.geometry().cluster_start(guest) {
@@ -158,7 +165,7 @@ impl Qcow2 {
         let mapping = match (kind(first), host) {
             ((true, _), Some(host)) => Mapping::Data { host, hole: false },
             ((_, true), host) => Mapping::Zero { host },
-            _ => Mapping::Unallocated,
+            (_, host) => Mapping::Unallocated { host },
         };
         (mapping.advance(inside), length)
     }
@@ -169,8 +176,22 @@ impl Qcow2 {
         let words = (self.geometry().l2_entry_size() / 8) as usize;
         let entries = <[U64]>::ref_from_bytes(&slice).unwrap_or_default();
         match self.decode(offset, &entries[index * words..])? {
-            Cluster::Compressed(stream) => Ok(Some(stream)),
+            Cluster::Compressed(stream) => {
+                self.refuse_metadata(offset, stream.host..stream.host + 1)?;
+                Ok(Some(stream))
+            }
             _ => Ok(None),
+        }
+    }
+
+    /// Guest data never lies on metadata: a guest would read tables, and one day write them.
+    fn refuse_metadata(&self, guest: u64, host: Range<u64>) -> Result<()> {
+        match self.metadata.find(&host) {
+            None => Ok(()),
+            Some(owner) => {
+                let text = format!("guest offset {guest:#x} is mapped to {owner}, at {:#x}", host.start);
+                Err(self.file.error(ErrorKind::Corrupt, text))
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use tables::{read_bitmap_directory, read_header, read_snapshots};
 use super::{
     budget::{Budget, Grant},
     cache::L2Cache,
-    overlap,
+    overlap::MetadataMap,
 };
 use crate::{
     error::{ErrorKind, Result},
@@ -42,6 +42,7 @@ pub(crate) struct Qcow2 {
     decoders: Mutex<Vec<Decoder>>,
     /// Bytes of the snapshot table.
     snapshot_bytes: u64,
+    metadata: MetadataMap,
     /// Length of the data file when it was looked at last.
     data_length: AtomicU64,
     /// Data was preallocated without being written, so that the file's holes matter.
@@ -68,7 +69,7 @@ impl Qcow2 {
         let rules =
             Rules { geometry, version: header.version, data_file: header.has(incompatible::DATA_FILE) };
         let cache = L2Cache::new(&geometry, budget)?;
-        let image = Qcow2 {
+        let mut image = Qcow2 {
             file,
             data_file: None,
             header,
@@ -80,12 +81,13 @@ impl Qcow2 {
             cache,
             decoders: Mutex::default(),
             snapshot_bytes,
+            metadata: MetadataMap::default(),
             data_length: AtomicU64::new(0),
             preallocated: OnceLock::new(),
             budget: budget.clone(),
             _grants: grants,
         };
-        overlap::check(&image)?;
+        image.metadata = MetadataMap::new(&image)?;
         Ok(image)
     }
 
@@ -132,6 +134,10 @@ impl Qcow2 {
 
     pub(crate) fn set_data_file(&mut self, file: File) {
         self.data_file = Some(file);
+    }
+
+    pub(crate) fn external_data_file_bit(&self) -> bool {
+        self.rules.data_file
     }
 
     /// The name of the external data file, if the image has one.

@@ -53,6 +53,9 @@ fn check_inside(file: &File, offset: u64, bytes: u64, what: &str) -> Result<()> 
     }
 }
 
+/// What a snapshot or bitmap takes beside its bytes on disk, in all the forms that it is told in.
+const KEPT_PER_ENTRY: u64 = 1024;
+
 /// The snapshot table is walked in pieces of this size.
 const SNAPSHOT_WINDOW: usize = 4 * snapshot::LARGEST_ENTRY;
 
@@ -64,6 +67,8 @@ pub(super) fn read_snapshots(
     grants: &mut Vec<Grant>,
 ) -> Result<(Vec<Snapshot>, u64)> {
     let mut snapshots = Vec::new();
+    let least = u64::from(header.snapshot_count) * snapshot::SMALLEST_ENTRY;
+    check_inside(file, header.snapshots_offset, least, "snapshot table")?;
     if header.snapshot_count > 0 && header.snapshots_offset == 0 {
         return Err(corrupt("the snapshot table lies on the header"));
     }
@@ -84,7 +89,7 @@ pub(super) fn read_snapshots(
         if at > snapshot::MAX_TABLE_BYTES {
             return Err(corrupt("the snapshot table is larger than 64 MiB"));
         }
-        grants.push(budget.grant(size_of::<Snapshot>() as u64 + length as u64, "snapshot table")?);
+        grants.push(budget.grant(KEPT_PER_ENTRY + length as u64, "snapshot table")?);
         snapshots.push(snapshot);
     }
     Ok((snapshots, at))
@@ -101,8 +106,8 @@ pub(super) fn read_bitmap_directory(
         bitmap::check_extension(extension, &header.geometry)?;
         let (offset, size) = (extension.directory_offset.get(), extension.directory_size.get());
         check_inside(file, offset, size, "bitmap directory")?;
-        // The bytes, and about as much again for the parsed entries.
-        grants.push(budget.grant(size * 4, "bitmap directory")?);
+        let kept = KEPT_PER_ENTRY * u64::from(extension.nb_bitmaps.get());
+        grants.push(budget.grant(size * 2 + kept, "bitmap directory")?);
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes, offset, "bitmap directory")?;
         bitmap::parse_directory(&bytes, extension.nb_bitmaps.get(), &header.geometry)

@@ -1,0 +1,1169 @@
+/*
+ * Holstein: transactional, incremental backup of qcow2 disks. MIT OR Apache-2.0.
+ *
+ * Made from src/capi by `make header`: change it there.
+ *
+ * Handles are opaque. Functions that can fail return int, 0 or a positive result on success and HOL_ERR_* (all
+ * negative) on failure; hol_last_error_message() then has the text. Results are written only on success. Arguments must
+ * not be NULL where their function does not allow it; HOL_ERR_NULL names the one that is. Texts are UTF-8 or, for paths
+ * and names, the bytes that the operating system or the image has. Flags and constants that a function does not know are
+ * errors.
+ *
+ * Handles may be freed in any order: what was made from another handle keeps what it needs of it. After HOL_ERR_PANIC, a
+ * defect of the library, the handles of the call give HOL_ERR_PANIC until they are freed; the process goes on.
+ *
+ * The library has no global state and installs no signal handler. Its threads end with the handle that they work for, so
+ * that it can be unloaded when every handle is freed.
+ */
+
+#ifndef HOLSTEIN_H
+#define HOLSTEIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The version of this header; hol_version() is that of the library. */
+#define HOL_VERSION_MAJOR 0
+#define HOL_VERSION_MINOR 1
+#define HOL_VERSION_PATCH 0
+#define HOL_VERSION_NUMBER (HOL_VERSION_MAJOR * 1000000 + HOL_VERSION_MINOR * 1000 + HOL_VERSION_PATCH)
+#define HOL_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define HOL_MUST_USE __attribute__((warn_unused_result))
+#else
+#define HOL_MUST_USE
+#endif
+
+/*
+ * The initializer of a structure that begins with struct_size, everything else zero:
+ *     hol_backup_options options = HOL_OPTIONS_INIT(hol_backup_options);
+ * Other languages zero the structure and set struct_size to its size.
+ */
+#ifdef __cplusplus
+template <typename T> inline T hol_options_init() { T value = T(); value.struct_size = sizeof(T); return value; }
+#define HOL_OPTIONS_INIT(type) hol_options_init<type>()
+#else
+#define HOL_OPTIONS_INIT(type) { .struct_size = sizeof(type) }
+#endif
+
+/**
+ * Success.
+ */
+#define HOL_OK 0
+
+/**
+ * An argument that must not be NULL is NULL; the message names it.
+ */
+#define HOL_ERR_NULL -1
+
+/**
+ * A defect of the library, caught in this call. The handle it happened in must only be freed.
+ */
+#define HOL_ERR_PANIC -2
+
+/**
+ * An argument is outside its range, or arguments contradict each other.
+ */
+#define HOL_ERR_INVALID_ARGUMENT -3
+
+/**
+ * A file or folder does not exist.
+ */
+#define HOL_ERR_NOT_FOUND -4
+
+/**
+ * A file exists already and may not be overwritten.
+ */
+#define HOL_ERR_EXISTS -5
+
+/**
+ * Another process uses the image in a way that excludes this one.
+ */
+#define HOL_ERR_LOCKED -6
+
+/**
+ * The operating system reported a failure of input or output: hol_last_error_errno().
+ */
+#define HOL_ERR_IO -7
+
+/**
+ * The file system (or quota) is full.
+ */
+#define HOL_ERR_NO_SPACE -8
+
+/**
+ * The image breaks the qcow2 specification.
+ */
+#define HOL_ERR_CORRUPT -9
+
+/**
+ * The image is valid but uses something that this version cannot handle.
+ */
+#define HOL_ERR_UNSUPPORTED -10
+
+/**
+ * The image is encrypted.
+ */
+#define HOL_ERR_ENCRYPTED -11
+
+/**
+ * The image names another file that the backing policy does not allow.
+ */
+#define HOL_ERR_POLICY_DENIED -12
+
+/**
+ * The image would need more memory than the budget allows.
+ */
+#define HOL_ERR_LIMIT -13
+
+/**
+ * The image has no bitmap of that name.
+ */
+#define HOL_ERR_BITMAP_NOT_FOUND -14
+
+/**
+ * The bitmap exists but cannot be trusted.
+ */
+#define HOL_ERR_BITMAP_UNUSABLE -15
+
+/**
+ * The work was cancelled, by the caller or because another job of its group ended.
+ */
+#define HOL_ERR_CANCELLED -16
+
+/**
+ * The handle is not in a state that allows this call.
+ */
+#define HOL_ERR_WRONG_STATE -17
+
+/**
+ * A defect of the library, caught in a job.
+ */
+#define HOL_ERR_INTERNAL -18
+
+/**
+ * The image is qcow2. The default: a format is what the caller says and never guessed.
+ */
+#define HOL_FORMAT_QCOW2 0
+
+/**
+ * The image is raw: its bytes are the disk's.
+ */
+#define HOL_FORMAT_RAW 1
+
+/**
+ * Files that an image names (backing file, data file) are opened when they are regular files in the image's own
+ * folder or below it. The default.
+ */
+#define HOL_BACKING_BESIDE 0
+
+/**
+ * Files that an image names are opened when they are regular files in the folder hol_disk_options.backing_dir or below it.
+ */
+#define HOL_BACKING_UNDER 1
+
+/**
+ * Files that an image names are opened when they are regular files or block devices, wherever they are.
+ */
+#define HOL_BACKING_ANY 2
+
+/**
+ * Files that an image names are not opened: it is an error that it names one.
+ */
+#define HOL_BACKING_DENY 3
+
+/**
+ * The image is locked as QEMU locks it: opening fails while another process writes it. The default.
+ */
+#define HOL_SHARING_LOCKED 0
+
+/**
+ * The image is opened without locks, for information about an image in use: what is read may be torn.
+ */
+#define HOL_SHARING_FORCE 1
+
+/**
+ * The image is opened with the files that it names. The default.
+ */
+#define HOL_LAYERS_CHAIN 0
+
+/**
+ * The image alone is opened: for information, since data may be elsewhere.
+ */
+#define HOL_LAYERS_TOP_ONLY 1
+
+/**
+ * Copy by bitmap when one is named, else everything. The default.
+ */
+#define HOL_SYNC_DEFAULT 0
+
+/**
+ * Copy the whole disk.
+ */
+#define HOL_SYNC_FULL 1
+
+/**
+ * Copy what the top image holds itself, without its backing files.
+ */
+#define HOL_SYNC_TOP 2
+
+/**
+ * Copy what the bitmap says changed; bitmap_mode says what becomes of the bitmap.
+ */
+#define HOL_SYNC_BITMAP 3
+
+/**
+ * Copy what the bitmap says changed, with HOL_BITMAP_MODE_ON_SUCCESS.
+ */
+#define HOL_SYNC_INCREMENTAL 4
+
+/**
+ * The library's choice for the sync mode. The default.
+ */
+#define HOL_BITMAP_MODE_DEFAULT 0
+
+/**
+ * The bitmap starts anew when the backup has succeeded.
+ */
+#define HOL_BITMAP_MODE_ON_SUCCESS 1
+
+/**
+ * The bitmap stays as it is.
+ */
+#define HOL_BITMAP_MODE_NEVER 2
+
+/**
+ * The bitmap loses what was copied, also when the backup fails.
+ */
+#define HOL_BITMAP_MODE_ALWAYS 3
+
+/**
+ * Clusters are stored as they are. The default.
+ */
+#define HOL_COMPRESSION_NONE 0
+
+/**
+ * Clusters are compressed with zlib (deflate).
+ */
+#define HOL_COMPRESSION_ZLIB 1
+
+/**
+ * Clusters are compressed with zstd.
+ */
+#define HOL_COMPRESSION_ZSTD 2
+
+/**
+ * An existing target is an error. The default.
+ */
+#define HOL_EXISTING_REFUSE 0
+
+/**
+ * An existing target is replaced when the backup is complete.
+ */
+#define HOL_EXISTING_OVERWRITE 1
+
+/**
+ * Zeros within data are found and stored as zero clusters. The default.
+ */
+#define HOL_ZERO_DETECTION_ON 0
+
+/**
+ * Data is stored without being looked at.
+ */
+#define HOL_ZERO_DETECTION_OFF 1
+
+/**
+ * All jobs of a transaction succeed, or none leaves anything behind. The default.
+ */
+#define HOL_COMPLETION_GROUPED 0
+
+/**
+ * Each job succeeds or fails by itself.
+ */
+#define HOL_COMPLETION_INDIVIDUAL 1
+
+/**
+ * A callback asked to stop, and so the call did.
+ */
+#define HOL_STOPPED 1
+
+/**
+ * One of the images of the chain holds this part; without it the part is unallocated and reads as zeros.
+ */
+#define HOL_EXTENT_PRESENT 1
+
+/**
+ * The part reads as zeros.
+ */
+#define HOL_EXTENT_ZERO 2
+
+/**
+ * The part is stored as data.
+ */
+#define HOL_EXTENT_DATA 4
+
+/**
+ * The part is stored compressed.
+ */
+#define HOL_EXTENT_COMPRESSED 8
+
+/**
+ * host_offset says where the part is stored.
+ */
+#define HOL_EXTENT_OFFSET 16
+
+/**
+ * The bitmap says that the part changed.
+ */
+#define HOL_EXTENT_DIRTY 32
+
+/**
+ * In hol_disk_details.flags: refcounts are updated lazily.
+ */
+#define HOL_DISK_LAZY_REFCOUNTS 1
+
+/**
+ * In hol_disk_details.flags: the image is marked corrupt.
+ */
+#define HOL_DISK_CORRUPT 2
+
+/**
+ * In hol_disk_details.flags: the image was not closed cleanly, its refcounts may be wrong.
+ */
+#define HOL_DISK_DIRTY 4
+
+/**
+ * In hol_disk_details.flags: the image has subclusters.
+ */
+#define HOL_DISK_EXTENDED_L2 8
+
+/**
+ * In hol_disk_details.flags: the external data file is a raw image of the disk.
+ */
+#define HOL_DISK_DATA_FILE_RAW 16
+
+/**
+ * In hol_bitmap_details.flags: the bitmap was not closed cleanly, or is in use.
+ */
+#define HOL_BITMAP_IN_USE 1
+
+/**
+ * In hol_bitmap_details.flags: the bitmap records writes.
+ */
+#define HOL_BITMAP_AUTO 2
+
+/**
+ * In hol_bitmap_details.flags: a backup can be based on the bitmap; without it reason says why not.
+ */
+#define HOL_BITMAP_USABLE 4
+
+/**
+ * In hol_bitmap_details.flags: count is known.
+ */
+#define HOL_BITMAP_COUNTED 8
+
+/**
+ * The job has not begun.
+ */
+#define HOL_JOB_CREATED 1
+
+/**
+ * The job copies.
+ */
+#define HOL_JOB_RUNNING 2
+
+/**
+ * The job has done its work and waits for the others of its group.
+ */
+#define HOL_JOB_WAITING 3
+
+/**
+ * The job undoes what it did, after a failure or a cancel.
+ */
+#define HOL_JOB_ABORTING 4
+
+/**
+ * The job is over: hol_job_error() says how it ended.
+ */
+#define HOL_JOB_CONCLUDED 5
+
+/**
+ * hol_txn_wait() ended because its time did; the transaction still runs.
+ */
+#define HOL_TIMED_OUT 1
+
+/**
+ * The job's status is now the event's status.
+ */
+#define HOL_EVENT_STATUS 1
+
+/**
+ * The job has dealt with done of total bytes.
+ */
+#define HOL_EVENT_PROGRESS 2
+
+/**
+ * The job failed with code; hol_job_error() has the text.
+ */
+#define HOL_EVENT_FAILED 3
+
+/**
+ * The job was cancelled.
+ */
+#define HOL_EVENT_CANCELLED 4
+
+/**
+ * The job succeeded.
+ */
+#define HOL_EVENT_COMPLETED 5
+
+/**
+ * The whole transaction is over: hol_txn_wait() no longer blocks. The last event.
+ */
+#define HOL_EVENT_FINISHED 6
+
+/**
+ * One step of a transaction, not yet run. It belongs to one thread at a time.
+ */
+typedef struct hol_action hol_action;
+
+/**
+ * An open disk: an image with the files it is made of. Several threads may use it at the same time; only
+ * hol_disk_close() must come alone. What was made from it (actions, transactions, jobs) keeps what it needs of it and may
+ * outlive it.
+ */
+typedef struct hol_disk hol_disk;
+
+/**
+ * A job of a transaction, running or finished. Several threads may use it at the same time; only hol_job_free() must
+ * come alone. It may outlive its transaction, and freeing it does not stop the work.
+ */
+typedef struct hol_job hol_job;
+
+/**
+ * A transaction: actions that take effect together. Several threads may use it at the same time; only hol_txn_free()
+ * must come alone. Two transactions have nothing in common.
+ */
+typedef struct hol_txn hol_txn;
+
+/**
+ * How a disk is opened. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
+ * other field is the default. Texts belong to the caller and are copied.
+ */
+typedef struct hol_disk_options {
+  /**
+   * sizeof(hol_disk_options)
+   */
+  size_t struct_size;
+  /**
+   * The folder of HOL_BACKING_UNDER; else NULL.
+   */
+  const char *backing_dir;
+  /**
+   * Memory that the image's tables may take, in bytes; 0: 64 MiB.
+   */
+  uint64_t memory_limit;
+  /**
+   * HOL_FORMAT_*
+   */
+  uint32_t format;
+  /**
+   * HOL_BACKING_*
+   */
+  uint32_t backing_policy;
+  /**
+   * HOL_SHARING_*
+   */
+  uint32_t sharing;
+  /**
+   * HOL_LAYERS_*
+   */
+  uint32_t layers;
+} hol_disk_options;
+
+/**
+ * What is known of a disk's top image. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
+ * library fills the rest. Texts belong to the disk and stay until hol_disk_close().
+ */
+typedef struct hol_disk_details {
+  /**
+   * sizeof(hol_disk_details)
+   */
+  size_t struct_size;
+  /**
+   * Size of the disk in bytes.
+   */
+  uint64_t virtual_size;
+  /**
+   * Bytes that the file takes in its file system.
+   */
+  uint64_t actual_size;
+  /**
+   * Length of the file in bytes.
+   */
+  uint64_t file_length;
+  /**
+   * Size of a cluster in bytes; 0 for a raw image.
+   */
+  uint64_t cluster_size;
+  /**
+   * Number of internal snapshots.
+   */
+  uint64_t snapshots;
+  /**
+   * Number of persistent bitmaps.
+   */
+  uint64_t bitmaps;
+  /**
+   * The backing file as the image names it; NULL: none.
+   */
+  const char *backing;
+  /**
+   * The backing file's path; NULL when there is none or its name is not a path.
+   */
+  const char *backing_path;
+  /**
+   * The backing file's format as the image names it; NULL: not named.
+   */
+  const char *backing_format;
+  /**
+   * The external data file as the image names it; NULL: none.
+   */
+  const char *data_file;
+  /**
+   * HOL_FORMAT_*
+   */
+  uint32_t format;
+  /**
+   * Version of the qcow2 format, 2 or 3; 0 for a raw image.
+   */
+  uint32_t version;
+  /**
+   * HOL_COMPRESSION_* of compressed clusters; HOL_COMPRESSION_NONE for a raw image.
+   */
+  uint32_t compression;
+  /**
+   * Bits of a refcount; 0 for a raw image.
+   */
+  uint32_t refcount_bits;
+  /**
+   * HOL_DISK_*, combined
+   */
+  uint32_t flags;
+  /**
+   * Number of images in the chain, with this one.
+   */
+  uint32_t layers;
+} hol_disk_details;
+
+/**
+ * A part of a disk. The library makes it: struct_size says how much of it this library knows.
+ */
+typedef struct hol_extent {
+  /**
+   * sizeof(hol_extent), the library's
+   */
+  size_t struct_size;
+  /**
+   * First byte of the part in the disk.
+   */
+  uint64_t start;
+  /**
+   * Bytes in the part.
+   */
+  uint64_t length;
+  /**
+   * With HOL_EXTENT_OFFSET: where in its file the part begins; else 0.
+   */
+  uint64_t host_offset;
+  /**
+   * Which image of the chain holds the part: 0 is the top.
+   */
+  uint32_t depth;
+  /**
+   * HOL_EXTENT_*, combined
+   */
+  uint32_t flags;
+} hol_extent;
+
+/**
+ * Receives the extents of a disk or bitmap, ascending, in the calling thread and with no lock held: it may call
+ * the library, but must not close the disk. `extent` is valid during the callback only. Return 0 to go on,
+ * anything else to stop. No exception may leave it.
+ */
+typedef int (*hol_extent_cb)(const struct hol_extent *extent, void *opaque);
+
+/**
+ * What is known of a persistent bitmap. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
+ * library fills the rest. Texts belong to the disk and stay until hol_disk_close().
+ */
+typedef struct hol_bitmap_details {
+  /**
+   * sizeof(hol_bitmap_details)
+   */
+  size_t struct_size;
+  /**
+   * The name: bytes from the image, which need not be UTF-8.
+   */
+  const char *name;
+  /**
+   * Why no backup can be based on the bitmap; NULL: it can.
+   */
+  const char *reason;
+  /**
+   * Bytes of the disk that one bit stands for.
+   */
+  uint64_t granularity;
+  /**
+   * With HOL_BITMAP_COUNTED: bytes that are dirty, in whole granules; else 0.
+   */
+  uint64_t count;
+  /**
+   * HOL_BITMAP_*, combined
+   */
+  uint32_t flags;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_bitmap_details;
+
+/**
+ * How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
+ * other field is the default. Texts belong to the caller and are copied.
+ */
+typedef struct hol_backup_options {
+  /**
+   * sizeof(hol_backup_options)
+   */
+  size_t struct_size;
+  /**
+   * The persistent bitmap that says what changed; NULL: none.
+   */
+  const char *bitmap;
+  /**
+   * The backing file to record in the target: what an increment is based on; NULL: none.
+   */
+  const char *backing;
+  /**
+   * The target's cluster size in bytes; 0: the source's.
+   */
+  uint64_t cluster_size;
+  /**
+   * HOL_SYNC_*
+   */
+  uint32_t sync;
+  /**
+   * HOL_BITMAP_MODE_*
+   */
+  uint32_t bitmap_mode;
+  /**
+   * The target's format: HOL_FORMAT_*
+   */
+  uint32_t format;
+  /**
+   * The backing file's format: HOL_FORMAT_*
+   */
+  uint32_t backing_format;
+  /**
+   * HOL_COMPRESSION_*
+   */
+  uint32_t compression;
+  /**
+   * The level of compression; 0: the library's choice.
+   */
+  uint32_t compression_level;
+  /**
+   * HOL_EXISTING_*
+   */
+  uint32_t existing;
+  /**
+   * HOL_ZERO_DETECTION_*
+   */
+  uint32_t zero_detection;
+} hol_backup_options;
+
+/**
+ * What a job copied. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills the rest.
+ */
+typedef struct hol_report {
+  /**
+   * sizeof(hol_report)
+   */
+  size_t struct_size;
+  /**
+   * Bytes of the disk that are stored in the target as data.
+   */
+  uint64_t data_bytes;
+  /**
+   * Bytes of the disk that are recorded in the target as zeros.
+   */
+  uint64_t zero_bytes;
+  /**
+   * Bytes that the data takes in the target.
+   */
+  uint64_t stored_bytes;
+} hol_report;
+
+/**
+ * Something that happened in a running transaction. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
+ * does); the library fills the rest.
+ */
+typedef struct hol_event {
+  /**
+   * sizeof(hol_event)
+   */
+  size_t struct_size;
+  /**
+   * Index of the job, in the order in which the actions were added; -1: the whole transaction.
+   */
+  int64_t job;
+  /**
+   * With HOL_EVENT_PROGRESS: bytes dealt with.
+   */
+  uint64_t done;
+  /**
+   * With HOL_EVENT_PROGRESS: bytes to deal with.
+   */
+  uint64_t total;
+  /**
+   * HOL_EVENT_*. Later versions may add events: ignore those that are unknown.
+   */
+  uint32_t kind;
+  /**
+   * With HOL_EVENT_STATUS: HOL_JOB_*.
+   */
+  uint32_t status;
+  /**
+   * With HOL_EVENT_FAILED: HOL_ERR_*.
+   */
+  int32_t code;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_event;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The version of the library that runs, as "0.1.0"; HOL_VERSION is the version of the header. The text is
+ * static.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_version(void);
+
+/**
+ * The version of the library that runs, as a number that can be compared: HOL_VERSION_NUMBER is that of the
+ * header.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+uint32_t hol_version_number(void);
+
+/**
+ * Writes the sizeof of the structure named `type_name` ("hol_event") to `*size`: lets bindings in other
+ * languages check their own declarations. HOL_ERR_INVALID_ARGUMENT when there is no such structure.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_sizeof(const char *type_name, size_t *size);
+
+/**
+ * The text of the last failure in the calling thread: what is wrong, where, and what to do. UTF-8 where the
+ * names in it are. "" when nothing failed yet; never NULL.
+ *
+ * The text belongs to the library and stays until the next failing call in this thread. A call that
+ * succeeds leaves it alone.
+ *
+ * Threads: any, each has its own. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_last_error_message(void);
+
+/**
+ * The code of the last failure in the calling thread, HOL_ERR_*, or HOL_OK when nothing failed yet. For
+ * functions that return a pointer.
+ *
+ * Threads: any, each has its own. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+int hol_last_error_code(void);
+
+/**
+ * The operating system's errno of the last failure in the calling thread; 0 when it had no part in it.
+ *
+ * Threads: any, each has its own. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+int hol_last_error_errno(void);
+
+/**
+ * Forgets the last failure of the calling thread.
+ *
+ * Threads: any, each has its own. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+void hol_last_error_clear(void);
+
+/**
+ * Opens the image at `path`, and what it is made of as far as the options allow, for reading.
+ *
+ * `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
+ * NULL.
+ *
+ * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
+ * HOL_ERR_ENCRYPTED, HOL_ERR_POLICY_DENIED (the image names a file outside the policy), HOL_ERR_LIMIT, HOL_ERR_IO,
+ * HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_open(const char *path,
+                  const struct hol_disk_options *options,
+                  struct hol_disk **disk);
+
+/**
+ * Closes a disk and frees the handle, whatever is returned. NULL is allowed and does nothing. Texts that were
+ * borrowed from the disk end here. Actions and running transactions that use the disk keep its files open until they
+ * are freed.
+ *
+ * Errors: HOL_ERR_PANIC.
+ *
+ * Threads: any, but no other call may use the disk. Blocks: no. From callbacks: not the disk that calls back.
+ * Since: 0.1.
+ */
+int hol_disk_close(struct hol_disk *disk);
+
+/**
+ * Writes the disk's size in bytes to `*size`.
+ *
+ * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_disk_size(const struct hol_disk *disk, uint64_t *size);
+
+/**
+ * Fills `*details` with what is known of the disk's top image, as it was at the first call.
+ *
+ * Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_info(const struct hol_disk *disk,
+                  struct hol_disk_details *details);
+
+/**
+ * Reads `length` bytes of the disk from `offset` on, through the chain, into `buffer`. After a failure the buffer's
+ * content is undefined.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (past the disk's end), HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL,
+ * HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_read(const struct hol_disk *disk,
+                  uint64_t offset,
+                  uint8_t *buffer,
+                  size_t length);
+
+/**
+ * Calls `callback` for each extent of the `length` bytes of the disk from `offset` on: neighbouring clusters that
+ * are stored alike are one extent. Reads tables, never data. `opaque` is passed through and may be NULL.
+ *
+ * Returns HOL_OK, or HOL_STOPPED when the callback asked to stop.
+ * Errors: HOL_ERR_INVALID_ARGUMENT (past the disk's end), HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL,
+ * HOL_ERR_PANIC; the extents before the failure have been given.
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_extents(const struct hol_disk *disk,
+                     uint64_t offset,
+                     uint64_t length,
+                     hol_extent_cb callback,
+                     void *opaque);
+
+/**
+ * Writes the number of persistent bitmaps of the disk's top image to `*number`, with those that cannot be used.
+ * The list is the one of the first call.
+ *
+ * Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_list(const struct hol_disk *disk,
+                    size_t *number);
+
+/**
+ * Fills `*details` with what is known of the bitmap at `index`, from 0 to below the number that
+ * hol_bitmap_list() gives.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), and as hol_bitmap_list().
+ *
+ * Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_info_at(const struct hol_disk *disk,
+                       size_t index,
+                       struct hol_bitmap_details *details);
+
+/**
+ * Fills `*details` with what is known of the bitmap called `name`.
+ *
+ * Errors: HOL_ERR_BITMAP_NOT_FOUND, HOL_ERR_INVALID_ARGUMENT (struct_size), and as hol_bitmap_list().
+ *
+ * Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_info(const struct hol_disk *disk,
+                    const char *name,
+                    struct hol_bitmap_details *details);
+
+/**
+ * Writes the number of bytes that the bitmap called `name` says are dirty, in whole granules, to `*dirty_bytes`. Loads
+ * the bitmap.
+ *
+ * Errors: HOL_ERR_BITMAP_NOT_FOUND, HOL_ERR_BITMAP_UNUSABLE (the message says why), HOL_ERR_CORRUPT, HOL_ERR_IO,
+ * HOL_ERR_LIMIT, HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_count(const struct hol_disk *disk,
+                     const char *name,
+                     uint64_t *dirty_bytes);
+
+/**
+ * Calls `callback` for each part of the disk that the bitmap called `name` says is dirty: ascending, merged, ending
+ * within the disk, with HOL_EXTENT_DIRTY. `opaque` is passed through and may be NULL.
+ *
+ * Returns HOL_OK, or HOL_STOPPED when the callback asked to stop.
+ * Errors: as hol_bitmap_count(), before the first callback.
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_extents(const struct hol_disk *disk,
+                       const char *name,
+                       hol_extent_cb callback,
+                       void *opaque);
+
+/**
+ * Makes the action that copies `source` to a new image file at `target`. Nothing is checked against the disk or the
+ * file system yet, and nothing written.
+ *
+ * `options` may be NULL: all defaults, a full copy. The action belongs to the caller until hol_txn_add() takes it; one
+ * that is not added is freed by hol_action_free(). It keeps what it needs of the disk, which may be closed.
+ *
+ * Returns NULL on failure, which hol_txn_add() accepts and reports, so that calls can be nested; or see
+ * hol_last_error_code(): HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_backup(struct hol_disk *source,
+                                     const char *target,
+                                     const struct hol_backup_options *options);
+
+/**
+ * Frees an action that was not added to a transaction. NULL is allowed and does nothing.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+void hol_action_free(struct hol_action *action);
+
+/**
+ * Writes the job's status, HOL_JOB_*, to `*status`. Later versions may add statuses.
+ *
+ * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_status(const struct hol_job *job, uint32_t *status);
+
+/**
+ * Writes how many bytes the job has dealt with to `*done`, and of how many to `*total`.
+ *
+ * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_progress(const struct hol_job *job, uint64_t *done, uint64_t *total);
+
+/**
+ * Writes how the job failed: its code, HOL_ERR_*, to `*code` and its text to `*message`. While the job has not failed
+ * they become HOL_OK and NULL. The text belongs to the job and stays until hol_job_free().
+ *
+ * Returns HOL_OK when both are written, also for a job that failed.
+ * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_job_error(const struct hol_job *job,
+                  int *code,
+                  const char **message);
+
+/**
+ * Fills `*report` with what the job has copied; complete when the job is concluded.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_report(const struct hol_job *job, struct hol_report *report);
+
+/**
+ * Frees the handle of a job; the job itself goes on. NULL is allowed and does nothing. The text that was borrowed
+ * from it ends here.
+ *
+ * Threads: any, but no other call may use the handle. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+void hol_job_free(struct hol_job *job);
+
+/**
+ * Makes a transaction without actions, with HOL_COMPLETION_GROUPED. It belongs to the caller: hol_txn_free(). Returns
+ * NULL on failure: hol_last_error_code().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_txn *hol_txn_new(void);
+
+/**
+ * Chooses what the failure of one job means for the others: HOL_COMPLETION_*.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (mode), HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_set_completion(struct hol_txn *txn,
+                           uint32_t mode);
+
+/**
+ * Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
+ * be used or freed after this call.
+ *
+ * When `action` is NULL because hol_action_backup() has just failed in this thread, that failure is returned and stays
+ * the last error, so that the two calls can be nested.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC, and those of the action's constructor.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_add(struct hol_txn *txn,
+                struct hol_action *action);
+
+/**
+ * Starts a transaction: everything is checked, then the jobs run in the library's own threads. Returns when the point in
+ * time of the copies is taken. A transaction whose start failed has changed nothing and can only be freed.
+ *
+ * Errors: HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
+ * HOL_ERR_BITMAP_UNUSABLE, HOL_ERR_INVALID_ARGUMENT, HOL_ERR_UNSUPPORTED, HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_LIMIT,
+ * HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input and output of tables. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_start(struct hol_txn *txn);
+
+/**
+ * Waits until a started transaction is over, at most `timeout_ms` milliseconds; less than 0 is for ever, 0 only asks.
+ *
+ * Returns HOL_OK: over, and every job succeeded; HOL_TIMED_OUT: it still runs; else how it failed, the same each
+ * time: the first failure of a job, HOL_ERR_CANCELLED after hol_txn_cancel(); hol_job_error() tells it for each
+ * job. Further errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_wait(struct hol_txn *txn,
+                 int64_t timeout_ms);
+
+/**
+ * Asks a started transaction to stop, and does not wait for it. Jobs that are not concluded end with HOL_ERR_CANCELLED
+ * and leave no target behind. No effect once targets have begun to appear: then the transaction succeeds.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_cancel(struct hol_txn *txn);
+
+/**
+ * Runs a transaction: hol_txn_start(), then hol_txn_wait() without end. Jobs and events can be asked for afterwards.
+ *
+ * Errors: as those two.
+ *
+ * Threads: any. Blocks: yes. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_commit(struct hol_txn *txn);
+
+/**
+ * Returns a file descriptor for poll() or select(): readable while hol_txn_next_event() has events to give. It belongs
+ * to the transaction and ends with hol_txn_free(); neither read nor close it.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_event_fd(struct hol_txn *txn);
+
+/**
+ * Takes the oldest waiting event and fills `*event` with it.
+ *
+ * Returns 1 when there was one, 0 when none waits.
+ * Errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any; each event is given once. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_next_event(struct hol_txn *txn,
+                       struct hol_event *event);
+
+/**
+ * Writes the number of jobs of a started transaction to `*number`: one for each backup action.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_txn_job_count(struct hol_txn *txn, size_t *number);
+
+/**
+ * Gives the job at `index` of a started transaction; jobs have the order in which the actions were added. On success
+ * `*job` belongs to the caller: hol_job_free(). On failure it is NULL.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_job(struct hol_txn *txn,
+                size_t index,
+                struct hol_job **job);
+
+/**
+ * Frees a transaction. One that still runs is cancelled, and its end waited for: afterwards nothing of it works in the
+ * background. NULL is allowed and does nothing.
+ *
+ * Threads: any, but no other call may use the transaction. Blocks: yes, while it runs. From callbacks: yes.
+ * Since: 0.1.
+ */
+void hol_txn_free(struct hol_txn *txn);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* HOLSTEIN_H */

@@ -1,0 +1,256 @@
+"""The C ABI as ctypes sees it: constants, structures, one table of signatures, and the search for the library.
+
+Nothing here has behaviour of its own; the classes of the package are built on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+
+OK = 0
+STOPPED = 1
+TIMED_OUT = 1
+
+#: HOL_ERR_* by number, named as `HolsteinError.kind` names them.
+ERRORS = {
+    -1: "null",
+    -2: "panic",
+    -3: "invalid-argument",
+    -4: "not-found",
+    -5: "exists",
+    -6: "locked",
+    -7: "io",
+    -8: "no-space",
+    -9: "corrupt",
+    -10: "unsupported",
+    -11: "encrypted",
+    -12: "policy-denied",
+    -13: "limit",
+    -14: "bitmap-not-found",
+    -15: "bitmap-unusable",
+    -16: "cancelled",
+    -17: "wrong-state",
+    -18: "internal",
+}
+
+#: The constants that carry a choice: the group in the header, then the choices from 0 on.
+CHOICES = {
+    "FORMAT": ("qcow2", "raw"),
+    "BACKING": ("beside", "under", "any", "deny"),
+    "SHARING": ("locked", "force"),
+    "LAYERS": ("chain", "top-only"),
+    "SYNC": ("default", "full", "top", "bitmap", "incremental"),
+    "BITMAP_MODE": ("default", "on-success", "never", "always"),
+    "COMPRESSION": ("none", "zlib", "zstd"),
+    "EXISTING": ("refuse", "overwrite"),
+    "ZERO_DETECTION": ("on", "off"),
+    "COMPLETION": ("grouped", "individual"),
+}
+
+#: HOL_JOB_* and HOL_EVENT_*, which begin at 1.
+STATUSES = {1: "created", 2: "running", 3: "waiting", 4: "aborting", 5: "concluded"}
+EVENTS = {1: "status", 2: "progress", 3: "failed", 4: "cancelled", 5: "completed", 6: "finished"}
+
+#: Flags, by group.
+EXTENT_FLAGS = {"PRESENT": 1, "ZERO": 2, "DATA": 4, "COMPRESSED": 8, "OFFSET": 16, "DIRTY": 32}
+BITMAP_FLAGS = {"IN_USE": 1, "AUTO": 2, "USABLE": 4, "COUNTED": 8}
+DISK_FLAGS = {"LAZY_REFCOUNTS": 1, "CORRUPT": 2, "DIRTY": 4, "EXTENDED_L2": 8, "DATA_FILE_RAW": 16}
+
+
+class _Sized(ctypes.Structure):
+    """A structure that begins with its own size."""
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
+
+
+class DiskOptions(_Sized):
+    """hol_disk_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("backing_dir", c_char_p),
+        ("memory_limit", c_uint64),
+        ("format", c_uint32),
+        ("backing_policy", c_uint32),
+        ("sharing", c_uint32),
+        ("layers", c_uint32),
+    ]
+
+
+class BackupOptions(_Sized):
+    """hol_backup_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("bitmap", c_char_p),
+        ("backing", c_char_p),
+        ("cluster_size", c_uint64),
+        ("sync", c_uint32),
+        ("bitmap_mode", c_uint32),
+        ("format", c_uint32),
+        ("backing_format", c_uint32),
+        ("compression", c_uint32),
+        ("compression_level", c_uint32),
+        ("existing", c_uint32),
+        ("zero_detection", c_uint32),
+    ]
+
+
+class DiskDetails(_Sized):
+    """hol_disk_details"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("virtual_size", c_uint64),
+        ("actual_size", c_uint64),
+        ("file_length", c_uint64),
+        ("cluster_size", c_uint64),
+        ("snapshots", c_uint64),
+        ("bitmaps", c_uint64),
+        ("backing", c_char_p),
+        ("backing_path", c_char_p),
+        ("backing_format", c_char_p),
+        ("data_file", c_char_p),
+        ("format", c_uint32),
+        ("version", c_uint32),
+        ("compression", c_uint32),
+        ("refcount_bits", c_uint32),
+        ("flags", c_uint32),
+        ("layers", c_uint32),
+    ]
+
+
+class BitmapDetails(_Sized):
+    """hol_bitmap_details"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("reason", c_char_p),
+        ("granularity", c_uint64),
+        ("count", c_uint64),
+        ("flags", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class Extent(_Sized):
+    """hol_extent"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("start", c_uint64),
+        ("length", c_uint64),
+        ("host_offset", c_uint64),
+        ("depth", c_uint32),
+        ("flags", c_uint32),
+    ]
+
+
+class Event(_Sized):
+    """hol_event"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("job", c_int64),
+        ("done", c_uint64),
+        ("total", c_uint64),
+        ("kind", c_uint32),
+        ("status", c_uint32),
+        ("code", c_int32),
+        ("reserved", c_uint32),
+    ]
+
+
+class Report(_Sized):
+    """hol_report"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("data_bytes", c_uint64),
+        ("zero_bytes", c_uint64),
+        ("stored_bytes", c_uint64),
+    ]
+
+
+#: The structures by their C names.
+STRUCTURES = {
+    "hol_disk_options": DiskOptions,
+    "hol_backup_options": BackupOptions,
+    "hol_disk_details": DiskDetails,
+    "hol_bitmap_details": BitmapDetails,
+    "hol_extent": Extent,
+    "hol_event": Event,
+    "hol_report": Report,
+}
+
+ExtentCallback = ctypes.CFUNCTYPE(c_int, POINTER(Extent), c_void_p)
+
+#: Every function of the header: what it returns, and its arguments. Handles are void pointers.
+SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "hol_version": (c_char_p, ()),
+    "hol_version_number": (c_uint32, ()),
+    "hol_sizeof": (c_int, (c_char_p, POINTER(c_size_t))),
+    "hol_last_error_message": (c_char_p, ()),
+    "hol_last_error_code": (c_int, ()),
+    "hol_last_error_errno": (c_int, ()),
+    "hol_last_error_clear": (None, ()),
+    "hol_disk_open": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
+    "hol_disk_close": (c_int, (c_void_p,)),
+    "hol_disk_size": (c_int, (c_void_p, POINTER(c_uint64))),
+    "hol_disk_info": (c_int, (c_void_p, POINTER(DiskDetails))),
+    "hol_disk_read": (c_int, (c_void_p, c_uint64, POINTER(c_uint8), c_size_t)),
+    "hol_disk_extents": (c_int, (c_void_p, c_uint64, c_uint64, ExtentCallback, c_void_p)),
+    "hol_bitmap_list": (c_int, (c_void_p, POINTER(c_size_t))),
+    "hol_bitmap_info_at": (c_int, (c_void_p, c_size_t, POINTER(BitmapDetails))),
+    "hol_bitmap_info": (c_int, (c_void_p, c_char_p, POINTER(BitmapDetails))),
+    "hol_bitmap_count": (c_int, (c_void_p, c_char_p, POINTER(c_uint64))),
+    "hol_bitmap_extents": (c_int, (c_void_p, c_char_p, ExtentCallback, c_void_p)),
+    "hol_action_backup": (c_void_p, (c_void_p, c_char_p, POINTER(BackupOptions))),
+    "hol_action_free": (None, (c_void_p,)),
+    "hol_txn_new": (c_void_p, ()),
+    "hol_txn_set_completion": (c_int, (c_void_p, c_uint32)),
+    "hol_txn_add": (c_int, (c_void_p, c_void_p)),
+    "hol_txn_start": (c_int, (c_void_p,)),
+    "hol_txn_wait": (c_int, (c_void_p, c_int64)),
+    "hol_txn_cancel": (c_int, (c_void_p,)),
+    "hol_txn_commit": (c_int, (c_void_p,)),
+    "hol_txn_event_fd": (c_int, (c_void_p,)),
+    "hol_txn_next_event": (c_int, (c_void_p, POINTER(Event))),
+    "hol_txn_job_count": (c_int, (c_void_p, POINTER(c_size_t))),
+    "hol_txn_job": (c_int, (c_void_p, c_size_t, POINTER(c_void_p))),
+    "hol_txn_free": (None, (c_void_p,)),
+    "hol_job_status": (c_int, (c_void_p, POINTER(c_uint32))),
+    "hol_job_progress": (c_int, (c_void_p, POINTER(c_uint64), POINTER(c_uint64))),
+    "hol_job_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),
+    "hol_job_report": (c_int, (c_void_p, POINTER(Report))),
+    "hol_job_free": (None, (c_void_p,)),
+}
+
+_SONAME = "libholstein.so.0"
+
+
+def _library_path() -> str:
+    """HOLSTEIN_LIBRARY; else the library beside this package; else the one built in this source tree; else the system's."""
+    if path := os.environ.get("HOLSTEIN_LIBRARY"):
+        return path
+    package = Path(__file__).resolve().parent
+    candidates = [package / _SONAME]
+    root = package.parent.parent
+    if (root / "Cargo.toml").is_file():
+        candidates += [root / "target" / profile / "libholstein.so" for profile in ("release", "debug")]
+    return next((str(path) for path in candidates if path.is_file()), _SONAME)
+
+
+def load(path: str | None = None) -> ctypes.CDLL:
+    """The library with its functions' signatures set."""
+    library = ctypes.CDLL(path or _library_path())
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    return library

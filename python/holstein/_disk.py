@@ -1,0 +1,247 @@
+"""Open disks, their extents and their bitmaps."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_size_t, c_uint8, c_uint64, c_void_p
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Callable
+
+from . import _abi
+from ._library import Path, check, choice, lib, name_bytes, path_bytes, text
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A part of a disk. Of a bitmap's extents, only start and length mean something."""
+
+    start: int
+    length: int
+    #: One of the chain's images holds the part.
+    present: bool = False
+    #: The part reads as zeros.
+    zero: bool = False
+    #: The part is stored as data.
+    data: bool = False
+    #: The part is stored compressed.
+    compressed: bool = False
+    #: Which image of the chain holds the part; 0 is the top.
+    depth: int = 0
+    #: Where in its file the part begins, when that can be said.
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class BitmapInfo:
+    """A persistent bitmap of a disk."""
+
+    name: str
+    #: Bytes of the disk that one bit stands for.
+    granularity: int
+    in_use: bool
+    auto: bool
+    #: Dirty bytes, in whole granules; None when the content cannot be read.
+    count: int | None
+    #: Why no backup can be based on the bitmap; None: it can.
+    reason: str | None
+
+    @property
+    def usable(self) -> bool:
+        """A backup can be based on the bitmap."""
+        return self.reason is None
+
+
+@dataclass(frozen=True)
+class DiskInfo:
+    """What is known of a disk's top image. Numbers that only qcow2 has are 0 for a raw image."""
+
+    format: str
+    virtual_size: int
+    actual_size: int
+    file_length: int
+    version: int
+    cluster_size: int
+    refcount_bits: int
+    compression: str
+    snapshots: int
+    bitmaps: int
+    layers: int
+    backing: str | None
+    backing_path: str | None
+    backing_format: str | None
+    data_file: str | None
+    lazy_refcounts: bool
+    corrupt: bool
+    dirty: bool
+    extended_l2: bool
+    data_file_raw: bool
+
+
+class Disk:
+    """An open image with the files it is made of. Close it, or use it in a `with` statement."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        format: str = "qcow2",
+        backing_policy: str = "beside",
+        backing_dir: Path | None = None,
+        sharing: str = "locked",
+        layers: str = "chain",
+        memory_limit: int = 0,
+    ) -> None:
+        """Opens the image. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
+        (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only"."""
+        self._handle = c_void_p()
+        options = _abi.DiskOptions(
+            backing_dir=None if backing_dir is None else path_bytes(backing_dir),
+            memory_limit=memory_limit,
+            format=choice("FORMAT", "format", format),
+            backing_policy=choice("BACKING", "backing_policy", backing_policy),
+            sharing=choice("SHARING", "sharing", sharing),
+            layers=choice("LAYERS", "layers", layers),
+        )
+        check(lib.hol_disk_open(path_bytes(path), byref(options), byref(self._handle)))
+
+    @property
+    def handle(self) -> c_void_p:
+        """The hol_disk, for calls of the library."""
+        if not self._handle:
+            raise ValueError("the disk is closed")
+        return self._handle
+
+    @property
+    def size(self) -> int:
+        """Size of the disk in bytes."""
+        size = c_uint64()
+        check(lib.hol_disk_size(self.handle, byref(size)))
+        return size.value
+
+    def info(self) -> DiskInfo:
+        """What is known of the top image."""
+        details = _abi.DiskDetails()
+        check(lib.hol_disk_info(self.handle, byref(details)))
+        flags = {name.lower(): bool(details.flags & flag) for name, flag in _abi.DISK_FLAGS.items()}
+        return DiskInfo(
+            format=_abi.CHOICES["FORMAT"][details.format],
+            virtual_size=details.virtual_size,
+            actual_size=details.actual_size,
+            file_length=details.file_length,
+            version=details.version,
+            cluster_size=details.cluster_size,
+            refcount_bits=details.refcount_bits,
+            compression=_abi.CHOICES["COMPRESSION"][details.compression],
+            snapshots=details.snapshots,
+            bitmaps=details.bitmaps,
+            layers=details.layers,
+            backing=text(details.backing),
+            backing_path=text(details.backing_path),
+            backing_format=text(details.backing_format),
+            data_file=text(details.data_file),
+            **flags,
+        )
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the disk, read through the chain."""
+        if offset < 0 or length < 0:
+            raise ValueError("offset and length cannot be negative")
+        data = bytearray(length)
+        # An array of no bytes has no address to give.
+        buffer = (c_uint8 * length).from_buffer(data) if length else (c_uint8 * 1)()
+        check(lib.hol_disk_read(self.handle, offset, buffer, length))
+        return bytes(data)
+
+    def extents(self, start: int = 0, length: int | None = None) -> list[Extent]:
+        """How the disk is stored, in runs; all of it unless told which part. Reads no data."""
+        if length is None:
+            length = self.size - start
+        if start < 0 or length < 0:
+            raise ValueError("start and length cannot be negative, and start not past the end")
+        return _collect(lambda callback: lib.hol_disk_extents(self.handle, start, length, callback, None))
+
+    def bitmaps(self) -> list[BitmapInfo]:
+        """The persistent bitmaps, with those that cannot be used."""
+        number = c_size_t()
+        check(lib.hol_bitmap_list(self.handle, byref(number)))
+        return [self._bitmap(lib.hol_bitmap_info_at, index) for index in range(number.value)]
+
+    def bitmap(self, name: str | bytes) -> BitmapInfo:
+        """The persistent bitmap of this name."""
+        return self._bitmap(lib.hol_bitmap_info, name_bytes(name))
+
+    def bitmap_count(self, name: str | bytes) -> int:
+        """Dirty bytes of a bitmap, in whole granules."""
+        count = c_uint64()
+        check(lib.hol_bitmap_count(self.handle, name_bytes(name), byref(count)))
+        return count.value
+
+    def bitmap_extents(self, name: str | bytes) -> list[Extent]:
+        """The parts of the disk that a bitmap says are dirty: ascending, merged, within the disk."""
+        name = name_bytes(name)
+        return _collect(lambda callback: lib.hol_bitmap_extents(self.handle, name, callback, None))
+
+    def close(self) -> None:
+        """Closes the disk; a second time does nothing. Transactions that use it keep what they need."""
+        handle, self._handle = self._handle, c_void_p()
+        check(lib.hol_disk_close(handle))
+
+    def _bitmap(self, function: Callable[..., int], key: object) -> BitmapInfo:
+        details = _abi.BitmapDetails()
+        check(function(self.handle, key, byref(details)))
+        flags = {name: bool(details.flags & flag) for name, flag in _abi.BITMAP_FLAGS.items()}
+        return BitmapInfo(
+            name=text(details.name) or "",
+            granularity=details.granularity,
+            in_use=flags["IN_USE"],
+            auto=flags["AUTO"],
+            count=details.count if flags["COUNTED"] else None,
+            reason=text(details.reason),
+        )
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            lib.hol_disk_close(self._handle)
+
+
+def _collect(call: Callable[[object], int]) -> list[Extent]:
+    """The extents that a call gives to its callback."""
+    extents: list[Extent] = []
+    raised: list[BaseException] = []
+
+    def receive(extent: ctypes._Pointer[_abi.Extent], _opaque: object) -> int:
+        # ctypes would print an exception and go on: it stops the call here and is raised after it.
+        try:
+            extents.append(_extent(extent.contents))
+            return 0
+        except BaseException as error:
+            raised.append(error)
+            return 1
+
+    check(call(_abi.ExtentCallback(receive)))
+    if raised:
+        raise raised[0]
+    return extents
+
+
+def _extent(extent: _abi.Extent) -> Extent:
+    flags = {name: bool(extent.flags & flag) for name, flag in _abi.EXTENT_FLAGS.items()}
+    return Extent(
+        start=extent.start,
+        length=extent.length,
+        present=flags["PRESENT"],
+        zero=flags["ZERO"],
+        data=flags["DATA"],
+        compressed=flags["COMPRESSED"],
+        depth=extent.depth,
+        offset=extent.host_offset if flags["OFFSET"] else None,
+    )

@@ -1,0 +1,219 @@
+"""Transactions and their jobs."""
+
+from __future__ import annotations
+
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Iterator
+
+from . import _abi
+from ._disk import Disk
+from ._error import HolsteinError
+from ._library import Path, check, choice, last_error, lib, name_bytes, path_bytes
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: "status", "progress", "failed", "cancelled", "completed", "finished", or "unknown" to this
+    package."""
+
+    kind: str
+    #: Index of the job; None: the whole transaction.
+    job: int | None
+    #: Of a "status" event.
+    status: str | None = None
+    #: Of a "progress" event: bytes dealt with, and to deal with.
+    done: int = 0
+    total: int = 0
+    #: Of a "failed" event: the HOL_ERR_* number; `Job.error` has the text.
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job copied."""
+
+    #: Bytes of the disk stored as data.
+    data_bytes: int
+    #: Bytes of the disk recorded as zeros.
+    zero_bytes: int
+    #: Bytes that the data takes in the target.
+    stored_bytes: int
+
+
+class Job:
+    """A job of a transaction, which it may outlive."""
+
+    def __init__(self, handle: c_void_p) -> None:
+        """Made by `Transaction.jobs`."""
+        self._handle = handle
+
+    @property
+    def status(self) -> str:
+        """ "created", "running", "waiting", "aborting" or "concluded"."""
+        status = c_uint32()
+        check(lib.hol_job_status(self._handle, byref(status)))
+        return _abi.STATUSES.get(status.value, "unknown")
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes dealt with, and to deal with."""
+        done, total = c_uint64(), c_uint64()
+        check(lib.hol_job_progress(self._handle, byref(done), byref(total)))
+        return done.value, total.value
+
+    @property
+    def error(self) -> HolsteinError | None:
+        """How the job failed; None while it has not."""
+        code, message = c_int(), c_char_p()
+        check(lib.hol_job_error(self._handle, byref(code), byref(message)))
+        if not code.value:
+            return None
+        return HolsteinError((message.value or b"").decode(errors="replace"), code.value)
+
+    def report(self) -> Report:
+        """What the job has copied."""
+        report = _abi.Report()
+        check(lib.hol_job_report(self._handle, byref(report)))
+        return Report(report.data_bytes, report.zero_bytes, report.stored_bytes)
+
+    def __del__(self) -> None:
+        lib.hol_job_free(self._handle)
+
+
+class Transaction:
+    """Backups that take effect together: all or none with completion "grouped", each for itself with "individual".
+
+    In a `with` statement the transaction is run at the end of the block, unless `start` was called in it, and waited for;
+    an exception in the block cancels it.
+    """
+
+    def __init__(self, *, completion: str = "grouped") -> None:
+        mode = choice("COMPLETION", "completion", completion)
+        self._handle = c_void_p(lib.hol_txn_new())
+        if not self._handle:
+            raise last_error()
+        self._started = False
+        check(lib.hol_txn_set_completion(self._handle, mode))
+
+    @property
+    def handle(self) -> c_void_p:
+        """The hol_txn, for calls of the library."""
+        if not self._handle:
+            raise ValueError("the transaction is closed")
+        return self._handle
+
+    def add_backup(
+        self,
+        source: Disk,
+        target: Path,
+        *,
+        sync: str = "default",
+        bitmap: str | bytes | None = None,
+        bitmap_mode: str = "default",
+        format: str = "qcow2",
+        backing: Path | None = None,
+        backing_format: str = "qcow2",
+        cluster_size: int = 0,
+        compression: str = "none",
+        compression_level: int = 0,
+        existing: str = "refuse",
+        zero_detection: str = "on",
+    ) -> None:
+        """Adds the copy of a disk to a new file. The options are those of hol_backup_options, by name; the disk may be
+        closed afterwards."""
+        options = _abi.BackupOptions(
+            bitmap=None if bitmap is None else name_bytes(bitmap),
+            backing=None if backing is None else path_bytes(backing),
+            cluster_size=cluster_size,
+            sync=choice("SYNC", "sync", sync),
+            bitmap_mode=choice("BITMAP_MODE", "bitmap_mode", bitmap_mode),
+            format=choice("FORMAT", "format", format),
+            backing_format=choice("FORMAT", "backing_format", backing_format),
+            compression=choice("COMPRESSION", "compression", compression),
+            compression_level=compression_level,
+            existing=choice("EXISTING", "existing", existing),
+            zero_detection=choice("ZERO_DETECTION", "zero_detection", zero_detection),
+        )
+        check(
+            lib.hol_txn_add(
+                self.handle, lib.hol_action_backup(source.handle, path_bytes(target), byref(options))
+            )
+        )
+
+    def start(self) -> None:
+        """Starts the jobs; returns when the point in time of the copies is taken."""
+        self._started = True
+        check(lib.hol_txn_start(self.handle))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the end, at most `timeout` seconds: False when it still runs then. Raises how it failed."""
+        if timeout is not None:
+            milliseconds = max(0, round(timeout * 1000))
+            return check(lib.hol_txn_wait(self.handle, milliseconds)) != _abi.TIMED_OUT
+        # In slices: Python handles Ctrl-C between calls only.
+        while check(lib.hol_txn_wait(self.handle, 250)) == _abi.TIMED_OUT:
+            pass
+        return True
+
+    def commit(self) -> None:
+        """Starts the jobs and waits for their end."""
+        self.start()
+        self.wait()
+
+    def cancel(self) -> None:
+        """Asks the jobs to stop; `wait` then raises a failure of kind "cancelled"."""
+        check(lib.hol_txn_cancel(self.handle))
+
+    def fileno(self) -> int:
+        """A file descriptor that is readable while events wait: for select, selectors and asyncio."""
+        return check(lib.hol_txn_event_fd(self.handle))
+
+    def events(self) -> Iterator[Event]:
+        """The events that wait now; does not block."""
+        event = _abi.Event()
+        while check(lib.hol_txn_next_event(self.handle, byref(event))):
+            yield Event(
+                kind=_abi.EVENTS.get(event.kind, "unknown"),
+                job=None if event.job < 0 else event.job,
+                status=_abi.STATUSES.get(event.status),
+                done=event.done,
+                total=event.total,
+                code=event.code,
+            )
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs of a started transaction, in the order in which they were added."""
+        number = c_size_t()
+        check(lib.hol_txn_job_count(self.handle, byref(number)))
+        return [self._job(index) for index in range(number.value)]
+
+    def close(self) -> None:
+        """Frees the transaction; one that runs is cancelled, and its end waited for."""
+        handle, self._handle = self._handle, c_void_p()
+        lib.hol_txn_free(handle)
+
+    def _job(self, index: int) -> Job:
+        handle = c_void_p()
+        check(lib.hol_txn_job(self.handle, index, byref(handle)))
+        return Job(handle)
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The handle stays until the object goes, so that jobs and events can be asked for after the block.
+        if kind is not None:
+            self.close()
+        elif self._handle:
+            if not self._started:
+                self.start()
+            self.wait()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            lib.hol_txn_free(self._handle)

@@ -1,0 +1,67 @@
+"""The table of signatures against the header and the library."""
+
+import ctypes
+import re
+import unittest
+from pathlib import Path
+
+from holstein import _abi
+from holstein._library import lib
+
+HEADER = (Path(__file__).resolve().parents[2] / "include" / "holstein.h").read_text()
+CONSTANTS = {name: int(value) for name, value in re.findall(r"^#define HOL_(\w+) (-?\d+)$", HEADER, re.MULTILINE)}
+
+
+def mirrored() -> dict:
+    """The constants as the package has them, under the header's names."""
+    constants = {"OK": _abi.OK, "STOPPED": _abi.STOPPED, "TIMED_OUT": _abi.TIMED_OUT}
+    for code, kind in _abi.ERRORS.items():
+        constants["ERR_" + kind.upper().replace("-", "_")] = code
+    for group, choices in _abi.CHOICES.items():
+        for value, choice in enumerate(choices):
+            constants[f"{group}_{choice.upper().replace('-', '_')}"] = value
+    for group, names in (("JOB", _abi.STATUSES), ("EVENT", _abi.EVENTS)):
+        constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
+    for group, flags in (("EXTENT", _abi.EXTENT_FLAGS), ("BITMAP", _abi.BITMAP_FLAGS), ("DISK", _abi.DISK_FLAGS)):
+        constants.update({f"{group}_{name}": value for name, value in flags.items()})
+    return constants
+
+
+class Abi(unittest.TestCase):
+    def test_constants_are_those_of_the_header(self) -> None:
+        declared = {name: value for name, value in CONSTANTS.items() if not name.startswith("VERSION_")}
+        self.assertEqual(mirrored(), declared)
+        self.assertGreater(len(declared), 60)
+
+    def test_functions_are_those_of_the_header(self) -> None:
+        declared = re.findall(r"^(?:HOL_MUST_USE )?[a-z][\w ]* \**(hol_\w+)\(", HEADER, re.MULTILINE)
+        self.assertEqual(sorted(_abi.SIGNATURES), sorted(declared))
+
+    def test_arguments_are_as_many_as_in_the_header(self) -> None:
+        for name, (_, arguments) in _abi.SIGNATURES.items():
+            declared = re.search(rf"^(?:HOL_MUST_USE )?[a-z][\w ]* \**{name}\(([^)]*)\);", HEADER, re.MULTILINE)
+            self.assertIsNotNone(declared, name)
+            count = 0 if declared[1] == "void" else declared[1].count(",") + 1
+            self.assertEqual(len(arguments), count, name)
+
+    def test_structures_have_the_librarys_sizes(self) -> None:
+        for name, structure in _abi.STRUCTURES.items():
+            size = ctypes.c_size_t()
+            self.assertEqual(lib.hol_sizeof(name.encode(), ctypes.byref(size)), _abi.OK)
+            self.assertEqual(ctypes.sizeof(structure), size.value, name)
+
+    def test_structures_have_the_headers_fields_in_order(self) -> None:
+        for name, structure in _abi.STRUCTURES.items():
+            body = re.search(rf"typedef struct {name} {{(.*?)^}} {name};", HEADER, re.DOTALL | re.MULTILINE)[1]
+            fields = re.findall(r"^  (?!/| \*)[\w ]+[ *](\w+);$", body, re.MULTILINE)
+            self.assertEqual([field[0] for field in structure._fields_], fields, name)
+
+    def test_the_library_is_of_the_headers_version(self) -> None:
+        version = re.search(r'#define HOL_VERSION "(.*)"', HEADER)[1]
+        self.assertEqual(lib.hol_version().decode(), version)
+        project = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+        self.assertIn(f'version = "{version}"', project)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,105 @@
+"""Transactions: backups, events, cancel, all or none."""
+
+import gc
+import select
+
+import holstein
+from images import KIB, ImagesCase, tool
+
+
+class TransactionTest(ImagesCase):
+    def test_full_and_increment(self) -> None:
+        full, increment = self.folder / "full.qcow2", self.folder / "increment.qcow2"
+        with holstein.Disk(self.disk) as disk:
+            with holstein.Transaction() as transaction:
+                transaction.add_backup(disk, full)
+            tool("qemu-img", "check", full)
+            with holstein.Transaction() as transaction:
+                transaction.add_backup(disk, increment, bitmap="nightly", bitmap_mode="never", backing="full.qcow2")
+            (job,) = transaction.jobs
+            self.assertEqual((job.status, job.error), ("concluded", None))
+            self.assertEqual((job.report().data_bytes, job.report().zero_bytes), (128 * KIB, 64 * KIB))
+        self.assert_same(full, self.disk)
+        self.assert_same(increment, self.disk)
+
+    def test_options_arrive(self) -> None:
+        target = self.folder / "target.qcow2"
+        target.write_bytes(b"in the way")
+        with holstein.Disk(self.disk) as disk, holstein.Transaction() as transaction:
+            transaction.add_backup(disk, target, compression="zstd", compression_level=1, cluster_size=4096,
+                                   existing="overwrite", zero_detection="off", sync="full")
+        with holstein.Disk(target) as copy:
+            info = copy.info()
+            self.assertEqual((info.cluster_size, info.compression), (4096, "zstd"))
+            self.assertTrue(any(extent.compressed for extent in copy.extents()))
+        self.assert_same(target, self.disk)
+
+    def test_events_through_select(self) -> None:
+        transaction = holstein.Transaction()
+        with holstein.Disk(self.disk) as disk:
+            transaction.add_backup(disk, self.folder / "a.qcow2")
+            transaction.add_backup(disk, self.folder / "b.qcow2")
+        transaction.start()
+        seen = []
+        while not seen or seen[-1].kind != "finished":
+            self.assertTrue(select.select([transaction], [], [], 120)[0])
+            seen += transaction.events()
+        self.assertEqual(sorted(event.job for event in seen if event.kind == "completed"), [0, 1])
+        self.assertIsNone(seen[-1].job)
+        self.assertTrue(transaction.wait(0))
+        jobs = transaction.jobs
+        transaction.close()
+        del transaction
+        gc.collect()
+        # The jobs outlive the transaction.
+        for job in jobs:
+            done, total = job.progress
+            self.assertEqual(done, total)
+
+    def test_grouped_failure_leaves_nothing(self) -> None:
+        good = self.folder / "good.qcow2"
+        with holstein.Disk(self.disk) as disk:
+            with self.assertRaises(holstein.HolsteinError) as caught:
+                with holstein.Transaction() as transaction:
+                    transaction.add_backup(disk, good)
+                    transaction.add_backup(disk, self.folder / "nowhere" / "bad.qcow2")
+            self.assertEqual(caught.exception.kind, "not-found")
+            self.assertEqual([path.name for path in self.folder.iterdir()], ["disk.qcow2"])
+            with self.assertRaises(holstein.HolsteinError) as caught:
+                transaction.start()
+            self.assertEqual(caught.exception.kind, "wrong-state")
+
+    def test_an_exception_in_the_block_runs_nothing(self) -> None:
+        with holstein.Disk(self.disk) as disk:
+            with self.assertRaises(ZeroDivisionError):
+                with holstein.Transaction(completion="individual") as transaction:
+                    transaction.add_backup(disk, self.folder / "never.qcow2")
+                    raise ZeroDivisionError
+        self.assertFalse((self.folder / "never.qcow2").exists())
+        with self.assertRaises(ValueError):
+            transaction.start()
+
+    def test_cancel(self) -> None:
+        slow = self.folder / "slow.img"
+        slow.write_bytes(bytes(range(1, 251)) * (64 << 12))
+        with holstein.Disk(slow, format="raw") as disk:
+            transaction = holstein.Transaction()
+            transaction.add_backup(disk, self.folder / "slow.qcow2", compression="zstd", compression_level=19)
+            transaction.start()
+            transaction.cancel()
+            with self.assertRaises(holstein.HolsteinError) as caught:
+                transaction.wait()
+        self.assertEqual(caught.exception.kind, "cancelled")
+        self.assertEqual(transaction.jobs[0].error.kind, "cancelled")
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["disk.qcow2", "slow.img"])
+
+    def test_wrong_options_are_refused_before_anything_runs(self) -> None:
+        with holstein.Disk(self.disk) as disk:
+            transaction = holstein.Transaction()
+            with self.assertRaises(ValueError):
+                transaction.add_backup(disk, "x", sync="some")
+            with self.assertRaises(holstein.HolsteinError) as caught:
+                transaction.add_backup(disk, "x", compression_level=3)
+            self.assertEqual(caught.exception.kind, "invalid-argument")
+            with self.assertRaises(ValueError):
+                holstein.Transaction(completion="some")

@@ -1,0 +1,300 @@
+//! Open disks: `hol_disk`.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+
+use super::bitmap::ListedBitmap;
+use super::boundary::{
+    Failure, Fill, Grows, Handle, Poison, as_path, boundary, buffer, c_text, fill, give, handle, invalid,
+    options, out, take, text,
+};
+use super::error::HOL_OK;
+use super::extent::{deliver, hol_extent, hol_extent_cb};
+use super::options::{
+    HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, HOL_FORMAT_QCOW2, HOL_FORMAT_RAW,
+    hol_disk_options,
+};
+use crate::{CompressionType, Disk, Format};
+
+/// An open disk: an image with the files it is made of. Several threads may use it at the same time; only
+/// hol_disk_close() must come alone. What was made from it (actions, transactions, jobs) keeps what it needs of it and may
+/// outlive it.
+pub struct hol_disk {
+    pub(super) disk: Disk,
+    /// Read once and kept, since C holds pointers into them until the disk is closed.
+    details: OnceLock<Details>,
+    pub(super) bitmaps: OnceLock<Vec<ListedBitmap>>,
+    poison: Poison,
+}
+
+impl Handle for hol_disk {
+    fn poison(&self) -> &Poison {
+        &self.poison
+    }
+}
+
+/// In hol_disk_details.flags: refcounts are updated lazily.
+pub const HOL_DISK_LAZY_REFCOUNTS: u32 = 1;
+/// In hol_disk_details.flags: the image is marked corrupt.
+pub const HOL_DISK_CORRUPT: u32 = 2;
+/// In hol_disk_details.flags: the image was not closed cleanly, its refcounts may be wrong.
+pub const HOL_DISK_DIRTY: u32 = 4;
+/// In hol_disk_details.flags: the image has subclusters.
+pub const HOL_DISK_EXTENDED_L2: u32 = 8;
+/// In hol_disk_details.flags: the external data file is a raw image of the disk.
+pub const HOL_DISK_DATA_FILE_RAW: u32 = 16;
+
+/// What is known of a disk's top image. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
+/// library fills the rest. Texts belong to the disk and stay until hol_disk_close().
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hol_disk_details {
+    /// sizeof(hol_disk_details)
+    pub struct_size: usize,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Bytes that the file takes in its file system.
+    pub actual_size: u64,
+    /// Length of the file in bytes.
+    pub file_length: u64,
+    /// Size of a cluster in bytes; 0 for a raw image.
+    pub cluster_size: u64,
+    /// Number of internal snapshots.
+    pub snapshots: u64,
+    /// Number of persistent bitmaps.
+    pub bitmaps: u64,
+    /// The backing file as the image names it; NULL: none.
+    pub backing: *const c_char,
+    /// The backing file's path; NULL when there is none or its name is not a path.
+    pub backing_path: *const c_char,
+    /// The backing file's format as the image names it; NULL: not named.
+    pub backing_format: *const c_char,
+    /// The external data file as the image names it; NULL: none.
+    pub data_file: *const c_char,
+    /// HOL_FORMAT_*
+    pub format: u32,
+    /// Version of the qcow2 format, 2 or 3; 0 for a raw image.
+    pub version: u32,
+    /// HOL_COMPRESSION_* of compressed clusters; HOL_COMPRESSION_NONE for a raw image.
+    pub compression: u32,
+    /// Bits of a refcount; 0 for a raw image.
+    pub refcount_bits: u32,
+    /// HOL_DISK_*, combined
+    pub flags: u32,
+    /// Number of images in the chain, with this one.
+    pub layers: u32,
+}
+
+// SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
+unsafe impl Grows for hol_disk_details {}
+
+/// The details with the texts that they point to.
+struct Details {
+    values: hol_disk_details,
+    // Only kept alive: `values` points into their heap memory, which does not move.
+    _texts: [Option<CString>; 4],
+}
+
+// SAFETY: the pointers lead to texts that this value owns and never changes.
+unsafe impl Send for Details {}
+// SAFETY: the same.
+unsafe impl Sync for Details {}
+
+impl Details {
+    fn of(disk: &Disk) -> Result<Details, Failure> {
+        let info = disk.info()?;
+        let text = |text: Option<&String>| text.map(|text| c_text(text.as_bytes()));
+        let pointer = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
+        let (backing, qcow2) = (info.backing.as_ref(), info.qcow2.as_ref());
+        let texts = [
+            text(backing.map(|backing| &backing.name)),
+            text(backing.and_then(|backing| backing.full_name.as_ref())),
+            text(backing.and_then(|backing| backing.format.as_ref())),
+            text(qcow2.and_then(|qcow2| qcow2.data_file.as_ref())),
+        ];
+        let flags = qcow2.map_or(0, |qcow2| {
+            let flags = [
+                (qcow2.lazy_refcounts, HOL_DISK_LAZY_REFCOUNTS),
+                (qcow2.corrupt, HOL_DISK_CORRUPT),
+                (qcow2.dirty, HOL_DISK_DIRTY),
+                (qcow2.extended_l2, HOL_DISK_EXTENDED_L2),
+                (qcow2.data_file_raw, HOL_DISK_DATA_FILE_RAW),
+            ];
+            flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag)
+        });
+        let values = hol_disk_details {
+            struct_size: 0,
+            virtual_size: info.virtual_size,
+            actual_size: info.actual_size,
+            file_length: info.file_length,
+            cluster_size: qcow2.map_or(0, |qcow2| qcow2.cluster_size),
+            snapshots: info.snapshots.len() as u64,
+            bitmaps: qcow2.map_or(0, |qcow2| qcow2.bitmaps.len() as u64),
+            backing: pointer(&texts[0]),
+            backing_path: pointer(&texts[1]),
+            backing_format: pointer(&texts[2]),
+            data_file: pointer(&texts[3]),
+            format: match info.format {
+                Format::Qcow2 => HOL_FORMAT_QCOW2,
+                Format::Raw => HOL_FORMAT_RAW,
+            },
+            version: qcow2.map_or(0, |qcow2| qcow2.version),
+            compression: match qcow2.map(|qcow2| qcow2.compression) {
+                None => HOL_COMPRESSION_NONE,
+                Some(CompressionType::Zlib) => HOL_COMPRESSION_ZLIB,
+                Some(CompressionType::Zstd) => HOL_COMPRESSION_ZSTD,
+            },
+            refcount_bits: qcow2.map_or(0, |qcow2| qcow2.refcount_bits),
+            flags,
+            layers: u32::try_from(disk.chain().len()).unwrap_or(u32::MAX),
+        };
+        Ok(Details { values, _texts: texts })
+    }
+}
+
+/// `cell`'s value, made by `make` the first time. Threads that come at once may both make it; one is kept.
+pub(super) fn kept<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, Failure>) -> Result<&T, Failure> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
+
+/// Opens the image at `path`, and what it is made of as far as the options allow, for reading.
+///
+/// `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
+/// NULL.
+///
+/// Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
+/// HOL_ERR_ENCRYPTED, HOL_ERR_POLICY_DENIED (the image names a file outside the policy), HOL_ERR_LIMIT, HOL_ERR_IO,
+/// HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_open(
+    path: *const c_char,
+    options: *const hol_disk_options,
+    disk: *mut *mut hol_disk,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let disk = unsafe { out(disk, "disk") }?;
+        disk.set(ptr::null_mut());
+        // SAFETY: the arguments are as the header asks.
+        let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
+        disk.set(give(hol_disk {
+            disk: Disk::open(as_path(path), &options)?,
+            details: OnceLock::new(),
+            bitmaps: OnceLock::new(),
+            poison: Poison::default(),
+        }));
+        Ok(HOL_OK)
+    })
+}
+
+/// Closes a disk and frees the handle, whatever is returned. NULL is allowed and does nothing. Texts that were
+/// borrowed from the disk end here. Actions and running transactions that use the disk keep its files open until they
+/// are freed.
+///
+/// Errors: HOL_ERR_PANIC.
+///
+/// Threads: any, but no other call may use the disk. Blocks: no. From callbacks: not the disk that calls back.
+/// Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_close(disk: *mut hol_disk) -> c_int {
+    boundary(|| {
+        // SAFETY: the argument is as the header asks.
+        drop(unsafe { take(disk) });
+        Ok(HOL_OK)
+    })
+}
+
+/// Writes the disk's size in bytes to `*size`.
+///
+/// Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_size(disk: *const hol_disk, size: *mut u64) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (disk, size) = unsafe { (handle(disk, "disk")?, out(size, "size")?) };
+        size.set(disk.disk.size());
+        Ok(HOL_OK)
+    })
+}
+
+/// Fills `*details` with what is known of the disk's top image, as it was at the first call.
+///
+/// Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_info(disk: *const hol_disk, details: *mut hol_disk_details) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (disk, details): (_, Fill<_>) = unsafe { (handle(disk, "disk")?, fill(details, "details")?) };
+        details.set(&kept(&disk.details, || Details::of(&disk.disk))?.values);
+        Ok(HOL_OK)
+    })
+}
+
+/// Reads `length` bytes of the disk from `offset` on, through the chain, into `buffer`. After a failure the buffer's
+/// content is undefined.
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (past the disk's end), HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL,
+/// HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_read(
+    disk: *const hol_disk,
+    offset: u64,
+    buffer: *mut u8,
+    length: usize,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (disk, buffer) = unsafe { (handle(disk, "disk")?, self::buffer(buffer, length, "buffer")?) };
+        disk.disk.read_at(buffer, offset)?;
+        Ok(HOL_OK)
+    })
+}
+
+/// Calls `callback` for each extent of the `length` bytes of the disk from `offset` on: neighbouring clusters that
+/// are stored alike are one extent. Reads tables, never data. `opaque` is passed through and may be NULL.
+///
+/// Returns HOL_OK, or HOL_STOPPED when the callback asked to stop.
+/// Errors: HOL_ERR_INVALID_ARGUMENT (past the disk's end), HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL,
+/// HOL_ERR_PANIC; the extents before the failure have been given.
+///
+/// Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_extents(
+    disk: *const hol_disk,
+    offset: u64,
+    length: u64,
+    callback: hol_extent_cb,
+    opaque: *mut c_void,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the argument is as the header asks.
+        let disk = unsafe { handle(disk, "disk") }?;
+        let size = disk.disk.size();
+        let end = offset.checked_add(length).filter(|end| *end <= size).ok_or_else(|| {
+            invalid(format!("{length} bytes from {offset} on end past the disk, which has {size}"))
+        })?;
+        let extents = disk.disk.map(offset..end).map(|run| Ok(hol_extent::of_run(&run?)));
+        // SAFETY: the callback and its argument are as the header asks.
+        unsafe { deliver(extents, callback, opaque) }
+    })
+}

@@ -1,0 +1,165 @@
+//! Jobs of a transaction: `hol_job`.
+
+use std::ffi::{CString, c_char, c_int};
+use std::ptr;
+use std::sync::OnceLock;
+
+use super::boundary::{Fill, Grows, Handle, Poison, boundary, c_text, fill, give, handle, out, take};
+use super::error::{HOL_OK, code_of};
+use crate::{Job, JobStatus};
+
+/// A job of a transaction, running or finished. Several threads may use it at the same time; only hol_job_free() must
+/// come alone. It may outlive its transaction, and freeing it does not stop the work.
+pub struct hol_job {
+    job: Job,
+    /// Kept once the job has failed, since C holds a pointer to the text.
+    error: OnceLock<(c_int, CString)>,
+    poison: Poison,
+}
+
+impl Handle for hol_job {
+    fn poison(&self) -> &Poison {
+        &self.poison
+    }
+}
+
+/// A handle for `job` that belongs to C.
+pub(super) fn give_job(job: &Job) -> *mut hol_job {
+    give(hol_job { job: job.clone(), error: OnceLock::new(), poison: Poison::default() })
+}
+
+/// The job has not begun.
+pub const HOL_JOB_CREATED: u32 = 1;
+/// The job copies.
+pub const HOL_JOB_RUNNING: u32 = 2;
+/// The job has done its work and waits for the others of its group.
+pub const HOL_JOB_WAITING: u32 = 3;
+/// The job undoes what it did, after a failure or a cancel.
+pub const HOL_JOB_ABORTING: u32 = 4;
+/// The job is over: hol_job_error() says how it ended.
+pub const HOL_JOB_CONCLUDED: u32 = 5;
+
+/// The constant of a status.
+pub(super) fn status_of(status: JobStatus) -> u32 {
+    match status {
+        JobStatus::Created => HOL_JOB_CREATED,
+        JobStatus::Running => HOL_JOB_RUNNING,
+        JobStatus::Waiting => HOL_JOB_WAITING,
+        JobStatus::Aborting => HOL_JOB_ABORTING,
+        JobStatus::Concluded => HOL_JOB_CONCLUDED,
+    }
+}
+
+/// What a job copied. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hol_report {
+    /// sizeof(hol_report)
+    pub struct_size: usize,
+    /// Bytes of the disk that are stored in the target as data.
+    pub data_bytes: u64,
+    /// Bytes of the disk that are recorded in the target as zeros.
+    pub zero_bytes: u64,
+    /// Bytes that the data takes in the target.
+    pub stored_bytes: u64,
+}
+
+// SAFETY: `repr(C)`, size first; integers, of which zero is a value.
+unsafe impl Grows for hol_report {}
+
+/// Writes the job's status, HOL_JOB_*, to `*status`. Later versions may add statuses.
+///
+/// Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_status(job: *const hol_job, status: *mut u32) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, status) = unsafe { (handle(job, "job")?, out(status, "status")?) };
+        status.set(status_of(job.job.status()));
+        Ok(HOL_OK)
+    })
+}
+
+/// Writes how many bytes the job has dealt with to `*done`, and of how many to `*total`.
+///
+/// Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_progress(job: *const hol_job, done: *mut u64, total: *mut u64) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, done, total) = unsafe { (handle(job, "job")?, out(done, "done")?, out(total, "total")?) };
+        let progress = job.job.progress();
+        done.set(progress.done);
+        total.set(progress.total);
+        Ok(HOL_OK)
+    })
+}
+
+/// Writes how the job failed: its code, HOL_ERR_*, to `*code` and its text to `*message`. While the job has not failed
+/// they become HOL_OK and NULL. The text belongs to the job and stays until hol_job_free().
+///
+/// Returns HOL_OK when both are written, also for a job that failed.
+/// Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_error(
+    job: *const hol_job,
+    code: *mut c_int,
+    message: *mut *const c_char,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, code, message) =
+            unsafe { (handle(job, "job")?, out(code, "code")?, out(message, "message")?) };
+        let kept = job.error.get().or_else(|| {
+            let error = job.job.error()?;
+            Some(job.error.get_or_init(|| (code_of(error.kind()), c_text(error.to_string().as_bytes()))))
+        });
+        code.set(kept.map_or(HOL_OK, |(code, _)| *code));
+        message.set(kept.map_or(ptr::null(), |(_, text)| text.as_ptr()));
+        Ok(HOL_OK)
+    })
+}
+
+/// Fills `*report` with what the job has copied; complete when the job is concluded.
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_report(job: *const hol_job, report: *mut hol_report) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, report): (_, Fill<_>) = unsafe { (handle(job, "job")?, fill(report, "report")?) };
+        let values = job.job.report();
+        report.set(&hol_report {
+            struct_size: 0,
+            data_bytes: values.data_bytes,
+            zero_bytes: values.zero_bytes,
+            stored_bytes: values.stored_bytes,
+        });
+        Ok(HOL_OK)
+    })
+}
+
+/// Frees the handle of a job; the job itself goes on. NULL is allowed and does nothing. The text that was borrowed
+/// from it ends here.
+///
+/// Threads: any, but no other call may use the handle. Blocks: no. From callbacks: yes. Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_free(job: *mut hol_job) {
+    boundary(|| {
+        // SAFETY: the argument is as the header asks.
+        drop(unsafe { take(job) });
+        Ok(())
+    });
+}

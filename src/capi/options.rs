@@ -1,0 +1,299 @@
+//! What a caller can choose: constants, and the structures that carry the choices.
+//!
+//! In both, zero is the default, so that a zeroed structure and NULL mean the same.
+
+use std::ffi::c_char;
+
+use super::boundary::{Failure, Grows, as_path, invalid, optional_text};
+use crate::{
+    Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions, Existing,
+    Format, Layers, Sharing, SyncMode, ZeroDetection,
+};
+
+/// The image is qcow2. The default: a format is what the caller says and never guessed.
+pub const HOL_FORMAT_QCOW2: u32 = 0;
+/// The image is raw: its bytes are the disk's.
+pub const HOL_FORMAT_RAW: u32 = 1;
+
+/// Files that an image names (backing file, data file) are opened when they are regular files in the image's own
+/// folder or below it. The default.
+pub const HOL_BACKING_BESIDE: u32 = 0;
+/// Files that an image names are opened when they are regular files in the folder hol_disk_options.backing_dir or below it.
+pub const HOL_BACKING_UNDER: u32 = 1;
+/// Files that an image names are opened when they are regular files or block devices, wherever they are.
+pub const HOL_BACKING_ANY: u32 = 2;
+/// Files that an image names are not opened: it is an error that it names one.
+pub const HOL_BACKING_DENY: u32 = 3;
+
+/// The image is locked as QEMU locks it: opening fails while another process writes it. The default.
+pub const HOL_SHARING_LOCKED: u32 = 0;
+/// The image is opened without locks, for information about an image in use: what is read may be torn.
+pub const HOL_SHARING_FORCE: u32 = 1;
+
+/// The image is opened with the files that it names. The default.
+pub const HOL_LAYERS_CHAIN: u32 = 0;
+/// The image alone is opened: for information, since data may be elsewhere.
+pub const HOL_LAYERS_TOP_ONLY: u32 = 1;
+
+/// Copy by bitmap when one is named, else everything. The default.
+pub const HOL_SYNC_DEFAULT: u32 = 0;
+/// Copy the whole disk.
+pub const HOL_SYNC_FULL: u32 = 1;
+/// Copy what the top image holds itself, without its backing files.
+pub const HOL_SYNC_TOP: u32 = 2;
+/// Copy what the bitmap says changed; bitmap_mode says what becomes of the bitmap.
+pub const HOL_SYNC_BITMAP: u32 = 3;
+/// Copy what the bitmap says changed, with HOL_BITMAP_MODE_ON_SUCCESS.
+pub const HOL_SYNC_INCREMENTAL: u32 = 4;
+
+/// The library's choice for the sync mode. The default.
+pub const HOL_BITMAP_MODE_DEFAULT: u32 = 0;
+/// The bitmap starts anew when the backup has succeeded.
+pub const HOL_BITMAP_MODE_ON_SUCCESS: u32 = 1;
+/// The bitmap stays as it is.
+pub const HOL_BITMAP_MODE_NEVER: u32 = 2;
+/// The bitmap loses what was copied, also when the backup fails.
+pub const HOL_BITMAP_MODE_ALWAYS: u32 = 3;
+
+/// Clusters are stored as they are. The default.
+pub const HOL_COMPRESSION_NONE: u32 = 0;
+/// Clusters are compressed with zlib (deflate).
+pub const HOL_COMPRESSION_ZLIB: u32 = 1;
+/// Clusters are compressed with zstd.
+pub const HOL_COMPRESSION_ZSTD: u32 = 2;
+
+/// An existing target is an error. The default.
+pub const HOL_EXISTING_REFUSE: u32 = 0;
+/// An existing target is replaced when the backup is complete.
+pub const HOL_EXISTING_OVERWRITE: u32 = 1;
+
+/// Zeros within data are found and stored as zero clusters. The default.
+pub const HOL_ZERO_DETECTION_ON: u32 = 0;
+/// Data is stored without being looked at.
+pub const HOL_ZERO_DETECTION_OFF: u32 = 1;
+
+/// All jobs of a transaction succeed, or none leaves anything behind. The default.
+pub const HOL_COMPLETION_GROUPED: u32 = 0;
+/// Each job succeeds or fails by itself.
+pub const HOL_COMPLETION_INDIVIDUAL: u32 = 1;
+
+/// How a disk is opened. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
+/// other field is the default. Texts belong to the caller and are copied.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hol_disk_options {
+    /// sizeof(hol_disk_options)
+    pub struct_size: usize,
+    /// The folder of HOL_BACKING_UNDER; else NULL.
+    pub backing_dir: *const c_char,
+    /// Memory that the image's tables may take, in bytes; 0: 64 MiB.
+    pub memory_limit: u64,
+    /// HOL_FORMAT_*
+    pub format: u32,
+    /// HOL_BACKING_*
+    pub backing_policy: u32,
+    /// HOL_SHARING_*
+    pub sharing: u32,
+    /// HOL_LAYERS_*
+    pub layers: u32,
+}
+
+/// How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
+/// other field is the default. Texts belong to the caller and are copied.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hol_backup_options {
+    /// sizeof(hol_backup_options)
+    pub struct_size: usize,
+    /// The persistent bitmap that says what changed; NULL: none.
+    pub bitmap: *const c_char,
+    /// The backing file to record in the target: what an increment is based on; NULL: none.
+    pub backing: *const c_char,
+    /// The target's cluster size in bytes; 0: the source's.
+    pub cluster_size: u64,
+    /// HOL_SYNC_*
+    pub sync: u32,
+    /// HOL_BITMAP_MODE_*
+    pub bitmap_mode: u32,
+    /// The target's format: HOL_FORMAT_*
+    pub format: u32,
+    /// The backing file's format: HOL_FORMAT_*
+    pub backing_format: u32,
+    /// HOL_COMPRESSION_*
+    pub compression: u32,
+    /// The level of compression; 0: the library's choice.
+    pub compression_level: u32,
+    /// HOL_EXISTING_*
+    pub existing: u32,
+    /// HOL_ZERO_DETECTION_*
+    pub zero_detection: u32,
+}
+
+// SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
+unsafe impl Grows for hol_disk_options {}
+// SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
+unsafe impl Grows for hol_backup_options {}
+
+/// A number that C gave for a constant, looked up: `field` names it in the error.
+fn choice<T: Copy>(field: &str, value: u32, choices: &[(u32, T)]) -> Result<T, Failure> {
+    choices
+        .iter()
+        .find(|(constant, _)| *constant == value)
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| invalid(format!("{field} cannot be {value}")))
+}
+
+fn format(field: &str, value: u32) -> Result<Format, Failure> {
+    choice(field, value, &[(HOL_FORMAT_QCOW2, Format::Qcow2), (HOL_FORMAT_RAW, Format::Raw)])
+}
+
+/// The completion mode behind a constant.
+pub(super) fn completion(mode: u32) -> Result<CompletionMode, Failure> {
+    let modes = [
+        (HOL_COMPLETION_GROUPED, CompletionMode::Grouped),
+        (HOL_COMPLETION_INDIVIDUAL, CompletionMode::Individual),
+    ];
+    choice("mode", mode, &modes)
+}
+
+impl hol_disk_options {
+    /// The options in Rust's words.
+    ///
+    /// # Safety
+    /// The texts are NULL or strings that end with a NUL.
+    pub(super) unsafe fn read(&self) -> Result<DiskOptions, Failure> {
+        // SAFETY: as promised above.
+        let backing_dir = unsafe { optional_text(self.backing_dir) };
+        let backing_policy = match (self.backing_policy, backing_dir) {
+            (HOL_BACKING_UNDER, Some(dir)) => BackingPolicy::Under(as_path(dir).to_owned()),
+            (HOL_BACKING_UNDER, None) => return Err(Failure::Null("options->backing_dir")),
+            (_, Some(_)) => {
+                return Err(invalid("options->backing_dir is only for backing_policy HOL_BACKING_UNDER"));
+            }
+            (HOL_BACKING_BESIDE, None) => BackingPolicy::Beside,
+            (HOL_BACKING_ANY, None) => BackingPolicy::Any,
+            (HOL_BACKING_DENY, None) => BackingPolicy::Deny,
+            (other, None) => return Err(invalid(format!("options->backing_policy cannot be {other}"))),
+        };
+        let sharings = [(HOL_SHARING_LOCKED, Sharing::Locked), (HOL_SHARING_FORCE, Sharing::ForceShare)];
+        let layers = [(HOL_LAYERS_CHAIN, Layers::Chain), (HOL_LAYERS_TOP_ONLY, Layers::TopOnly)];
+        let mut options = DiskOptions {
+            format: format("options->format", self.format)?,
+            backing_policy,
+            sharing: choice("options->sharing", self.sharing, &sharings)?,
+            layers: choice("options->layers", self.layers, &layers)?,
+            ..DiskOptions::default()
+        };
+        if self.memory_limit != 0 {
+            options.memory_limit = self.memory_limit;
+        }
+        Ok(options)
+    }
+}
+
+impl hol_backup_options {
+    /// The options in Rust's words.
+    ///
+    /// # Safety
+    /// The texts are NULL or strings that end with a NUL.
+    pub(super) unsafe fn read(&self) -> Result<BackupOptions, Failure> {
+        // SAFETY: as promised above.
+        let (bitmap, backing) = unsafe { (optional_text(self.bitmap), optional_text(self.backing)) };
+        let syncs = [
+            (HOL_SYNC_DEFAULT, None),
+            (HOL_SYNC_FULL, Some(SyncMode::Full)),
+            (HOL_SYNC_TOP, Some(SyncMode::Top)),
+            (HOL_SYNC_BITMAP, Some(SyncMode::Bitmap)),
+            (HOL_SYNC_INCREMENTAL, Some(SyncMode::Incremental)),
+        ];
+        let bitmap_modes = [
+            (HOL_BITMAP_MODE_DEFAULT, None),
+            (HOL_BITMAP_MODE_ON_SUCCESS, Some(BitmapMode::OnSuccess)),
+            (HOL_BITMAP_MODE_NEVER, Some(BitmapMode::Never)),
+            (HOL_BITMAP_MODE_ALWAYS, Some(BitmapMode::Always)),
+        ];
+        let level = (self.compression_level != 0).then_some(self.compression_level);
+        let compressions = [
+            (HOL_COMPRESSION_NONE, Compression::None),
+            (HOL_COMPRESSION_ZLIB, Compression::Zlib { level }),
+            (HOL_COMPRESSION_ZSTD, Compression::Zstd { level }),
+        ];
+        let existings =
+            [(HOL_EXISTING_REFUSE, Existing::Refuse), (HOL_EXISTING_OVERWRITE, Existing::Overwrite)];
+        let detections =
+            [(HOL_ZERO_DETECTION_ON, ZeroDetection::On), (HOL_ZERO_DETECTION_OFF, ZeroDetection::Off)];
+
+        let backing_format = format("options->backing_format", self.backing_format)?;
+        if backing.is_none() && self.backing_format != 0 {
+            return Err(invalid("options->backing_format is only for a target with options->backing"));
+        }
+        if level.is_some() && self.compression == HOL_COMPRESSION_NONE {
+            return Err(invalid("options->compression_level is only for a target with options->compression"));
+        }
+        Ok(BackupOptions {
+            sync: choice("options->sync", self.sync, &syncs)?,
+            bitmap: bitmap.map(|name| name.to_bytes().to_vec()),
+            bitmap_mode: choice("options->bitmap_mode", self.bitmap_mode, &bitmap_modes)?,
+            format: format("options->format", self.format)?,
+            backing: backing.map(|name| Backing { name: as_path(name).to_owned(), format: backing_format }),
+            cluster_size: (self.cluster_size != 0).then_some(self.cluster_size),
+            compression: choice("options->compression", self.compression, &compressions)?,
+            existing: choice("options->existing", self.existing, &existings)?,
+            zero_detection: choice("options->zero_detection", self.zero_detection, &detections)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::MaybeUninit;
+
+    fn zeroed<T: Grows>() -> T {
+        // SAFETY: zero is a value of every structure that `Grows`.
+        unsafe { MaybeUninit::zeroed().assume_init() }
+    }
+
+    #[test]
+    fn zeroed_options_are_the_rust_defaults() {
+        // SAFETY: the texts are NULL.
+        let disk = unsafe { zeroed::<hol_disk_options>().read() }.ok().unwrap();
+        assert_eq!(format!("{disk:?}"), format!("{:?}", DiskOptions::default()));
+        // SAFETY: the texts are NULL.
+        let backup = unsafe { zeroed::<hol_backup_options>().read() }.ok().unwrap();
+        assert_eq!(format!("{backup:?}"), format!("{:?}", BackupOptions::default()));
+        assert_eq!(completion(0).ok(), Some(CompletionMode::default()));
+    }
+
+    #[test]
+    fn every_field_of_the_backup_options_arrives() {
+        let options = hol_backup_options {
+            struct_size: 0,
+            bitmap: c"nightly".as_ptr(),
+            backing: c"base.raw".as_ptr(),
+            cluster_size: 4096,
+            sync: HOL_SYNC_BITMAP,
+            bitmap_mode: HOL_BITMAP_MODE_NEVER,
+            format: HOL_FORMAT_QCOW2,
+            backing_format: HOL_FORMAT_RAW,
+            compression: HOL_COMPRESSION_ZSTD,
+            compression_level: 3,
+            existing: HOL_EXISTING_OVERWRITE,
+            zero_detection: HOL_ZERO_DETECTION_OFF,
+        };
+        // SAFETY: the texts are strings.
+        let read = unsafe { options.read() }.ok().unwrap();
+        let expected = BackupOptions {
+            sync: Some(SyncMode::Bitmap),
+            bitmap: Some(b"nightly".to_vec()),
+            bitmap_mode: Some(BitmapMode::Never),
+            format: Format::Qcow2,
+            backing: Some(Backing { name: "base.raw".into(), format: Format::Raw }),
+            cluster_size: Some(4096),
+            compression: Compression::Zstd { level: Some(3) },
+            existing: Existing::Overwrite,
+            zero_detection: ZeroDetection::Off,
+        };
+        assert_eq!(format!("{read:?}"), format!("{expected:?}"));
+    }
+}
