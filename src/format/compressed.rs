@@ -84,8 +84,9 @@ impl Encoder {
     pub(crate) fn new(kind: CompressionType, level: u32) -> Self {
         match kind {
             CompressionType::Zlib => {
-                // QEMU inflates with a 4 KiB window, so no distance may be longer.
-                let level = flate2::Compression::new(level);
+                // QEMU inflates with a 4 KiB window, so no distance may be longer. The backend's level 1 is made
+                // for larger windows and fails with this one.
+                let level = flate2::Compression::new(level.max(2));
                 Encoder::Zlib(Box::new(flate2::Compress::new_with_window_bits(level, false, 12)))
             }
             CompressionType::Zstd => {
@@ -96,17 +97,27 @@ impl Encoder {
         }
     }
 
-    /// Compresses `input`, one whole cluster, into `output`. `None` when it does not become smaller than
-    /// `output`.
-    pub(crate) fn deflate(&mut self, input: &[u8], output: &mut [u8]) -> Option<usize> {
-        match self {
+    /// Appends `input`, one whole cluster, compressed to `output`. False, and nothing appended, when it does
+    /// not become smaller.
+    pub(crate) fn deflate(&mut self, input: &[u8], output: &mut Vec<u8>) -> bool {
+        let start = output.len();
+        let length = match self {
             Encoder::Zlib(stream) => {
+                // Room for whatever comes out: a stream that was stopped halfway cannot be used again.
+                output.resize(start + input.len() + input.len() / 4 + 64, 0);
                 stream.reset();
-                let status = stream.compress(input, output, flate2::FlushCompress::Finish).ok()?;
-                (status == flate2::Status::StreamEnd).then_some(stream.total_out() as usize)
+                let status = stream.compress(input, &mut output[start..], flate2::FlushCompress::Finish);
+                let length = stream.total_out() as usize;
+                let done = matches!(status, Ok(flate2::Status::StreamEnd));
+                (done && length < input.len()).then_some(length)
             }
-            Encoder::Zstd(context) => zstd_safe::CCtx::compress2(context, output, input).ok(),
-        }
+            Encoder::Zstd(context) => {
+                output.resize(start + input.len() - 1, 0);
+                zstd_safe::CCtx::compress2(context, &mut output[start..], input).ok()
+            }
+        };
+        output.truncate(start + length.unwrap_or(0));
+        length.is_some()
     }
 }
 
@@ -124,13 +135,48 @@ mod tests {
             let (mut encoder, mut decoder) = (Encoder::new(kind, 3), Decoder::new(kind));
             for cluster in [512, 65_536, 1 << 21] {
                 let input = text(cluster);
-                let mut packed = vec![0; cluster];
-                let length = encoder.deflate(&input, &mut packed).expect("text compresses");
+                let mut packed = Vec::new();
+                assert!(encoder.deflate(&input, &mut packed), "text compresses");
+                let length = packed.len();
                 let mut output = vec![0; cluster];
                 // Bytes behind the stream do not matter.
-                assert!(decoder.inflate(&packed[..(length + 100).min(cluster)], &mut output));
+                packed.resize(length + 100, 0xaa);
+                assert!(decoder.inflate(&packed, &mut output));
                 assert_eq!(output, input);
                 assert!(!decoder.inflate(&packed[..length / 2], &mut output), "a stream that is cut short");
+            }
+        }
+    }
+
+    #[test]
+    fn every_deflate_level_survives_data_that_does_not_shrink() {
+        let mut state = 1u64;
+        for level in 1..=9 {
+            let mut encoder = Encoder::new(CompressionType::Zlib, level);
+            let mut decoder = flate2::Decompress::new_with_window_bits(false, 12);
+            for round in 0..40 {
+                let noisy = |i: usize| round % 2 == 0 || (i / 3000).is_multiple_of(2);
+                let input: Vec<u8> = (0..65_536)
+                    .map(|i| {
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
+                        if noisy(i) { (state >> 56) as u8 } else { (i % 7000 / 9) as u8 }
+                    })
+                    .collect();
+                let mut packed = Vec::new();
+                if !encoder.deflate(&input, &mut packed) {
+                    continue;
+                }
+                // Into a small buffer, so that the decoder has nothing but its window to look back into.
+                decoder.reset(false);
+                let (mut output, mut piece) = (Vec::new(), [0; 100]);
+                while output.len() < input.len() {
+                    let (read, written) = (decoder.total_in() as usize, decoder.total_out());
+                    decoder.decompress(&packed[read..], &mut piece, flate2::FlushDecompress::None).unwrap();
+                    output.extend_from_slice(&piece[..(decoder.total_out() - written) as usize]);
+                }
+                assert!(output == input, "level {level}");
             }
         }
     }
@@ -145,7 +191,9 @@ mod tests {
         .take(4096)
         .collect();
         for kind in [CompressionType::Zlib, CompressionType::Zstd] {
-            assert_eq!(Encoder::new(kind, 3).deflate(&noise, &mut [0; 4095]), None);
+            let mut packed = vec![1, 2, 3];
+            assert!(!Encoder::new(kind, 3).deflate(&noise, &mut packed));
+            assert_eq!(packed, [1, 2, 3]);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf, absolute},
+    path::{Component, Path, PathBuf, absolute},
     str::FromStr,
 };
 
@@ -112,10 +112,23 @@ fn check_name(name: &[u8]) -> Result<&Path, &'static str> {
     }
 }
 
-/// `path` as seen from `folder`, by its words alone; symbolic links are the storage's concern.
+/// `path` as seen from `folder`, by its words alone. That the words lead to the same file as the whole path
+/// does, whatever symbolic links say, is checked when the file is locked.
 fn relative_to(folder: &Path, path: &Path) -> Option<PathBuf> {
-    let (folder, path) = (absolute(folder).ok()?, absolute(path).ok()?);
+    let (folder, path) = (plain(folder)?, plain(path)?);
     path.strip_prefix(folder).ok().map(Path::to_owned)
+}
+
+/// An absolute path without `..`.
+fn plain(path: &Path) -> Option<PathBuf> {
+    let mut plain = PathBuf::new();
+    for part in absolute(path).ok()?.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    Some(plain)
 }
 
 #[cfg(test)]
@@ -139,6 +152,8 @@ mod tests {
         assert_eq!(seen("/a/b", "/a/b/c/d"), Some("c/d".into()));
         assert_eq!(seen("/a/b", "/a/bc"), None);
         assert_eq!(seen("a", "a/./b"), Some("b".into()));
-        assert_eq!(seen("/a", "/a/b/../c"), Some("b/../c".into()));
+        assert_eq!(seen("/a", "/a/b/../c"), Some("c".into()));
+        assert_eq!(seen("/a/b", "/a/c/../b/d"), Some("d".into()));
+        assert_eq!(seen("/a/b", "/a/b/../c"), None);
     }
 }

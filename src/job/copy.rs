@@ -1,8 +1,9 @@
 //! Copying one disk, by as many threads as come along.
 //!
-//! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn to be
-//! given room in the target: room is given in guest order. The batch with the lowest number is always in the
-//! hands of a thread that waits for nobody, so the waiting ends. Then it writes, without any lock.
+//! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn to write:
+//! the target is written in guest order, one batch after the other. The batch with the lowest number is always
+//! in the hands of a thread that waits for nobody, so the waiting ends. Several writers at once would only wait
+//! for each other in the kernel, where a file has one writer at a time.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -47,7 +48,7 @@ struct Planning {
     exhausted: bool,
 }
 
-/// Whose turn it is to get room in the target.
+/// Whose turn it is to write.
 #[derive(Debug)]
 struct Turn {
     next: u64,
@@ -179,9 +180,12 @@ impl Copy {
         if !self.record_zeros {
             items.retain(|item| item.content != Content::Zero);
         }
-        let extents = self.in_turn(batch.sequence, || self.target.place(&items))?;
         let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
-        self.target.write(&extents, buffer)?;
+        let extents = self.in_turn(batch.sequence, || {
+            let extents = self.target.place(&items)?;
+            self.target.write(&extents, buffer)?;
+            Ok(extents)
+        })?;
         report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
         self.job.advance(batch.span, report);
         Ok(())
@@ -252,20 +256,13 @@ impl Copy {
         let Some((kind, level)) = self.compression else { return Content::Data { at } };
         let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut encoder = idle.unwrap_or_else(|| Encoder::new(kind, level));
-        packed.resize(at + cluster.len() - 1, 0);
-        let length = encoder.deflate(cluster, &mut packed[at..]);
+        let smaller = encoder.deflate(cluster, packed);
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-        match length {
-            Some(length) => {
-                packed.truncate(at + length);
-                Content::Stream { at, length }
-            }
-            None => {
-                packed.truncate(at);
-                packed.extend_from_slice(cluster);
-                Content::Data { at }
-            }
+        if smaller {
+            return Content::Stream { at, length: packed.len() - at };
         }
+        packed.extend_from_slice(cluster);
+        Content::Data { at }
     }
 
     /// Takes a compressed cluster over as it is.
@@ -297,8 +294,8 @@ impl Copy {
         Ok(())
     }
 
-    /// Runs `place` when all batches before this one have had their turn.
-    fn in_turn<T>(&self, sequence: u64, place: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Runs `write` when all batches before this one have had their turn.
+    fn in_turn<T>(&self, sequence: u64, write: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut turn = self.turn();
         while turn.next != sequence && !turn.stopped {
             turn = self.turned.wait(turn).unwrap_or_else(PoisonError::into_inner);
@@ -307,10 +304,10 @@ impl Copy {
             return Err(cancelled());
         }
         drop(turn);
-        let placed = place()?;
+        let written = write()?;
         self.turn().next += 1;
         self.turned.notify_all();
-        Ok(placed)
+        Ok(written)
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {

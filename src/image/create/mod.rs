@@ -1,7 +1,6 @@
 //! Making new images, front to back.
 //!
-//! A target is written by several threads at once. [`Layout`] (behind a lock, in guest order) decides where
-//! everything goes and keeps the tables; the data itself is then written without the lock.
+//! A target is written in guest order. [`Layout`] decides where everything goes and keeps the tables.
 //!
 //! Order of writes of a qcow2 target: data and full L2 tables and refcount blocks as they come, then the last
 //! of them, the L1 table and the refcount table; sync; the header; sync. Until the header is there the first

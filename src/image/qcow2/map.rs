@@ -37,7 +37,7 @@ impl Qcow2 {
     /// Data must lie inside its file; only the last cluster may be cut short.
     fn resolve_data(&self, guest: u64, host: u64, length: u64) -> Result<(Mapping, u64)> {
         let file = self.data_file()?;
-        let last = self.geometry().cluster_start(host + length - 1).max(host);
+        let last = self.geometry().cluster_start(host + length - 1);
         // The length is asked again only when it matters: a shared image may have grown.
         if last >= self.data_length.load(Ordering::Relaxed) {
             let file_length = file.len()?;
@@ -57,9 +57,11 @@ impl Qcow2 {
         if !self.is_preallocated()? {
             return Ok((Mapping::Data { host, hole: false }, length));
         }
+        if host >= self.data_length.load(Ordering::Relaxed) {
+            return Ok((Mapping::Data { host, hole: true }, length));
+        }
         let extent = file.extent_at(host)?;
-        // A block that the file system cut inside a sector is read as a whole.
-        let end = extent.end.next_multiple_of(512).min(host + length).max(host + 1);
+        let end = extent.end.clamp(host + 1, host + length);
         Ok((Mapping::Data { host, hole: extent.hole }, end - host))
     }
 

@@ -31,7 +31,7 @@ impl Qcow2 {
             return Ok(*known);
         }
         let geometry = self.geometry();
-        let stored = geometry.clusters_for(self.file.allocated()?);
+        let stored = self.file.allocated()? >> geometry.cluster_bits;
         let cutoff = (stored.saturating_mul(10) / 9).max(stored + 2);
         let clusters = geometry.clusters_for(self.file.len()?);
         let found = if clusters < cutoff { false } else { self.has_used_clusters(clusters, cutoff)? };
