@@ -34,4 +34,5 @@ pub use job::{
     Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, Job, JobReport, JobStatus, Progress,
     SyncMode, ZeroDetection,
 };
+pub use storage::FileKind;
 pub use transaction::{CompletionMode, Event, EventKind, RunningTransaction, Transaction};

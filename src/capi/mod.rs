@@ -1,7 +1,7 @@
 //! The C ABI: `include/holstein.h` is made from this module.
 //!
-//! One C type a file. Every function is one expression inside [`boundary::boundary`], which turns errors and
-//! panics into codes; every pointer from C passes one of the checks of [`boundary`]. The doc comments of the
+//! One C type a file. Every function is one expression inside `boundary::boundary`, which turns errors and
+//! panics into codes; every pointer from C passes one of the checks of `boundary`. The doc comments of the
 //! exported items are the header's text, so they speak to readers of C.
 //!
 //! The header is made by `packaging/header.sh`, which knows the files below in the header's order.

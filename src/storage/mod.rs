@@ -2,7 +2,7 @@
 //!
 //! [`Storage`] knows names (open, create, rename, unlink, make a folder's entries durable) and
 //! [`StorageFile`] knows bytes. [`HostStorage`] is the operating system's file system, [`MemoryStorage`]
-//! keeps everything in memory. Layers above use [`File`], which puts the file's name into every error and
+//! keeps everything in memory. Layers above use `File`, which puts the file's name into every error and
 //! refuses further work on a file whose sync failed once.
 
 mod file;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use holstein::{DiskInfo, Layers, Qcow2Info, SnapshotInfo, storage::FileKind};
+use holstein::{DiskInfo, FileKind, Layers, Qcow2Info, SnapshotInfo};
 use serde_json::{Value, json};
 
 use crate::{
