@@ -12,9 +12,12 @@ qemu-io -f qcow2 -c 'write -q -P 1 0 1M' "$folder/disk.qcow2"
 qemu-img bitmap --add "$folder/disk.qcow2" nightly
 qemu-io -f qcow2 -c 'write -q -P 2 4M 128k' "$folder/disk.qcow2"
 
+# The name that programs look for, as an installation has it.
+ln -s "$release/libholstein.so" "$folder/libholstein.so.0"
+
 echo "c-examples/backup.c"
 "${CC:-cc}" -std=c11 -Wall -Wextra -Werror -Iinclude c-examples/backup.c -L"$release" -lholstein \
-    -Wl,-rpath,"$release" -o "$folder/backup"
+    -Wl,-rpath,"$folder" -o "$folder/backup"
 mkdir "$folder/copies"
 "$folder/backup" "$folder/copies" "$folder/disk.qcow2"
 qemu-img compare -f qcow2 -F qcow2 "$folder/disk.qcow2" "$folder/copies/disk.qcow2"
