@@ -97,6 +97,15 @@ impl Encoder {
         }
     }
 
+    /// About how many bytes of memory it holds, once it has been used.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            // The window, hash chains and the pending output, whatever the level.
+            Encoder::Zlib(_) => 512 << 10,
+            Encoder::Zstd(context) => context.sizeof().max(1),
+        }
+    }
+
     /// Appends `input`, one whole cluster, compressed to `output`. False, and nothing appended, when it does
     /// not become smaller.
     pub(crate) fn deflate(&mut self, input: &[u8], output: &mut Vec<u8>) -> bool {

@@ -9,13 +9,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{
     Compression, Job, JobReport, ZeroDetection,
+    encoders::Encoders,
     plan::{Batch, Piece, PieceKind, Planner},
     prepare::Prepared,
 };
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    format::{compressed::Encoder, header::CompressionType},
+    format::header::CompressionType,
     image::{
         Run,
         create::{Content, Item, Target},
@@ -30,13 +31,13 @@ pub(crate) struct Copy {
     target: Target,
     job: Job,
     cluster_size: usize,
-    compression: Option<(CompressionType, u32)>,
+    /// Of a compressing copy.
+    encoders: Option<Encoders>,
     zero_detection: ZeroDetection,
     record_zeros: bool,
     planner: Mutex<Planning>,
     turn: Mutex<Turn>,
     turned: Condvar,
-    encoders: Mutex<Vec<Encoder>>,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
 }
@@ -84,17 +85,17 @@ impl Copy {
             Some(layout) => Target::qcow2(file, layout)?,
             None => Target::raw(file, source.size())?,
         };
-        let compression = match backup.options.compression {
+        let encoders = match backup.options.compression {
             Compression::None => None,
-            Compression::Zlib { level } => Some((CompressionType::Zlib, level.unwrap_or(6))),
-            Compression::Zstd { level } => Some((CompressionType::Zstd, level.unwrap_or(3))),
+            Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),
+            Compression::Zstd { level } => Some(Encoders::new(CompressionType::Zstd, level.unwrap_or(3))),
         };
         Ok(Copy {
             job: Job::new(index, source.path(), &backup.target, total),
             source,
             target,
             cluster_size: plan.cluster_size as usize,
-            compression,
+            encoders,
             zero_detection: backup.options.zero_detection,
             record_zeros,
             planner: Mutex::new(Planning {
@@ -104,7 +105,6 @@ impl Copy {
             }),
             turn: Mutex::new(Turn { next: 0, stopped: false }),
             turned: Condvar::new(),
-            encoders: Mutex::default(),
             _backing: backing,
         })
     }
@@ -193,7 +193,7 @@ impl Copy {
 
     /// A compressing copy collects what it writes, streams and all, in a buffer of its own.
     fn is_packing(&self) -> bool {
-        self.compression.is_some()
+        self.encoders.is_some()
     }
 
     /// Reads one piece and says what becomes of it.
@@ -237,8 +237,8 @@ impl Copy {
             let offset = index * self.cluster_size;
             let content = if self.zero_detection == ZeroDetection::On && is_zero(cluster) {
                 Content::Zero
-            } else if self.is_packing() {
-                self.pack(cluster, packed)
+            } else if let Some(encoders) = &self.encoders {
+                Self::pack(encoders, cluster, packed)
             } else {
                 Content::Data { at: start + offset }
             };
@@ -251,14 +251,9 @@ impl Copy {
     }
 
     /// Appends a cluster to `packed`, compressed if that makes it smaller.
-    fn pack(&self, cluster: &[u8], packed: &mut Vec<u8>) -> Content {
+    fn pack(encoders: &Encoders, cluster: &[u8], packed: &mut Vec<u8>) -> Content {
         let at = packed.len();
-        let Some((kind, level)) = self.compression else { return Content::Data { at } };
-        let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut encoder = idle.unwrap_or_else(|| Encoder::new(kind, level));
-        let smaller = encoder.deflate(cluster, packed);
-        self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-        if smaller {
+        if encoders.with(|encoder| encoder.deflate(cluster, packed)) {
             return Content::Stream { at, length: packed.len() - at };
         }
         packed.extend_from_slice(cluster);

@@ -4,6 +4,7 @@
 //! batch, [`target`] is the file that appears at the end, and [`status`] is what others see of it meanwhile.
 
 mod copy;
+mod encoders;
 mod options;
 mod plan;
 mod prepare;
