@@ -21,6 +21,12 @@ impl Storage for HostStorage {
         HostFile::checked(file)
     }
 
+    fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).custom_flags(sys::SAFE_OPEN_FLAGS).open(path)?;
+        HostFile::checked(file)
+    }
+
     fn open_beneath(&self, folder: &Path, name: &Path) -> io::Result<Arc<dyn StorageFile>> {
         let folder = fs::OpenOptions::new().read(true).custom_flags(sys::FOLDER_FLAGS).open(folder)?;
         HostFile::checked(sys::open_beneath(&folder, name)?)

@@ -24,6 +24,9 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// device is refused.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
 
+    /// The same for reading and writing.
+    fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+
     /// Opens an existing regular file for reading whose path, `name` resolved from `folder`, never leaves
     /// `folder`, whatever symbolic links say.
     fn open_beneath(&self, folder: &Path, name: &Path) -> io::Result<Arc<dyn StorageFile>>;
