@@ -22,13 +22,13 @@ mod job;
 pub mod storage;
 mod transaction;
 
-pub use bitmap::{BitmapInfo, DirtyBitmap};
+pub use bitmap::{BitmapChange, BitmapInfo, DirtyBitmap, MergeSource, Recording};
 pub use disk::{Disk, DiskOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use format::header::CompressionType;
 pub use image::{
-    BackingInfo, BackingPolicy, BitmapEntryInfo, DiskInfo, Format, ImageOptions, LayerInfo, Layers, Map,
-    Mapping, Qcow2Info, Run, Sharing, SnapshotInfo,
+    Access, BackingInfo, BackingPolicy, BitmapEntryInfo, DiskInfo, Format, ImageOptions, LayerInfo, Layers,
+    Map, Mapping, Qcow2Info, Run, Sharing, SnapshotInfo,
 };
 pub use job::{
     Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, Job, JobReport, JobStatus, Progress,

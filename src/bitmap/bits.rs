@@ -54,6 +54,17 @@ impl BitSet {
         }
     }
 
+    /// The 64 bits from `start` on, a multiple of 64; those behind the end are clear.
+    pub(crate) fn word(&self, start: u64) -> u64 {
+        let present = self.length.saturating_sub(start).min(64);
+        let all = if present == 64 { u64::MAX } else { (1 << present) - 1 };
+        match self.chunks.get((start / CHUNK_BITS) as usize) {
+            Some(Chunk::Set) => all,
+            Some(Chunk::Mixed(words)) => words[(start % CHUNK_BITS / 64) as usize],
+            Some(Chunk::Clear) | None => 0,
+        }
+    }
+
     /// How many bits are set.
     pub(crate) fn count(&self) -> u64 {
         let count = |(index, chunk): (usize, &Chunk)| match chunk {

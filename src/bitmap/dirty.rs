@@ -38,6 +38,30 @@ impl DirtyBitmap {
         std::iter::successors(self.next_extent(0), |last| self.next_extent(last.end))
     }
 
+    /// A clean bitmap of a disk of `size` bytes.
+    pub(crate) fn clean(name: Vec<u8>, granularity_bits: u8, size: u64) -> Self {
+        let bits = BitSet::new(size.div_ceil(1 << granularity_bits));
+        DirtyBitmap { name, granularity_bits, size, bits }
+    }
+
+    pub(crate) fn bits(&self) -> &BitSet {
+        &self.bits
+    }
+
+    /// Size of the disk in bytes.
+    pub(crate) fn disk_size(&self) -> u64 {
+        self.size
+    }
+
+    /// Makes everything dirty that `other`, of a disk of the same size, has dirty; a granule that is dirty in
+    /// part becomes dirty.
+    pub(crate) fn merge(&mut self, other: &DirtyBitmap) {
+        for extent in other.extents() {
+            self.bits
+                .set(extent.start >> self.granularity_bits..extent.end.div_ceil(1 << self.granularity_bits));
+        }
+    }
+
     /// The first dirty part that ends behind `from`, without what lies before `from`'s granule.
     pub(crate) fn next_extent(&self, from: u64) -> Option<Range<u64>> {
         let shift = self.granularity_bits;

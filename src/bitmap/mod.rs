@@ -1,10 +1,14 @@
 //! Which parts of a disk changed: dirty bitmaps, in memory and as they are stored in qcow2.
 
 mod bits;
+mod change;
 mod dirty;
 mod persistent;
+mod store;
 
 pub(crate) use bits::BitSet;
+pub use change::{BitmapChange, MergeSource, Recording};
 pub use dirty::DirtyBitmap;
 pub use persistent::BitmapInfo;
 pub(crate) use persistent::{ensure_recorded, list, load};
+pub(crate) use store::change;

@@ -38,7 +38,7 @@ pub struct BitmapInfo {
 
 /// All bitmaps of an image. Their data is read for the count, one cluster at a time, and not kept.
 pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
-    let tables: Vec<_> = image.bitmaps().iter().map(|entry| read_bitmap_table(image, entry)).collect();
+    let tables: Vec<_> = image.bitmaps().iter().map(|entry| trusted_table(image, entry)).collect();
     let doubts = find_foreign_clusters(image, &tables)?;
     let mut infos = Vec::new();
     for ((entry, table), foreign) in image.bitmaps().iter().zip(tables).zip(doubts) {
@@ -85,7 +85,7 @@ pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
     };
     doubt_contents(image, entry).map_err(unusable)?;
     // Others' tables too: a cluster that two bitmaps share belongs to neither.
-    let mut tables: Vec<_> = image.bitmaps().iter().map(|entry| read_bitmap_table(image, entry)).collect();
+    let mut tables: Vec<_> = image.bitmaps().iter().map(|entry| trusted_table(image, entry)).collect();
     let foreign = find_foreign_clusters(image, &tables).map_err(about)?.swap_remove(index);
     foreign.map_err(unusable)?;
     let table = tables.swap_remove(index).map_err(unusable)?;
@@ -144,13 +144,18 @@ fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-type Table = Result<Vec<TableEntry>>;
+pub(super) type Table = Result<Vec<TableEntry>>;
 
-/// The table of one bitmap; an empty one when its length is wrong and it is not read at all.
-fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Table {
-    if doubt_contents(image, entry).is_err() {
-        return Ok(Vec::new());
+/// The table of one bitmap; an empty one when the bitmap's contents are in doubt anyway.
+fn trusted_table(image: &Qcow2, entry: &Entry) -> Table {
+    match doubt_contents(image, entry) {
+        Ok(()) => read_bitmap_table(image, entry),
+        Err(_) => Ok(Vec::new()),
     }
+}
+
+/// The table of one bitmap, whatever its contents are worth.
+pub(super) fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Table {
     let mut grants = Vec::new();
     let bytes = u64::from(entry.table_entries) * 8;
     let words =

@@ -4,17 +4,17 @@ mod pool;
 
 use std::{
     ops::Range,
-    path::Path,
-    sync::{Arc, OnceLock},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
 
 use crate::{
-    bitmap::{self, BitmapInfo, DirtyBitmap},
+    bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
     error::{Error, ErrorKind, Result},
-    image::{DiskInfo, Image, ImageOptions, LayerInfo, Map},
+    image::{Access, DiskInfo, Image, ImageOptions, LayerInfo, Map},
     storage::{HostStorage, Storage},
 };
 
@@ -33,7 +33,9 @@ pub struct Disk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    image: Image,
+    path: PathBuf,
+    /// The image as it was parsed last; replaced as a whole when it is changed.
+    image: RwLock<Arc<Image>>,
     options: DiskOptions,
     readers: OnceLock<Pool>,
 }
@@ -55,17 +57,22 @@ impl Disk {
     /// As [`Disk::open`].
     pub fn open_in(storage: Arc<dyn Storage>, path: impl AsRef<Path>, options: &DiskOptions) -> Result<Disk> {
         let image = Image::open(storage, path.as_ref(), options)?;
-        Ok(Disk(Arc::new(Inner { image, options: options.clone(), readers: OnceLock::new() })))
+        Ok(Disk(Arc::new(Inner {
+            path: path.as_ref().to_owned(),
+            image: RwLock::new(Arc::new(image)),
+            options: options.clone(),
+            readers: OnceLock::new(),
+        })))
     }
 
     /// The path that the disk was opened by.
     pub fn path(&self) -> &Path {
-        self.0.image.path()
+        &self.0.path
     }
 
     /// Size of the disk in bytes, a multiple of 512.
     pub fn size(&self) -> u64 {
-        self.0.image.size()
+        self.image().size()
     }
 
     /// What the top image says about itself.
@@ -73,12 +80,12 @@ impl Disk {
     /// # Errors
     /// `Io` when the file's status cannot be read.
     pub fn info(&self) -> Result<DiskInfo> {
-        self.0.image.info()
+        self.image().info()
     }
 
     /// The images of the chain, the top first.
     pub fn chain(&self) -> Vec<LayerInfo> {
-        self.0.image.chain()
+        self.image().chain()
     }
 
     /// Fills `buf` with the disk's contents from byte `offset` on. Blocks; a large read uses several threads.
@@ -87,7 +94,7 @@ impl Disk {
     /// `InvalidArgument` when the range does not lie in the disk, `Io`, and `Corrupt` for damaged tables and
     /// compressed clusters. The contents of `buf` are then undefined.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let image = &self.0.image;
+        let image = self.image();
         image.check_range(buf.len() as u64, offset)?;
         if buf.len() < PARALLEL_READ {
             return image.read_at(buf, offset);
@@ -110,8 +117,8 @@ impl Disk {
 
     /// The runs of a guest range in bytes (clipped to the disk): which layer has it and where. Reads tables,
     /// never data.
-    pub fn map(&self, range: Range<u64>) -> Map<'_> {
-        self.0.image.map(range)
+    pub fn map(&self, range: Range<u64>) -> Map {
+        self.image().map(range)
     }
 
     /// All persistent bitmaps of the top image, those that cannot be used with the reason. Reads their data
@@ -120,7 +127,7 @@ impl Disk {
     /// # Errors
     /// `Io`, and `Limit` when the bitmaps' tables need too much memory.
     pub fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
-        self.0.image.qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
+        self.image().qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
     }
 
     /// Loads a persistent bitmap of the top image.
@@ -130,7 +137,7 @@ impl Disk {
     /// # Errors
     /// `BitmapNotFound`; `BitmapUnusable` for one whose contents cannot be trusted; `Io`; `Limit`.
     pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
-        match self.0.image.qcow2() {
+        match self.image().qcow2() {
             Some(image) => bitmap::load(image, name),
             None => {
                 let text = format!("'{}': a raw image has no bitmaps", self.path().display());
@@ -139,12 +146,35 @@ impl Disk {
         }
     }
 
+    /// Changes the persistent bitmaps of the top image: all changes of the list or none, durable when this
+    /// returns. The disk must have been opened with [`Access::Write`].
+    ///
+    /// # Errors
+    /// `WrongState` for a disk that was opened for reading; `BitmapNotFound`, `BitmapUnusable`, `Exists`,
+    /// `InvalidArgument` and `Unsupported` for changes that cannot be; `Corrupt` for an image that cannot be
+    /// trusted to say which clusters are free. Nothing has changed then. After an error of kind `Io` or `NoSpace`
+    /// the text says if the outcome is unknown; the disk must be opened anew then.
+    pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
+        let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        if self.0.options.access != Access::Write {
+            let text = format!("'{}' was opened for reading only", self.path().display());
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
+        let Some(top) = image.qcow2() else {
+            let text = format!("'{}': a raw image has no bitmaps", self.path().display());
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        bitmap::change(top, changes)?;
+        *image = Arc::new(image.reread()?);
+        Ok(())
+    }
+
     /// How it was opened.
     pub fn options(&self) -> &DiskOptions {
         &self.0.options
     }
 
-    pub(crate) fn image(&self) -> &Image {
-        &self.0.image
+    pub(crate) fn image(&self) -> Arc<Image> {
+        self.0.image.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

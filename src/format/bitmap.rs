@@ -6,7 +6,7 @@ use zerocopy::{
 };
 
 use super::{corrupt, extension::BitmapsExtension, geometry::Geometry, read_struct, text::printable};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Most bitmaps of an image; QEMU's limit, as are the others here.
 const MAX_BITMAPS: u32 = 65_535;
@@ -159,6 +159,54 @@ impl Entry {
     pub(crate) fn expected_table_entries(&self, size: u64, geometry: &Geometry) -> u64 {
         geometry.clusters_for(self.bits(size).div_ceil(64) * 8)
     }
+}
+
+impl Entry {
+    /// Appends the entry to a directory.
+    pub(crate) fn append(&self, directory: &mut Vec<u8>) {
+        let flags = if self.in_use { IN_USE } else { 0 } | if self.auto { AUTO } else { 0 };
+        let raw = RawEntry {
+            table_offset: self.table_offset.into(),
+            table_size: self.table_entries.into(),
+            flags: flags.into(),
+            kind: TYPE_DIRTY_TRACKING,
+            granularity_bits: self.granularity_bits,
+            name_size: (self.name.len() as u16).into(),
+            extra_data_size: 0.into(),
+        };
+        directory.extend_from_slice(raw.as_bytes());
+        directory.extend_from_slice(&self.name);
+        directory.resize(directory.len().next_multiple_of(8), 0);
+    }
+
+    /// Refuses a new bitmap that could not be stored for a disk of `size` bytes.
+    pub(crate) fn check_new(&self, size: u64, geometry: &Geometry) -> Result<()> {
+        let invalid = |text: String| Error::new(ErrorKind::InvalidArgument, text);
+        if self.name.is_empty() || self.name.len() > MAX_NAME || self.name.contains(&0) {
+            return Err(invalid(format!("a bitmap's name has 1 to {MAX_NAME} bytes and no zero byte")));
+        }
+        if !GRANULARITY_BITS.contains(&self.granularity_bits) {
+            return Err(invalid(
+                "the granularity must be a power of two from 512 to 2147483648 (2 GiB)".to_owned(),
+            ));
+        }
+        let entries = self.expected_table_entries(size, geometry);
+        if entries << geometry.cluster_bits > MAX_DATA_BYTES || entries > u64::from(MAX_TABLE_ENTRIES) {
+            return Err(invalid("the bitmap would take over 512 MiB; use a larger granularity".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a directory of `count` bitmaps and `bytes` bytes may be.
+pub(crate) fn check_directory(count: usize, bytes: usize) -> Result<()> {
+    if count > MAX_BITMAPS as usize || bytes as u64 > MAX_DIRECTORY_BYTES {
+        let text = format!(
+            "an image cannot have more than {MAX_BITMAPS} bitmaps, or {MAX_DIRECTORY_BYTES} bytes of them"
+        );
+        return Err(Error::new(ErrorKind::Limit, text));
+    }
+    Ok(())
 }
 
 /// What a bitmap table entry says about one cluster of bitmap data.

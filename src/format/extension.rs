@@ -133,7 +133,8 @@ impl Extensions {
     }
 }
 
-fn split(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, &[u8])>> {
+/// The extensions in `area` of the header's cluster, in their order, with their data.
+pub(crate) fn split(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, &[u8])>> {
     let mut rest = cluster.get(area).ok_or_else(|| corrupt("the file ends inside the header"))?;
     let mut list = Vec::new();
     // An area that is used up ends the list as well as an end mark does.
@@ -161,4 +162,12 @@ fn feature_names(list: &[(u32, &[u8])]) -> Result<Vec<FeatureName>> {
         Ok(names) => Ok(names.to_vec()),
         Err(_) => Err(corrupt(format!("the feature name table has {} bytes, no multiple of 48", data.len()))),
     }
+}
+
+/// Appends an extension, or with [`END`] the end mark, to a header.
+pub(crate) fn append(to: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    let head = RawExtension { kind: kind.into(), length: (data.len() as u32).into() };
+    to.extend_from_slice(head.as_bytes());
+    to.extend_from_slice(data);
+    to.resize(to.len().next_multiple_of(8), 0);
 }

@@ -126,6 +126,10 @@ pub(crate) struct Header {
     pub(crate) autoclear: u64,
     pub(crate) compression: CompressionType,
     pub(crate) backing_name: Option<Vec<u8>>,
+    /// Bytes of the fixed part.
+    pub(crate) length: usize,
+    /// Where in the first cluster the extensions are.
+    pub(crate) extension_area: Range<usize>,
     pub(crate) extensions: Extensions,
 }
 
@@ -165,7 +169,7 @@ impl Header {
         let geometry = Geometry::new(raw.cluster_bits.get(), raw.refcount_order.get(), extended_l2)?;
         let area = extension_area(&raw, header_length, geometry.cluster_size(), cluster)?;
         let extensions =
-            Extensions::parse(cluster, area, |names| refuse_unknown_features(incompatible, names))?;
+            Extensions::parse(cluster, area.clone(), |names| refuse_unknown_features(incompatible, names))?;
 
         let header = Header {
             version: raw.version.get(),
@@ -182,6 +186,8 @@ impl Header {
             autoclear: raw.autoclear_features.get(),
             compression: compression_type(&raw)?,
             backing_name: backing_name(&raw, cluster)?,
+            length: header_length,
+            extension_area: area,
             extensions,
         };
         refuse_encryption(&raw)?;

@@ -32,9 +32,47 @@ pub(crate) fn get(block: &[u8], order: u32, index: usize) -> u64 {
     }
 }
 
+/// Sets refcount `index` of a block; `count` must fit into the width.
+pub(crate) fn set(block: &mut [u8], order: u32, index: usize, count: u64) {
+    match order {
+        0..=2 => {
+            let per_byte = 8 >> order;
+            let shift = (index % per_byte) << order;
+            let mask = ((1u16 << (1 << order)) - 1) as u8;
+            let byte = &mut block[index / per_byte];
+            *byte = *byte & !(mask << shift) | (count as u8 & mask) << shift;
+        }
+        3 => block[index] = count as u8,
+        4 => BigEndian::write_u16(&mut block[index * 2..], count as u16),
+        5 => BigEndian::write_u32(&mut block[index * 4..], count as u32),
+        _ => BigEndian::write_u64(&mut block[index * 8..], count),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::get;
+    use super::{get, set};
+
+    #[test]
+    fn what_is_set_is_got_and_nothing_else() {
+        for order in 0..=6 {
+            let mut block = [0xa5u8; 64];
+            let count = (512 >> order) as usize;
+            let before: Vec<_> = (0..count).map(|i| get(&block, order, i)).collect();
+            for index in [0, 1, count / 2, count - 1] {
+                set(&mut block, order, index, 1 - (before[index] & 1));
+                for other in (0..count).filter(|i| *i != index) {
+                    assert_eq!(
+                        get(&block, order, other),
+                        before[other],
+                        "order {order}, {index} changed {other}"
+                    );
+                }
+                assert_eq!(get(&block, order, index), 1 - (before[index] & 1));
+                set(&mut block, order, index, before[index]);
+            }
+        }
+    }
 
     #[test]
     fn every_width() {

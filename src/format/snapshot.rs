@@ -45,7 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) icount: Option<u64>,
 }
 
-/// Parses the entry at the start of `bytes`; also returns how many bytes it takes, padding included.
+/// Parses the entry at the start of `bytes`; also returns how many bytes it takes, without the padding to a
+/// multiple of 8 that separates it from the next.
 /// `bytes` need not reach further than the entry.
 pub(crate) fn parse(bytes: &[u8], version: u32, geometry: &Geometry) -> Result<(Snapshot, usize)> {
     let raw: RawSnapshot = read_struct(bytes, "snapshot table")?;
@@ -86,7 +87,7 @@ pub(crate) fn parse(bytes: &[u8], version: u32, geometry: &Geometry) -> Result<(
         let text = format!("a snapshot's L1 table is invalid: {bytes} bytes at {:#x}", snapshot.l1_offset);
         return Err(corrupt(text));
     }
-    Ok((snapshot, at.next_multiple_of(8)))
+    Ok((snapshot, at))
 }
 
 /// The fewest bytes one entry can take.

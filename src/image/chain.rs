@@ -1,6 +1,6 @@
 //! The map of a whole chain: which layer decides each guest byte.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{Image, Mapping, Run};
 use crate::error::Result;
@@ -13,8 +13,8 @@ impl Image {
     }
 
     /// The same with neighbours joined that differ in nothing that a reader sees.
-    pub(crate) fn map(&self, range: Range<u64>) -> Map<'_> {
-        Map { runs: self.runs(range), held: None }
+    pub(crate) fn map(self: &Arc<Self>, range: Range<u64>) -> Map {
+        Map { image: self.clone(), walk: Walk::new(self, range), held: None }
     }
 }
 
@@ -99,16 +99,17 @@ impl Iterator for Runs<'_> {
 
 /// Iterator over the joined runs of a guest range, ascending and without gaps; after an error it ends.
 #[derive(Debug)]
-pub struct Map<'a> {
-    runs: Runs<'a>,
+pub struct Map {
+    image: Arc<Image>,
+    walk: Walk,
     held: Option<Run>,
 }
 
-impl Iterator for Map<'_> {
+impl Iterator for Map {
     type Item = Result<Run>;
 
     fn next(&mut self) -> Option<Result<Run>> {
-        for run in self.runs.by_ref() {
+        while let Some(run) = self.walk.next(&self.image) {
             let run = match run {
                 Ok(run) => run,
                 Err(error) => return Some(Err(error)),

@@ -1,6 +1,9 @@
 //! What can be said about an image without reading its data.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{Format, Image, Layer, policy};
 use crate::{
@@ -146,7 +149,7 @@ impl Image {
 
     /// All images of the chain, the top first.
     pub(crate) fn chain(&self) -> Vec<LayerInfo> {
-        let info = |layer: &Layer| LayerInfo {
+        let info = |layer: &Arc<Layer>| LayerInfo {
             path: layer.file().path().to_owned(),
             format: layer.format(),
             size: layer.size,

@@ -8,6 +8,7 @@ mod budget;
 mod cache;
 mod chain;
 pub(crate) mod create;
+pub(crate) mod edit;
 mod info;
 mod mapping;
 mod open;
@@ -23,7 +24,7 @@ pub use chain::Map;
 pub(crate) use chain::Walk;
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
-pub use open::{Format, ImageOptions, Layers, Sharing};
+pub use open::{Access, Format, ImageOptions, Layers, Sharing};
 pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
 pub(crate) use qcow2::{Qcow2, read_table};
@@ -37,7 +38,7 @@ use crate::{
 /// A chain of layers, open for reading.
 #[derive(Debug)]
 pub(crate) struct Image {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     /// Each open file as it was when it was opened.
     versions: Vec<(File, FileVersion)>,
     storage: Arc<dyn crate::storage::Storage>,
@@ -66,7 +67,7 @@ impl Image {
         self.layers[0].file().path()
     }
 
-    pub(crate) fn layers(&self) -> &[Layer] {
+    pub(crate) fn layers(&self) -> &[Arc<Layer>] {
         &self.layers
     }
 

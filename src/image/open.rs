@@ -7,7 +7,7 @@ use super::{Image, Layer, LayerKind, Qcow2, budget::Budget, policy::BackingPolic
 use crate::{
     error::{Error, ErrorKind, Result},
     format::text::printable,
-    storage::{File, Lock, Storage},
+    storage::{File, FileVersion, Lock, Storage},
 };
 
 /// Most images in a chain.
@@ -60,6 +60,16 @@ pub enum Sharing {
     ForceShare,
 }
 
+/// What may be done with the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// It is read.
+    #[default]
+    Read,
+    /// Its bitmaps may be changed too. The image is locked against everybody else.
+    Write,
+}
+
 /// How much of a chain to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layers {
@@ -77,6 +87,8 @@ pub struct ImageOptions {
     pub format: Format,
     /// Which files named inside images may be opened.
     pub backing_policy: BackingPolicy,
+    /// What may be done with the image; images below it are only ever read.
+    pub access: Access,
     /// Whether others may write meanwhile.
     pub sharing: Sharing,
     /// How much of the chain to open.
@@ -90,6 +102,7 @@ impl Default for ImageOptions {
         ImageOptions {
             format: Format::default(),
             backing_policy: BackingPolicy::default(),
+            access: Access::default(),
             sharing: Sharing::default(),
             layers: Layers::default(),
             memory_limit: DEFAULT_MEMORY_LIMIT,
@@ -101,21 +114,37 @@ impl Image {
     /// Opens the image at `path`, and with [`Layers::Chain`] everything below it.
     pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, options: &ImageOptions) -> Result<Image> {
         let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
-        let file = File::new(storage.open(path).map_err(cause)?, path);
-        let lock = match options.sharing {
-            Sharing::Locked => Lock::Source,
-            Sharing::ForceShare => Lock::ForceShare,
+        let (opened, lock) = match (options.access, options.sharing) {
+            (Access::Write, Sharing::Locked) => (storage.open_writable(path), Lock::Write),
+            (Access::Write, Sharing::ForceShare) => {
+                let text = format!("'{}': an image that is shared cannot be written", path.display());
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+            (Access::Read, Sharing::Locked) => (storage.open(path), Lock::Source),
+            (Access::Read, Sharing::ForceShare) => (storage.open(path), Lock::ForceShare),
         };
+        let file = File::new(opened.map_err(cause)?, path);
         let budget = Budget::new(options.memory_limit);
         lock_named(&*storage, &file, lock)?;
-        let versions = vec![(file.clone(), file.version()?)];
-        let layers = vec![Layer::open(file, options.format, &budget)?];
-        let mut image = Image { layers, versions, storage };
-        if options.layers == Layers::Chain {
-            image.open_data_file(options)?;
-            while image.open_next(options, &budget)? {}
+        let mut versions = vec![(file.clone(), file.version()?)];
+        let mut top = Layer::open(file, options.format, &budget)?;
+        let whole = options.layers == Layers::Chain;
+        if whole {
+            top.open_data_file(&*storage, options, &mut versions)?;
         }
+        let mut image = Image { layers: vec![Arc::new(top)], versions, storage };
+        while whole && image.open_next(options, &budget)? {}
         Ok(image)
+    }
+
+    /// The same chain with its top, a qcow2 image that was changed through our own file, read anew.
+    pub(crate) fn reread(&self) -> Result<Image> {
+        let top = self.layers[0].reread()?;
+        let mut versions = self.versions.clone();
+        versions[0].1 = top.file().version()?;
+        let mut layers = self.layers.clone();
+        layers[0] = Arc::new(top);
+        Ok(Image { layers, versions, storage: self.storage.clone() })
     }
 
     /// Opens the image below the lowest one; false when there is none.
@@ -143,34 +172,10 @@ impl Image {
         };
         lock_named(&*self.storage, &file, lock)?;
         self.versions.push((file.clone(), file.version()?));
-        self.layers.push(Layer::open(file, format, budget)?);
-        self.open_data_file(options)?;
+        let mut layer = Layer::open(file, format, budget)?;
+        layer.open_data_file(&*self.storage, options, &mut self.versions)?;
+        self.layers.push(Arc::new(layer));
         Ok(true)
-    }
-
-    /// Opens the external data file of the lowest layer, if it has one.
-    fn open_data_file(&mut self, options: &ImageOptions) -> Result<()> {
-        let storage = &*self.storage;
-        let Some(LayerKind::Qcow2(image)) = self.layers.last_mut().map(|layer| &mut layer.kind) else {
-            return Ok(());
-        };
-        if let Some(name) = image.data_file_name()? {
-            let path = image.file().path().to_owned();
-            let file = options.backing_policy.open(storage, &path, name, "data file")?;
-            if file.id()? == image.file().id()? {
-                return Err(image
-                    .file()
-                    .error(ErrorKind::Corrupt, "the image names itself as its data file"));
-            }
-            let lock = match options.sharing {
-                Sharing::Locked => Lock::Backing,
-                Sharing::ForceShare => Lock::ForceShare,
-            };
-            lock_named(storage, &file, lock)?;
-            self.versions.push((file.clone(), file.version()?));
-            image.set_data_file(file);
-        }
-        Ok(())
     }
 }
 
@@ -196,6 +201,44 @@ impl Layer {
                 Ok(Layer { size: image.header().size, kind: LayerKind::Qcow2(Box::new(image)) })
             }
         }
+    }
+
+    /// Opens the external data file, if the image has one.
+    fn open_data_file(
+        &mut self,
+        storage: &dyn Storage,
+        options: &ImageOptions,
+        versions: &mut Vec<(File, FileVersion)>,
+    ) -> Result<()> {
+        let LayerKind::Qcow2(image) = &mut self.kind else { return Ok(()) };
+        let Some(name) = image.data_file_name()? else { return Ok(()) };
+        let path = image.file().path().to_owned();
+        let file = options.backing_policy.open(storage, &path, name, "data file")?;
+        if file.id()? == image.file().id()? {
+            let text = "the image names itself as its data file";
+            return Err(image.file().error(ErrorKind::Corrupt, text));
+        }
+        let lock = match options.sharing {
+            Sharing::Locked => Lock::Backing,
+            Sharing::ForceShare => Lock::ForceShare,
+        };
+        lock_named(storage, &file, lock)?;
+        versions.push((file.clone(), file.version()?));
+        image.set_data_file(file);
+        Ok(())
+    }
+
+    fn reread(&self) -> Result<Layer> {
+        let LayerKind::Qcow2(old) = &self.kind else {
+            return Err(self.file().error(ErrorKind::InvalidArgument, "a raw image has nothing to change"));
+        };
+        let path = old.file().path();
+        let budget = Budget::new(old.budget().limit());
+        let mut image = Qcow2::open(old.file().clone(), &budget).map_err(|e| e.in_file(path))?;
+        if let Some(file) = old.external_data_file() {
+            image.set_data_file(file.clone());
+        }
+        Ok(Layer { size: image.header().size, kind: LayerKind::Qcow2(Box::new(image)) })
     }
 
     /// The name and format of the image below, as this one tells them.

@@ -5,7 +5,7 @@
 //! in the hands of a thread that waits for nobody, so the waiting ends. Several writers at once would only wait
 //! for each other in the kernel, where a file has one writer at a time.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{
     Compression, Job, JobReport, ZeroDetection,
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
     image::{
-        Run,
+        Image, Run,
         create::{Content, Item, Target},
     },
     storage::File,
@@ -27,7 +27,8 @@ use crate::{
 /// The copying of one disk.
 #[derive(Debug)]
 pub(crate) struct Copy {
-    source: Disk,
+    /// The source as it was when the copying began.
+    image: Arc<Image>,
     target: Target,
     job: Job,
     cluster_size: usize,
@@ -80,7 +81,8 @@ impl Copy {
     pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
         let Prepared { backup, set, plan, layout, backing, record_zeros, .. } = prepared;
         let source = backup.source;
-        let total = Planner::total(source.image(), &set, plan.cluster_size);
+        let image = source.image();
+        let total = Planner::total(&image, &set, plan.cluster_size);
         let target = match layout {
             Some(layout) => Target::qcow2(file, layout)?,
             None => Target::raw(file, source.size())?,
@@ -92,7 +94,7 @@ impl Copy {
         };
         Ok(Copy {
             job: Job::new(index, source.path(), &backup.target, total),
-            source,
+            image,
             target,
             cluster_size: plan.cluster_size as usize,
             encoders,
@@ -138,7 +140,7 @@ impl Copy {
             planning.exhausted && planning.in_flight == 0
         };
         if last {
-            self.source.image().ensure_unchanged()?;
+            self.image.ensure_unchanged()?;
             self.target.finish()?;
         }
         guard.done();
@@ -150,7 +152,7 @@ impl Copy {
         if planning.exhausted {
             return Ok(None);
         }
-        let batch = match planning.planner.next_batch(self.source.image())? {
+        let batch = match planning.planner.next_batch(&self.image)? {
             Some(batch) => batch,
             // An empty batch at the end makes somebody the last one, also where there is nothing to copy.
             None => {
@@ -171,7 +173,7 @@ impl Copy {
             self.load(piece, scratch, &mut items)?;
         }
         for item in &items {
-            let length = item.length.min(self.source.size() - item.guest);
+            let length = item.length.min(self.image.size() - item.guest);
             match item.content {
                 Content::Zero => report.zero_bytes += length,
                 Content::Data { .. } | Content::Stream { .. } => report.data_bytes += length,
@@ -222,7 +224,7 @@ impl Copy {
         let mut at = 0;
         for run in runs {
             let end = at + run.length as usize;
-            self.source.image().read_run(run, &mut buf[at..end])?;
+            self.image.read_run(run, &mut buf[at..end])?;
             at = end;
         }
         // What lies behind the end of the disk in its last cluster.
@@ -268,7 +270,7 @@ impl Copy {
         scratch: &mut Scratch,
         items: &mut Vec<Item>,
     ) -> Result<()> {
-        let layer = &self.source.image().layers()[depth];
+        let layer = &self.image.layers()[depth];
         let stream = layer.compressed_at(guest)?;
         let (Some(stream), Some(image)) = (stream, layer.qcow2()) else {
             let text = format!("the image changed under us at guest offset {guest:#x}");

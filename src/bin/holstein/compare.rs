@@ -132,7 +132,7 @@ impl From<&Run> for Status {
 /// One image, walked along its map.
 struct Side<'a> {
     disk: &'a Disk,
-    map: Map<'a>,
+    map: Map,
     run: Option<Run>,
     buffer: Vec<u8>,
 }

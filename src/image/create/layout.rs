@@ -12,7 +12,7 @@ use super::{Content, Item};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::{
-        extension::{self, RawExtension},
+        extension,
         geometry::Geometry,
         header::{self, CompressionType, RawHeader, incompatible},
         l1::COPIED,
@@ -325,8 +325,8 @@ impl Layout {
         let mut raw = self.raw_header(tables);
         let mut extensions = Vec::new();
         if let Some((name, format)) = &self.options.backing {
-            append_extension(&mut extensions, extension::BACKING_FORMAT, format.to_string().as_bytes());
-            append_extension(&mut extensions, extension::END, &[]);
+            extension::append(&mut extensions, extension::BACKING_FORMAT, format.to_string().as_bytes());
+            extension::append(&mut extensions, extension::END, &[]);
             raw.backing_file_offset = ((size_of::<RawHeader>() + extensions.len()) as u64).into();
             raw.backing_file_size = (name.len() as u32).into();
             extensions.extend_from_slice(name);
@@ -343,13 +343,6 @@ impl Layout {
         cluster.resize(self.options.cluster_size as usize, 0);
         Ok(cluster)
     }
-}
-
-fn append_extension(to: &mut Vec<u8>, kind: u32, data: &[u8]) {
-    let head = RawExtension { kind: kind.into(), length: (data.len() as u32).into() };
-    to.extend_from_slice(head.as_bytes());
-    to.extend_from_slice(data);
-    to.resize(to.len().next_multiple_of(8), 0);
 }
 
 fn push(extents: &mut Vec<Extent>, next: Extent) {

@@ -72,7 +72,7 @@ pub(super) fn read_snapshots(
     if header.snapshot_count > 0 && header.snapshots_offset == 0 {
         return Err(corrupt("the snapshot table lies on the header"));
     }
-    let mut at = 0;
+    let (mut at, mut end) = (0, 0);
     let mut window = Vec::new();
     let mut window_start = 0;
     for _ in 0..header.snapshot_count {
@@ -85,14 +85,16 @@ pub(super) fn read_snapshots(
         let rest = window.get((at - window_start) as usize..).unwrap_or_default();
         let (snapshot, length) = snapshot::parse(rest, header.version, &header.geometry)?;
         check_inside(file, snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, "L1 table of a snapshot")?;
-        at += length as u64;
-        if at > snapshot::MAX_TABLE_BYTES {
+        end = at + length as u64;
+        at = end.next_multiple_of(8);
+        if end > snapshot::MAX_TABLE_BYTES {
             return Err(corrupt("the snapshot table is larger than 64 MiB"));
         }
         grants.push(budget.grant(KEPT_PER_ENTRY + length as u64, "snapshot table")?);
         snapshots.push(snapshot);
     }
-    Ok((snapshots, at))
+    // The last entry's padding need not be there.
+    Ok((snapshots, end))
 }
 
 pub(super) fn read_bitmap_directory(

@@ -1,0 +1,238 @@
+//! Changing the bitmaps of an image: a list of changes is one step, done whole or not at all.
+//!
+//! The list is carried out on a copy of the directory in memory, where every change sees those before it.
+//! Then whatever differs is written by [`super::store`], and one sector decides.
+
+use super::{DirtyBitmap, load};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    format::{bitmap::Entry, text::printable},
+    image::Qcow2,
+};
+
+/// One change of an image's bitmaps.
+#[derive(Clone, Debug)]
+pub enum BitmapChange {
+    /// A new, clean bitmap.
+    Add {
+        /// 1 to 1023 bytes, no zero byte, not in use yet.
+        name: Vec<u8>,
+        /// Bytes of disk for one bit: a power of two from 512 to 2 GiB. When not given: the image's cluster
+        /// size, within 4 KiB and 64 KiB.
+        granularity: Option<u64>,
+        /// Whether it records.
+        recording: Recording,
+    },
+    /// The bitmap goes; also one that cannot be used.
+    Remove {
+        /// Its name.
+        name: Vec<u8>,
+    },
+    /// All of it becomes clean.
+    Clear {
+        /// Its name.
+        name: Vec<u8>,
+    },
+    /// Writes are, or are not, recorded from now on.
+    Record {
+        /// Its name.
+        name: Vec<u8>,
+        /// Whether it records.
+        recording: Recording,
+    },
+    /// It gets another name.
+    Rename {
+        /// Its name.
+        name: Vec<u8>,
+        /// A name that is not in use.
+        to: Vec<u8>,
+    },
+    /// What is dirty in any of the sources becomes dirty in it too.
+    Merge {
+        /// The name of the bitmap that changes.
+        name: Vec<u8>,
+        /// Bitmaps of this image, or of others of the same size; of any granularity.
+        sources: Vec<MergeSource>,
+    },
+}
+
+/// Whether a bitmap records writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recording {
+    /// It does.
+    #[default]
+    Enabled,
+    /// It does not; writes are missing in it then.
+    Disabled,
+}
+
+/// Where to merge from.
+#[derive(Clone, Debug)]
+pub enum MergeSource {
+    /// A bitmap of the same image, as it is at that point of the list.
+    Name(Vec<u8>),
+    /// A bitmap that was loaded, be it of another image.
+    Loaded(DirtyBitmap),
+}
+
+/// A bitmap while a list of changes is carried out.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// What the directory will say; table and length are settled when it is stored.
+    pub(super) entry: Entry,
+    /// New contents; `None` while those on disk stay.
+    pub(super) contents: Option<DirtyBitmap>,
+    /// The name that the contents on disk have.
+    stored_as: Option<Vec<u8>>,
+}
+
+/// The bitmaps of an image, with changes that are not stored yet.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    image: &'a Qcow2,
+    pub(super) slots: Vec<Slot>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(image: &'a Qcow2) -> Self {
+        // Bitmaps that nobody kept up to date do not exist any more.
+        let current = image.bitmaps().iter().filter(|_| image.header().bitmaps_are_current());
+        let slot = |entry: &Entry| Slot {
+            entry: entry.clone(),
+            contents: None,
+            stored_as: Some(entry.name.clone()),
+        };
+        Draft { image, slots: current.map(slot).collect() }
+    }
+
+    /// Carries out one change.
+    pub(super) fn apply(&mut self, change: &BitmapChange) -> Result<()> {
+        match change {
+            BitmapChange::Add { name, granularity, recording } => self.add(name, *granularity, *recording),
+            BitmapChange::Remove { name } => {
+                let index = self.find(name)?;
+                self.slots.remove(index);
+                Ok(())
+            }
+            BitmapChange::Clear { name } => {
+                let size = self.image.header().size;
+                let slot = self.sound(name)?;
+                let bits = slot.entry.granularity_bits;
+                slot.contents = Some(DirtyBitmap::clean(name.clone(), bits, size));
+                Ok(())
+            }
+            BitmapChange::Record { name, recording } => {
+                self.sound(name)?.entry.auto = *recording == Recording::Enabled;
+                Ok(())
+            }
+            BitmapChange::Rename { name, to } => {
+                self.ensure_free(to)?;
+                let index = self.find(name)?;
+                self.slots[index].entry.name = to.clone();
+                self.check_new(&self.slots[index].entry)
+            }
+            BitmapChange::Merge { name, sources } => self.merge(name, sources),
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, text: String) -> Error {
+        self.image.file().error(kind, text)
+    }
+
+    fn find(&self, name: &[u8]) -> Result<usize> {
+        self.slots.iter().position(|slot| slot.entry.name == name).ok_or_else(|| {
+            self.error(ErrorKind::BitmapNotFound, format!("the image has no bitmap '{}'", printable(name)))
+        })
+    }
+
+    fn ensure_free(&self, name: &[u8]) -> Result<()> {
+        match self.find(name) {
+            Ok(_) => {
+                let text = format!("the image has a bitmap '{}' already", printable(name));
+                Err(self.error(ErrorKind::Exists, text))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// A bitmap that may be changed: not one that a writer left behind.
+    fn sound(&mut self, name: &[u8]) -> Result<&mut Slot> {
+        let index = self.find(name)?;
+        if self.slots[index].entry.in_use {
+            let text = format!(
+                "bitmap '{}' is inconsistent: a program did not close the image cleanly; it can only be removed",
+                printable(name)
+            );
+            return Err(self.error(ErrorKind::BitmapUnusable, text));
+        }
+        Ok(&mut self.slots[index])
+    }
+
+    fn check_new(&self, entry: &Entry) -> Result<()> {
+        let about = |e: Error| self.error(e.kind(), format!("bitmap '{}': {e}", printable(&entry.name)));
+        entry.check_new(self.image.header().size, self.image.geometry()).map_err(about)
+    }
+
+    fn add(&mut self, name: &[u8], granularity: Option<u64>, recording: Recording) -> Result<()> {
+        if self.image.header().version < 3 {
+            let text =
+                "a version 2 image cannot have bitmaps; upgrade it first (qemu-img amend -o compat=1.1)";
+            return Err(self.error(ErrorKind::Unsupported, text.to_owned()));
+        }
+        self.ensure_free(name)?;
+        let default = self.image.geometry().cluster_size().clamp(4 << 10, 64 << 10);
+        let granularity = granularity.unwrap_or(default);
+        let bits = if granularity.is_power_of_two() { granularity.ilog2() as u8 } else { 0 };
+        let entry = Entry {
+            name: name.to_vec(),
+            table_offset: 0,
+            table_entries: 0,
+            in_use: false,
+            auto: recording == Recording::Enabled,
+            granularity_bits: bits,
+        };
+        self.check_new(&entry)?;
+        let contents = Some(DirtyBitmap::clean(name.to_vec(), bits, self.image.header().size));
+        self.slots.push(Slot { entry, contents, stored_as: None });
+        Ok(())
+    }
+
+    fn merge(&mut self, name: &[u8], sources: &[MergeSource]) -> Result<()> {
+        self.sound(name)?;
+        let mut merged = self.contents(name)?;
+        for source in sources {
+            let from = match source {
+                MergeSource::Loaded(bitmap) => bitmap.clone(),
+                MergeSource::Name(source) => {
+                    self.sound(source)?;
+                    self.contents(source)?
+                }
+            };
+            if from.disk_size() != merged.disk_size() {
+                let text = format!(
+                    "bitmap '{}' belongs to a disk of {} bytes and '{}' to one of {}; they cannot be merged",
+                    printable(name),
+                    merged.disk_size(),
+                    printable(from.name()),
+                    from.disk_size()
+                );
+                return Err(self.error(ErrorKind::InvalidArgument, text));
+            }
+            merged.merge(&from);
+        }
+        self.sound(name)?.contents = Some(merged);
+        Ok(())
+    }
+
+    /// The contents of a bitmap as they are by now.
+    fn contents(&mut self, name: &[u8]) -> Result<DirtyBitmap> {
+        let slot = &self.slots[self.find(name)?];
+        match (&slot.contents, &slot.stored_as) {
+            (Some(contents), _) => Ok(contents.clone()),
+            (None, Some(stored)) => load(self.image, stored),
+            (None, None) => {
+                Err(self.error(ErrorKind::BitmapNotFound, "the bitmap has no contents".to_owned()))
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Storing bitmaps: new data, tables and directory in new clusters, then the switch, then the old ones go.
+//!
+//! The order of writes is that of [`crate::image::edit`]. A crash leaves the old bitmaps or the new ones, all
+//! of them, and at worst leaked clusters.
+
+use byteorder::{BigEndian, ByteOrder, LittleEndian};
+
+use super::{
+    change::{BitmapChange, Draft, Slot},
+    persistent::read_bitmap_table,
+};
+use crate::{
+    error::Result,
+    format::bitmap::{Entry, TableEntry, check_directory},
+    image::{
+        Qcow2,
+        edit::{Edit, HeaderChange},
+    },
+};
+
+/// Carries out a list of changes as one step. On an error nothing has changed, unless the error says that it is
+/// unknown.
+pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
+    let mut draft = Draft::new(image);
+    for change in changes {
+        draft.apply(change)?;
+    }
+    let slots = draft.slots;
+    let mut directory_size = Vec::new();
+    slots.iter().for_each(|slot| slot.entry.append(&mut directory_size));
+    check_directory(slots.len(), directory_size.len())?;
+
+    let mut edit = Edit::begin(image)?;
+    let mut directory = Vec::new();
+    for slot in &slots {
+        let entry = match &slot.contents {
+            None => slot.entry.clone(),
+            Some(_) => write_contents(image, &mut edit, slot)?,
+        };
+        entry.append(&mut directory);
+    }
+    let header = if slots.is_empty() {
+        HeaderChange::NoBitmaps
+    } else {
+        let clusters = image.geometry().clusters_for(directory.len() as u64);
+        let (count, size) = (slots.len() as u32, directory.len() as u64);
+        directory.resize((clusters << image.geometry().cluster_bits) as usize, 0);
+        let offset = edit.allocate(clusters)?;
+        edit.write(offset, &directory)?;
+        HeaderChange::Bitmaps { count, offset, size }
+    };
+    release_replaced(image, &mut edit, &slots);
+    edit.commit(header)
+}
+
+/// Writes data and table of a bitmap; returns the entry that refers to them.
+fn write_contents(image: &Qcow2, edit: &mut Edit<'_>, slot: &Slot) -> Result<Entry> {
+    let geometry = image.geometry();
+    let Some(bitmap) = &slot.contents else { return Ok(slot.entry.clone()) };
+    let entries = slot.entry.expected_table_entries(bitmap.disk_size(), geometry).max(1);
+    let bits_per_cluster = geometry.cluster_size() * 8;
+    let mut data = vec![0; geometry.cluster_size() as usize];
+    let mut table = vec![0u64; entries as usize];
+    for (index, place) in table.iter_mut().enumerate() {
+        let first = index as u64 * bits_per_cluster;
+        for (at, bytes) in data.chunks_exact_mut(8).enumerate() {
+            LittleEndian::write_u64(bytes, bitmap.bits().word(first + at as u64 * 64));
+        }
+        if data.iter().any(|byte| *byte != 0) {
+            *place = edit.allocate(1)?;
+            edit.write(*place, &data)?;
+        }
+    }
+    let clusters = geometry.clusters_for(entries * 8);
+    let mut bytes = vec![0; (clusters << geometry.cluster_bits) as usize];
+    BigEndian::write_u64_into(&table, &mut bytes[..table.len() * 8]);
+    let table_offset = edit.allocate(clusters)?;
+    edit.write(table_offset, &bytes)?;
+    Ok(Entry { table_offset, table_entries: entries as u32, in_use: false, ..slot.entry.clone() })
+}
+
+/// The old directory, and the tables and data of all bitmaps that are gone or were written anew.
+fn release_replaced(image: &Qcow2, edit: &mut Edit<'_>, slots: &[Slot]) {
+    let header = image.header();
+    let Some(extension) = header.extensions.bitmaps.as_ref().filter(|_| header.bitmaps_are_current()) else {
+        return;
+    };
+    let directory = extension.directory_offset.get();
+    edit.release(directory..directory + extension.directory_size.get());
+    let kept = |old: &Entry| {
+        let same = |slot: &Slot| slot.contents.is_none() && slot.entry.table_offset == old.table_offset;
+        slots.iter().any(same)
+    };
+    for old in image.bitmaps().iter().filter(|old| !kept(old)) {
+        // What cannot be read cannot be given back: it leaks.
+        let Ok(table) = read_bitmap_table(image, old) else { continue };
+        edit.release(old.table_offset..old.table_offset + u64::from(old.table_entries) * 8);
+        for entry in table {
+            if let TableEntry::Data { host } = entry {
+                edit.release(host..host + image.geometry().cluster_size());
+            }
+        }
+    }
+}
