@@ -1,5 +1,7 @@
 //! Bitmaps that we change are bitmaps that QEMU goes on with.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{fs, path::Path, process::Command};
 
 use holstein::{Access, BitmapChange, Disk, DiskOptions, ErrorKind, Layers, MergeSource, Recording};

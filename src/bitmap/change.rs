@@ -56,6 +56,26 @@ pub enum BitmapChange {
     },
 }
 
+impl BitmapChange {
+    /// The names of the image's bitmaps that it is about.
+    pub(crate) fn names(&self) -> Vec<&Vec<u8>> {
+        match self {
+            BitmapChange::Add { name, .. }
+            | BitmapChange::Remove { name }
+            | BitmapChange::Clear { name }
+            | BitmapChange::Record { name, .. } => vec![name],
+            BitmapChange::Rename { name, to } => vec![name, to],
+            BitmapChange::Merge { name, sources } => {
+                let named = sources.iter().filter_map(|source| match source {
+                    MergeSource::Name(name) => Some(name),
+                    MergeSource::Loaded(_) => None,
+                });
+                named.chain([name]).collect()
+            }
+        }
+    }
+}
+
 /// Whether a bitmap records writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recording {

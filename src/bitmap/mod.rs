@@ -11,4 +11,4 @@ pub use change::{BitmapChange, MergeSource, Recording};
 pub use dirty::DirtyBitmap;
 pub use persistent::BitmapInfo;
 pub(crate) use persistent::{ensure_recorded, list, load};
-pub(crate) use store::change;
+pub(crate) use store::{change, rehearse};

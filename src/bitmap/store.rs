@@ -18,18 +18,28 @@ use crate::{
     },
 };
 
-/// Carries out a list of changes as one step. On an error nothing has changed, unless the error says that it is
-/// unknown.
-pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
+/// Finds out whether a list of changes could be carried out. Changes nothing.
+pub(crate) fn rehearse(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
+    draft(image, changes)?;
+    Edit::begin(image).map(drop)
+}
+
+/// The bitmaps as a list of changes makes them.
+fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
     let mut draft = Draft::new(image);
     for change in changes {
         draft.apply(change)?;
     }
-    let slots = draft.slots;
-    let mut directory_size = Vec::new();
-    slots.iter().for_each(|slot| slot.entry.append(&mut directory_size));
-    check_directory(slots.len(), directory_size.len())?;
+    let mut directory = Vec::new();
+    draft.slots.iter().for_each(|slot| slot.entry.append(&mut directory));
+    check_directory(draft.slots.len(), directory.len())?;
+    Ok(draft.slots)
+}
 
+/// Carries out a list of changes as one step. On an error nothing has changed, unless the error says that it is
+/// unknown.
+pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
+    let slots = draft(image, changes)?;
     let mut edit = Edit::begin(image)?;
     let mut directory = Vec::new();
     for slot in &slots {

@@ -1,13 +1,16 @@
 //! A disk in use: an image with its chain and bitmaps, and threads to read it with.
 
+mod busy;
 mod pool;
 
 use std::{
+    collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
+pub(crate) use busy::BusyBitmap;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
 
@@ -37,6 +40,8 @@ struct Inner {
     /// The image as it was parsed last; replaced as a whole when it is changed.
     image: RwLock<Arc<Image>>,
     options: DiskOptions,
+    /// Names of bitmaps that a running backup will change.
+    busy: Mutex<HashSet<Vec<u8>>>,
     readers: OnceLock<Pool>,
 }
 
@@ -61,6 +66,7 @@ impl Disk {
             path: path.as_ref().to_owned(),
             image: RwLock::new(Arc::new(image)),
             options: options.clone(),
+            busy: Mutex::default(),
             readers: OnceLock::new(),
         })))
     }
@@ -155,18 +161,34 @@ impl Disk {
     /// trusted to say which clusters are free. Nothing has changed then. After an error of kind `Io` or `NoSpace`
     /// the text says if the outcome is unknown; the disk must be opened anew then.
     pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
+        self.refuse_busy(changes)?;
+        self.change_kept_bitmaps(changes)
+    }
+
+    /// The same for those that have kept the bitmap.
+    fn change_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
+        self.writable_image()?;
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(top) = image.qcow2() {
+            bitmap::change(top, changes)?;
+            *image = Arc::new(image.reread()?);
+        }
+        Ok(())
+    }
+
+    /// The image, if its bitmaps may be changed.
+    fn writable_image(&self) -> Result<Arc<Image>> {
+        let image = self.image();
         if self.0.options.access != Access::Write {
-            let text = format!("'{}' was opened for reading only", self.path().display());
+            let text =
+                format!("'{}' was opened for reading; its bitmaps cannot be changed", self.path().display());
             return Err(Error::new(ErrorKind::WrongState, text));
         }
-        let Some(top) = image.qcow2() else {
+        if image.qcow2().is_none() {
             let text = format!("'{}': a raw image has no bitmaps", self.path().display());
             return Err(Error::new(ErrorKind::Unsupported, text));
-        };
-        bitmap::change(top, changes)?;
-        *image = Arc::new(image.reread()?);
-        Ok(())
+        }
+        Ok(image)
     }
 
     /// How it was opened.

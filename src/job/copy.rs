@@ -14,7 +14,7 @@ use super::{
     prepare::Prepared,
 };
 use crate::{
-    disk::Disk,
+    disk::{BusyBitmap, Disk},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
     image::{
@@ -39,6 +39,7 @@ pub(crate) struct Copy {
     planner: Mutex<Planning>,
     turn: Mutex<Turn>,
     turned: Condvar,
+    clear_after: Option<BusyBitmap>,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
 }
@@ -79,7 +80,7 @@ pub(crate) enum Step {
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
     pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
-        let Prepared { backup, set, plan, layout, backing, record_zeros, .. } = prepared;
+        let Prepared { backup, set, clear_after, plan, layout, backing, record_zeros, .. } = prepared;
         let source = backup.source;
         let image = source.image();
         let total = Planner::total(&image, &set, plan.cluster_size);
@@ -107,8 +108,14 @@ impl Copy {
             }),
             turn: Mutex::new(Turn { next: 0, stopped: false }),
             turned: Condvar::new(),
+            clear_after,
             _backing: backing,
         })
+    }
+
+    /// The bitmap that becomes clean when the target is there.
+    pub(crate) fn clear_after(&self) -> Option<&BusyBitmap> {
+        self.clear_after.as_ref()
     }
 
     pub(crate) fn job(&self) -> &Job {

@@ -28,7 +28,7 @@ pub enum BitmapMode {
     OnSuccess,
     /// Left as it is.
     Never,
-    /// Cleared of all that was copied, also if the backup fails.
+    /// Cleared of all that was copied, also if the backup fails. Not supported yet.
     Always,
 }
 
@@ -86,7 +86,8 @@ pub struct BackupOptions {
     pub sync: Option<SyncMode>,
     /// The name of a persistent bitmap of the source.
     pub bitmap: Option<Vec<u8>>,
-    /// What becomes of the bitmap. Only [`BitmapMode::Never`] is supported so far, and is the default.
+    /// What becomes of the bitmap. The default is never, and on success for [`SyncMode::Incremental`]; the
+    /// source must be open for writing if the bitmap is to change.
     pub bitmap_mode: Option<BitmapMode>,
     /// The target's format.
     pub format: Format,

@@ -9,16 +9,16 @@ use std::{
 };
 
 use super::{
-    Backup, BitmapMode, Compression, Existing, SyncMode,
+    Backup, BackupOptions, BitmapMode, Compression, Existing, SyncMode,
     plan::{CopySet, PlanOptions},
     target::{exists_already, folder_of},
 };
 use crate::{
     bitmap,
-    disk::{Disk, DiskOptions},
+    disk::{BusyBitmap, Disk, DiskOptions},
     error::{Error, ErrorKind, Result},
     format::{header::CompressionType, text::printable},
-    image::{Format, Layers, Sharing, create::LayoutOptions},
+    image::{Access, Format, Layers, Sharing, create::LayoutOptions},
     storage::{FileId, FileKind, Storage},
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) backup: Backup,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) set: CopySet,
+    /// The bitmap that becomes clean when the target is there.
+    pub(crate) clear_after: Option<BusyBitmap>,
     pub(crate) plan: PlanOptions,
     /// Of a qcow2 target.
     pub(crate) layout: Option<LayoutOptions>,
@@ -57,7 +59,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
     if source.options().layers == Layers::TopOnly {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
-    let set = copy_set(&backup)?;
+    let (set, clear_after) = copy_set(&backup)?;
     let image = source.image();
     let own = image.qcow2().map(|top| top.geometry().cluster_size());
     let cluster_size = backup.options.cluster_size.or(own).unwrap_or(DEFAULT_CLUSTER_SIZE);
@@ -81,7 +83,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
     });
     let plan = PlanOptions { cluster_size, copy_streams: copy_streams.collect() };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { storage, set, plan, layout, backing, record_zeros, backup })
+    Ok(Prepared { storage, set, clear_after, plan, layout, backing, record_zeros, backup })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {
@@ -92,35 +94,47 @@ fn stream_kind(compression: Compression) -> Option<CompressionType> {
     }
 }
 
-/// What to copy, from the sync mode, the bitmap and its mode.
-fn copy_set(backup: &Backup) -> Result<CopySet> {
-    let options = &backup.options;
-    let sync =
-        options.sync.unwrap_or(if options.bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
-    match (sync, &options.bitmap, options.bitmap_mode) {
-        (SyncMode::Full | SyncMode::Top, Some(_), _) => {
-            Err(invalid(format!("a bitmap has no use with sync mode {sync}; use sync mode bitmap")))
+/// What to copy, and what becomes of the bitmap afterwards, from the sync mode, the bitmap and its mode.
+fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
+    let BackupOptions { sync, bitmap, bitmap_mode, .. } = &backup.options;
+    let sync = sync.unwrap_or(if bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
+    let Some(name) = bitmap else {
+        return match sync {
+            _ if bitmap_mode.is_some() => Err(invalid("a bitmap mode was given without a bitmap")),
+            SyncMode::Full => Ok((CopySet::All, None)),
+            SyncMode::Top => Ok((CopySet::Top, None)),
+            _ => Err(invalid(format!("sync mode {sync} needs the name of a bitmap"))),
+        };
+    };
+    let mode = match (sync, bitmap_mode) {
+        (_, Some(BitmapMode::Always)) => {
+            let text = "bitmap mode always is not supported in this version; use on-success or never";
+            return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        (_, None, Some(_)) => Err(invalid("a bitmap mode was given without a bitmap")),
-        (SyncMode::Bitmap | SyncMode::Incremental, None, _) => {
-            Err(invalid(format!("sync mode {sync} needs the name of a bitmap")))
+        (SyncMode::Incremental, Some(BitmapMode::Never)) => {
+            return Err(invalid("sync mode incremental has bitmap mode on-success; use sync mode bitmap"));
         }
-        (_, Some(_), Some(mode @ (BitmapMode::OnSuccess | BitmapMode::Always))) => {
-            let text = format!(
-                "bitmap mode {mode} is not supported in this version, which never changes a source; use never"
-            );
-            Err(Error::new(ErrorKind::Unsupported, text))
+        (SyncMode::Full | SyncMode::Top, None | Some(BitmapMode::Never)) => {
+            return Err(invalid(format!(
+                "a bitmap has no use with sync mode {sync} unless its mode is on-success"
+            )));
         }
-        (SyncMode::Full, None, _) => Ok(CopySet::All),
-        (SyncMode::Top, None, _) => Ok(CopySet::Top),
-        (_, Some(name), _) => {
+        (SyncMode::Incremental, None) => BitmapMode::OnSuccess,
+        (_, mode) => mode.unwrap_or(BitmapMode::Never),
+    };
+    let set = match sync {
+        SyncMode::Full => CopySet::All,
+        SyncMode::Top => CopySet::Top,
+        SyncMode::Bitmap | SyncMode::Incremental => {
             let bitmap = backup.source.bitmap(name)?;
             if let Some(image) = backup.source.image().qcow2() {
                 bitmap::ensure_recorded(image, name)?;
             }
-            Ok(CopySet::Dirty(bitmap))
+            CopySet::Dirty(bitmap)
         }
-    }
+    };
+    let kept = (mode == BitmapMode::OnSuccess).then(|| backup.source.keep_bitmap(name)).transpose()?;
+    Ok((set, kept))
 }
 
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {
@@ -161,7 +175,8 @@ fn layout(backup: &Backup, cluster_size: u64) -> Result<LayoutOptions> {
 fn open_backing(backup: &Backup) -> Result<Option<Disk>> {
     let Some(backing) = &backup.options.backing else { return Ok(None) };
     let path = folder_of(&backup.target).join(&backing.name);
-    let options = DiskOptions { format: backing.format, ..backup.source.options().clone() };
+    let options =
+        DiskOptions { format: backing.format, access: Access::Read, ..backup.source.options().clone() };
     let storage = backup.source.image().storage().clone();
     let context = |e: Error| {
         let name = printable(backing.name.as_os_str().as_bytes());

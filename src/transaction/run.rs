@@ -199,6 +199,7 @@ impl Work {
         }
         for &index in &all {
             drop(lock(&self.targets[index]).take());
+            self.clear_bitmap(index);
             let job = self.copies[index].job();
             let kind = match job.error() {
                 None => EventKind::Completed,
@@ -226,6 +227,18 @@ impl Work {
         }
         for (_, target) in targets {
             target.settle();
+        }
+    }
+
+    /// Makes a bitmap clean whose changes are in a target that stays. Not before all copying has ended: the
+    /// image must not change while anything is read from it.
+    fn clear_bitmap(&self, index: usize) {
+        let copy = &self.copies[index];
+        let Some(bitmap) = copy.clear_after().filter(|_| copy.job().error().is_none()) else { return };
+        if let Err(error) = bitmap.clear() {
+            let target = copy.job().target().display();
+            let text = format!("the backup '{target}' is complete, but {} was not cleared", bitmap.text());
+            copy.job().fail(error.within(text));
         }
     }
 

@@ -122,6 +122,7 @@ fn start(args: &BackupArgs, specs: &[DiskSpec]) -> holstein::Result<RunningTrans
         let options = DiskOptions {
             format: spec.source_format,
             backing_policy: args.backing_policy.clone().unwrap_or_default(),
+            access: spec.access(),
             ..DiskOptions::default()
         };
         let source = Disk::open(&spec.source, &options)?;

@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use holstein::{Backing, BackupOptions, Existing, Format, SyncMode, ZeroDetection};
+use holstein::{Access, Backing, BackupOptions, BitmapMode, Existing, Format, SyncMode, ZeroDetection};
 
 use crate::{args::parse_size, output::escape};
 
@@ -86,6 +86,16 @@ impl DiskSpec {
             zero_detection: if detect_zeroes { ZeroDetection::On } else { ZeroDetection::Off },
         };
         Ok(DiskSpec { source, source_format, target, options })
+    }
+
+    /// Whether the source's bitmap will be changed.
+    pub(crate) fn access(&self) -> Access {
+        match (self.sync(), self.options.bitmap_mode) {
+            (_, Some(BitmapMode::OnSuccess | BitmapMode::Always)) | (SyncMode::Incremental, None) => {
+                Access::Write
+            }
+            _ => Access::Read,
+        }
     }
 
     /// What is copied, with the default that depends on the bitmap.

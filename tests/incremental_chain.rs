@@ -1,0 +1,181 @@
+//! Backups that clear their bitmap: the same command every night makes a chain, and what fails changes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().expect("QEMU's tools");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text
+}
+
+struct Night {
+    folder: tempfile::TempDir,
+}
+
+impl Night {
+    fn new() -> Self {
+        let night = Night { folder: tempfile::tempdir().unwrap() };
+        for disk in ["a", "b"] {
+            let path = night.name(&format!("{disk}.qcow2"));
+            run("qemu-img", &["create", "-q", "-f", "qcow2", &path, "8M"]);
+            run("qemu-io", &["-f", "qcow2", "-c", "write -P 1 0 3M", &path]);
+            run("qemu-img", &["bitmap", "--add", &path, "nightly"]);
+        }
+        night
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    fn name(&self, file: &str) -> String {
+        self.path(file).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, file: &str, command: &str) {
+        run("qemu-io", &["-f", "qcow2", "-c", command, &self.name(file)]);
+    }
+
+    fn backup(&self, disks: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holstein"));
+        command.current_dir(self.folder.path()).arg("backup");
+        for disk in disks {
+            command.args(["--disk", disk]);
+        }
+        command.output().unwrap()
+    }
+
+    fn succeed(&self, disks: &[&str]) {
+        let output = self.backup(disks);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn fail(&self, disks: &[&str]) -> String {
+        let output = self.backup(disks);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn dirty(&self, file: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holstein"));
+        let output =
+            command.args(["bitmap", "dump", "--output", "json", &self.name(file), "nightly"]).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        text.split_whitespace().collect()
+    }
+
+    fn same(&self, one: &str, other: &str) {
+        run("qemu-img", &["check", "-q", &self.name(one)]);
+        run("qemu-img", &["check", "-q", &self.name(other)]);
+        run("qemu-img", &["compare", "-q", &self.name(one), &self.name(other)]);
+    }
+
+    fn files(&self) -> Vec<String> {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut names: Vec<_> =
+            fs::read_dir(self.folder.path()).unwrap().map(|entry| name(&entry.unwrap().path())).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn the_same_backup_every_night_makes_a_chain() {
+    let night = Night::new();
+    night.succeed(&["source=a.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+    night.same("a.qcow2", "0.qcow2");
+    assert_eq!(night.dirty("a.qcow2"), "[]");
+    for (round, mode) in [(1, "sync=incremental"), (2, "bitmap-mode=on-success"), (3, "sync=incremental")] {
+        night.write("a.qcow2", &format!("write -P {} {}k 100k", round + 1, round * 900));
+        night.write("a.qcow2", &format!("write -z {}k 64k", round * 128));
+        assert_ne!(night.dirty("a.qcow2"), "[]", "QEMU records into what we cleared");
+        let (target, backing) = (format!("{round}.qcow2"), format!("{}.qcow2", round - 1));
+        night.succeed(&[&format!("source=a.qcow2,target={target},bitmap=nightly,{mode},backing={backing}")]);
+        assert_eq!(night.dirty("a.qcow2"), "[]");
+        night.same("a.qcow2", &target);
+    }
+    // Nothing was written: an empty increment.
+    night.succeed(&["source=a.qcow2,target=4.qcow2,bitmap=nightly,sync=incremental,backing=3.qcow2"]);
+    night.same("a.qcow2", "4.qcow2");
+}
+
+#[test]
+fn a_failed_run_leaves_every_bitmap_and_no_file() {
+    let night = Night::new();
+    night.write("a.qcow2", "write -P 5 1M 1M");
+    night.write("b.qcow2", "write -P 6 2M 1M");
+    let (a, b) = (fs::read(night.path("a.qcow2")).unwrap(), fs::read(night.path("b.qcow2")).unwrap());
+    let before = night.files();
+    // The second disk's data lies behind the end of its file, which is found out on the way.
+    let length = fs::metadata(night.path("b.qcow2")).unwrap().len();
+    fs::OpenOptions::new().write(true).open(night.path("b.qcow2")).unwrap().set_len(length / 2).unwrap();
+    let disks = [
+        "source=a.qcow2,target=a1.qcow2,sync=incremental,bitmap=nightly",
+        "source=b.qcow2,target=b1.qcow2,sync=full",
+    ];
+    night.fail(&disks);
+    assert_eq!(night.files(), before);
+    assert!(fs::read(night.path("a.qcow2")).unwrap() == a, "the source changed");
+
+    fs::write(night.path("b.qcow2"), b).unwrap();
+    night.succeed(&[disks[0], "source=b.qcow2,target=b1.qcow2,sync=incremental,bitmap=nightly"]);
+    assert_eq!((night.dirty("a.qcow2"), night.dirty("b.qcow2")), ("[]".to_owned(), "[]".to_owned()));
+}
+
+#[test]
+fn never_leaves_the_bitmap_and_the_image_as_they_are() {
+    let night = Night::new();
+    night.write("a.qcow2", "write -P 5 1M 1M");
+    let before = fs::read(night.path("a.qcow2")).unwrap();
+    night.succeed(&["source=a.qcow2,target=a1.qcow2,bitmap=nightly,bitmap-mode=never"]);
+    assert!(fs::read(night.path("a.qcow2")).unwrap() == before);
+}
+
+#[test]
+fn modes_that_mean_nothing_are_refused() {
+    let night = Night::new();
+    let before = (fs::read(night.path("a.qcow2")).unwrap(), night.files());
+    for (options, text) in [
+        ("sync=full,bitmap=nightly,bitmap-mode=never", "no use"),
+        ("sync=top,bitmap=nightly", "no use"),
+        ("sync=incremental,bitmap=nightly,bitmap-mode=never", "incremental"),
+        ("sync=bitmap,bitmap=nightly,bitmap-mode=always", "always"),
+        ("sync=incremental,bitmap=absent", "absent"),
+    ] {
+        let output = night.backup(&[&format!("source=a.qcow2,target=x.qcow2,{options}")]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)) && error.contains(text), "{options}: {error}");
+        assert!((fs::read(night.path("a.qcow2")).unwrap(), night.files()) == before, "{options}");
+    }
+}
+
+#[test]
+fn a_disk_that_qemu_holds_is_left_alone() {
+    let night = Night::new();
+    let mut holder = Command::new("qemu-io")
+        .args(["-f", "qcow2", &night.name("a.qcow2")])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // It holds the image when somebody else cannot have it.
+    let held = || {
+        let output = Command::new("qemu-img").args(["info", &night.name("a.qcow2")]).output();
+        !output.unwrap().status.success()
+    };
+    while !held() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let error = night.fail(&["source=a.qcow2,target=x.qcow2,bitmap=nightly,sync=incremental"]);
+    assert!(error.contains("a.qcow2") && error.contains("another process"), "{error}");
+    assert!(!night.path("x.qcow2").exists());
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+}
