@@ -2,12 +2,14 @@
 //!
 //! [`Storage`] knows names (open, create, rename, unlink, make a folder's entries durable) and
 //! [`StorageFile`] knows bytes. [`HostStorage`] is the operating system's file system, [`MemoryStorage`]
-//! keeps everything in memory. Layers above use `File`, which puts the file's name into every error and
-//! refuses further work on a file whose sync failed once.
+//! keeps everything in memory, and so does [`SimulatedStorage`], for tests: it crashes and fails as it is told.
+//! Layers above use `File`, which puts the file's name into every error and refuses further work on a file
+//! whose sync failed once.
 
 mod file;
 mod host;
 mod memory;
+pub mod simulated;
 mod sys;
 
 use std::{fmt, io, path::Path, sync::Arc};
@@ -15,6 +17,7 @@ use std::{fmt, io, path::Path, sync::Arc};
 pub(crate) use file::File;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;
+pub use simulated::SimulatedStorage;
 pub(crate) use sys::EventFd;
 
 /// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name

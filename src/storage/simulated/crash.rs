@@ -1,0 +1,171 @@
+//! What a crash leaves: its name, and how one reads it.
+
+use std::{fmt, str::FromStr};
+
+/// Classes of states that a crash can leave, each one a family of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Every prefix of the operations, as after the death of the process alone.
+    L0,
+    /// Every prefix without one or two of the operations that were not durable.
+    L1,
+    /// Every subset of the operations between two syncs; of many operations the pairs and a sample.
+    L2,
+    /// Torn writes: cut after each changed sector from either end, or without one changed sector.
+    L3,
+    /// A length without its data, which then reads as zeros or as stale bytes; data without its length.
+    L4,
+    /// Every subset of the changes of names, with and without the data of the files.
+    L5,
+}
+
+impl Level {
+    /// All of them.
+    pub const ALL: [Level; 6] = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5];
+}
+
+/// What becomes of one operation in a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fate {
+    /// It is on the disk.
+    Present,
+    /// It never got there.
+    Lost,
+    /// Of a write: only so many of its sectors did, the first ones; the file ends with them if it grew.
+    Head(u32),
+    /// Of a write: only the sectors from this one on did, counted from its first.
+    Tail(u32),
+    /// Of a write: all but this sector did.
+    Hole(u32),
+    /// Of a write: only the length that it gave the file; new bytes read as zero.
+    Length,
+    /// Of a write: its length and its place, which still has old bytes where nothing was written before.
+    Stale,
+    /// Of a write: its data, but not the length; what lies behind the old end is lost.
+    Data,
+}
+
+/// A crash: after how many operations, and what becomes of those that were not durable then. It says
+/// everything that is needed to rebuild its state from a [`super::Recording`], and has a short text for it:
+/// `L3@42:-17,-19..21,30.head3` is the crash after 42 operations in which the operations 17 and 19 to 21 (the
+/// first of all is 0) are lost and of the write 30 only three sectors arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Crash {
+    level: Level,
+    after: usize,
+    fates: Vec<(usize, Fate)>,
+}
+
+impl Crash {
+    /// A crash after `after` operations; those without a fate are present.
+    pub fn new(level: Level, after: usize, fates: impl IntoIterator<Item = (usize, Fate)>) -> Self {
+        let mut fates: Vec<_> = fates.into_iter().filter(|(_, fate)| *fate != Fate::Present).collect();
+        fates.sort_unstable();
+        fates.dedup_by_key(|(number, _)| *number);
+        Crash { level, after, fates }
+    }
+
+    /// The family that it belongs to.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// How many operations had been done.
+    pub fn after(&self) -> usize {
+        self.after
+    }
+
+    /// The operations that are not wholly present, in their order.
+    pub fn fates(&self) -> &[(usize, Fate)] {
+        &self.fates
+    }
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}@{}", self.level, self.after)?;
+        let (mut at, mut separator) = (0, ':');
+        while let Some(&(number, fate)) = self.fates.get(at) {
+            write!(f, "{separator}")?;
+            separator = ',';
+            at += 1;
+            if fate != Fate::Lost {
+                write!(f, "{number}.{fate}")?;
+                continue;
+            }
+            let start = at - 1;
+            while self.fates.get(at) == Some(&(number + at - start, Fate::Lost)) {
+                at += 1;
+            }
+            match at - start {
+                1 => write!(f, "-{number}")?,
+                length => write!(f, "-{number}..{}", number + length - 1)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fate::Present => f.write_str("present"),
+            Fate::Lost => f.write_str("lost"),
+            Fate::Head(count) => write!(f, "head{count}"),
+            Fate::Tail(first) => write!(f, "tail{first}"),
+            Fate::Hole(missing) => write!(f, "hole{missing}"),
+            Fate::Length => f.write_str("length"),
+            Fate::Stale => f.write_str("stale"),
+            Fate::Data => f.write_str("data"),
+        }
+    }
+}
+
+/// A text that names no crash.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' names no crash; an example is L1@42:-17,30.head3")]
+pub struct ParseCrashError(String);
+
+impl FromStr for Crash {
+    type Err = ParseCrashError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text).ok_or_else(|| ParseCrashError(text.to_owned()))
+    }
+}
+
+fn parse(text: &str) -> Option<Crash> {
+    let (head, list) = text.split_once(':').unwrap_or((text, ""));
+    let (level, after) = head.split_once('@')?;
+    let level = Level::ALL.into_iter().find(|known| format!("{known:?}") == level)?;
+    let after = after.parse().ok()?;
+    let mut fates = Vec::new();
+    for item in list.split(',').filter(|item| !item.is_empty()) {
+        if let Some(lost) = item.strip_prefix('-') {
+            let (first, last) = lost.split_once("..").unwrap_or((lost, lost));
+            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+            if last >= after {
+                return None;
+            }
+            fates.extend((first..=last).map(|number| (number, Fate::Lost)));
+        } else {
+            let (number, fate) = item.split_once('.')?;
+            fates.push((number.parse().ok()?, parse_fate(fate)?));
+        }
+    }
+    Some(Crash::new(level, after, fates))
+}
+
+fn parse_fate(text: &str) -> Option<Fate> {
+    let digits = text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len());
+    let (word, number) = text.split_at(digits);
+    match (word, number.parse().ok()) {
+        ("head", Some(count)) => Some(Fate::Head(count)),
+        ("tail", Some(first)) => Some(Fate::Tail(first)),
+        ("hole", Some(missing)) => Some(Fate::Hole(missing)),
+        ("length", None) => Some(Fate::Length),
+        ("stale", None) => Some(Fate::Stale),
+        ("data", None) => Some(Fate::Data),
+        _ => None,
+    }
+}

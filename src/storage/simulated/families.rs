@@ -1,0 +1,234 @@
+//! The families of crashes: which operations are lost or torn together.
+//!
+//! States that differ only in what happened after the crash are the same. So a family looks at few moments:
+//! [`moments_of_change`], and [`ends_of_epochs`], where most is pending.
+
+use super::{
+    contents::sectors,
+    crash::{Crash, Fate, Level},
+    log::Operation,
+    recording::Recording,
+};
+
+/// Up to so many operations all their subsets are taken.
+const SMALL_EPOCH: usize = 12;
+/// Up to so many operations all pairs are taken.
+const ALL_PAIRS: usize = 64;
+/// Otherwise so many, chosen by the seed.
+const SAMPLES: usize = 2000;
+/// Up to so many changes of names all their subsets are taken.
+const FEW_NAMES: usize = 6;
+
+/// All crashes of one level, except that large epochs are sampled. Several can leave the same state.
+pub(super) fn crashes(recording: &Recording, level: Level, seed: u64) -> Vec<Crash> {
+    let mut random = Random(seed);
+    let mut found = Found { level, crashes: Vec::new() };
+    match level {
+        Level::L0 => (0..=recording.operations().len()).for_each(|after| found.add(after, [])),
+        Level::L1 => one_or_two_lost(recording, &mut random, &mut found),
+        Level::L2 => subsets_of_epochs(recording, &mut random, &mut found),
+        Level::L3 => torn_writes(recording, &mut found),
+        Level::L4 => lengths_and_places(recording, &mut found),
+        Level::L5 => names(recording, &mut random, &mut found),
+    }
+    found.crashes
+}
+
+struct Found {
+    level: Level,
+    crashes: Vec<Crash>,
+}
+
+impl Found {
+    fn add(&mut self, after: usize, fates: impl IntoIterator<Item = (usize, Fate)>) {
+        self.crashes.push(Crash::new(self.level, after, fates));
+    }
+
+    fn lose(&mut self, after: usize, lost: impl IntoIterator<Item = usize>) {
+        self.add(after, lost.into_iter().map(|number| (number, Fate::Lost)));
+    }
+}
+
+/// The moments behind an operation that changed something, and the marks.
+fn moments_of_change(recording: &Recording) -> impl Iterator<Item = usize> {
+    let log = recording.operations();
+    (1..=log.len()).filter(|after| log[after - 1].has_effect() || recording.is_marked(*after))
+}
+
+/// The moments before each sync, the marks, and the end.
+fn ends_of_epochs(recording: &Recording) -> impl Iterator<Item = usize> {
+    let log = recording.operations();
+    let is_end =
+        |after: &usize| recording.is_marked(*after) || log.get(*after).is_none_or(|record| record.is_sync());
+    (0..=log.len()).filter(is_end).filter(|after| !recording.pending(*after).is_empty())
+}
+
+/// The moments at which a crash that spares the rest can hit an operation: right behind it, and the last one
+/// before it is durable.
+fn moments_to_hit(recording: &Recording, number: usize) -> Vec<usize> {
+    let is_pending = |after: &usize| recording.pending(*after).binary_search(&number).is_ok();
+    let last = (number + 1..=recording.operations().len()).take_while(is_pending).last();
+    let mut moments: Vec<usize> = last.map_or(vec![], |last| vec![number + 1, last]);
+    moments.dedup();
+    moments
+}
+
+/// Pairs of `list`; of a long one a sample.
+fn pairs(list: &[usize], random: &mut Random) -> Vec<[usize; 2]> {
+    if list.len() > ALL_PAIRS {
+        return (0..SAMPLES)
+            .map(|_| [list[random.below(list.len())], list[random.below(list.len())]])
+            .collect();
+    }
+    let behind =
+        |(at, first): (usize, &usize)| list[at + 1..].iter().map(|s| [*first, *s]).collect::<Vec<_>>();
+    list.iter().enumerate().flat_map(behind).collect()
+}
+
+fn one_or_two_lost(recording: &Recording, random: &mut Random, found: &mut Found) {
+    for after in moments_of_change(recording) {
+        let pending = recording.pending(after);
+        pending.iter().for_each(|number| found.lose(after, [*number]));
+        pairs(pending, random).into_iter().for_each(|pair| found.lose(after, pair));
+    }
+}
+
+fn subsets_of_epochs(recording: &Recording, random: &mut Random, found: &mut Found) {
+    for after in ends_of_epochs(recording) {
+        let pending = recording.pending(after);
+        if pending.len() <= SMALL_EPOCH {
+            subsets(pending).for_each(|lost| found.lose(after, lost));
+            continue;
+        }
+        let mut keep = |kept: &[usize]| {
+            found.lose(after, pending.iter().copied().filter(|number| !kept.contains(number)));
+        };
+        keep(&[]);
+        pending.iter().for_each(|number| keep(&[*number]));
+        pairs(pending, random).iter().for_each(|pair| keep(pair));
+        for _ in 0..SAMPLES {
+            // From few to nearly all.
+            let share = random.below(1 << 16);
+            let kept: Vec<usize> =
+                pending.iter().copied().filter(|_| random.below(1 << 16) < share).collect();
+            keep(&kept);
+        }
+    }
+}
+
+fn torn_writes(recording: &Recording, found: &mut Found) {
+    for (number, record) in recording.operations().iter().enumerate() {
+        let Operation::Write { file, offset, data } = &record.operation else { continue };
+        if record.failed || sectors(*offset, data.len()) < 2 {
+            continue;
+        }
+        let changed = match recording.prefix(number).contents(*file) {
+            Some(before) => before.changed_sectors(*offset, data),
+            None => continue,
+        };
+        if changed.len() < 2 {
+            continue;
+        }
+        for after in moments_to_hit(recording, number) {
+            for sector in &changed {
+                found.add(after, [(number, Fate::Head(sector + 1))]);
+                found.add(after, [(number, Fate::Tail(*sector))]);
+                found.add(after, [(number, Fate::Hole(*sector))]);
+            }
+        }
+    }
+}
+
+fn lengths_and_places(recording: &Recording, found: &mut Found) {
+    const VARIANTS: [Fate; 3] = [Fate::Length, Fate::Stale, Fate::Data];
+    let log = recording.operations();
+    let concerns = |number: usize| {
+        let Operation::Write { file, offset, data } = &log[number].operation else { return false };
+        let Some(before) = recording.prefix(number).contents(*file) else { return false };
+        let length = data.len() as u64;
+        offset + length > before.length() || before.would_allocate(*offset, length)
+    };
+    let concerned: Vec<bool> = (0..log.len()).map(|n| !log[n].failed && concerns(n)).collect();
+    for number in (0..log.len()).filter(|number| concerned[*number]) {
+        for after in moments_to_hit(recording, number) {
+            VARIANTS.iter().for_each(|fate| found.add(after, [(number, *fate)]));
+        }
+    }
+    for after in ends_of_epochs(recording) {
+        let pending = recording.pending(after);
+        let writes = || pending.iter().filter(|number| concerned[**number]);
+        let lengths = || pending.iter().filter(|n| matches!(log[**n].operation, Operation::SetLen { .. }));
+        for fate in VARIANTS {
+            found.add(after, writes().map(|number| (*number, fate)));
+            let without = lengths().map(|number| (*number, Fate::Lost));
+            found.add(after, writes().map(|number| (*number, fate)).chain(without));
+        }
+    }
+}
+
+fn names(recording: &Recording, random: &mut Random, found: &mut Found) {
+    let log = recording.operations();
+    let mut moments: Vec<usize> = ends_of_epochs(recording).collect();
+    moments.extend(
+        moments_of_change(recording).filter(|after| log[after - 1].operation.changed_file().is_none()),
+    );
+    moments.sort_unstable();
+    moments.dedup();
+    for after in moments {
+        let (data, names): (Vec<usize>, Vec<usize>) =
+            recording.pending(after).iter().partition(|n| log[**n].operation.changed_file().is_some());
+        if names.is_empty() {
+            continue;
+        }
+        let lost_names = if names.len() <= FEW_NAMES {
+            subsets(&names).collect()
+        } else {
+            let mut lists = vec![Vec::new(), names.clone()];
+            lists.extend(names.iter().map(|name| vec![*name]));
+            // Those of one name keep their order, so the likely loss is of all from some moment on.
+            lists.extend((1..names.len()).map(|first| names[first..].to_vec()));
+            lists.extend(pairs(&names, random).iter().map(|pair| pair.to_vec()));
+            lists
+        };
+        let mut files: Vec<u64> = data.iter().filter_map(|n| log[*n].operation.changed_file()).collect();
+        files.sort_unstable();
+        files.dedup();
+        let of = |file: u64| {
+            let is_its = |number: &usize| log[*number].operation.changed_file() == Some(file);
+            data.iter().copied().filter(is_its).collect::<Vec<_>>()
+        };
+        let mut lost_data = vec![Vec::new(), data.clone()];
+        lost_data.extend(files.iter().map(|file| of(*file)));
+        for lost in &lost_names {
+            lost_data.iter().for_each(|data| found.lose(after, lost.iter().chain(data).copied()));
+        }
+    }
+}
+
+/// All subsets of a short list.
+fn subsets(list: &[usize]) -> impl Iterator<Item = Vec<usize>> {
+    (0..1_u32 << list.len()).map(|mask| {
+        let chosen = list.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
+        chosen.map(|(_, number)| *number).collect()
+    })
+}
+
+pub(super) fn shuffle<T>(list: &mut [T], seed: u64) {
+    let mut random = Random(seed);
+    for end in (1..list.len()).rev() {
+        list.swap(end, random.below(end + 1));
+    }
+}
+
+/// Numbers that depend on the seed alone (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((word ^ (word >> 31)) % limit as u64) as usize
+    }
+}

@@ -1,0 +1,124 @@
+//! Operations that fail on request.
+
+use std::io;
+
+/// Kinds of operations, to count them and to let them fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OperationKind {
+    /// Opening a file that exists.
+    Open,
+    /// Creating a file.
+    Create,
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Setting a length.
+    SetLen,
+    /// Making a file durable.
+    Sync,
+    /// Renaming.
+    Rename,
+    /// Removing a name.
+    Unlink,
+    /// Making the names of a folder durable.
+    SyncFolder,
+    /// Asking for a length, an identity, or what a name leads to.
+    Status,
+    /// Looking for data and holes.
+    Extent,
+    /// Locking.
+    Lock,
+}
+
+impl OperationKind {
+    /// All of them.
+    pub const ALL: [OperationKind; 12] = [
+        OperationKind::Open,
+        OperationKind::Create,
+        OperationKind::Read,
+        OperationKind::Write,
+        OperationKind::SetLen,
+        OperationKind::Sync,
+        OperationKind::Rename,
+        OperationKind::Unlink,
+        OperationKind::SyncFolder,
+        OperationKind::Status,
+        OperationKind::Extent,
+        OperationKind::Lock,
+    ];
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// With this error number of the operating system, and without any effect, except that a failed sync
+    /// poisons what it was to make durable.
+    Errno(i32),
+    /// A read or write transfers so many bytes at most and succeeds; operations of other kinds never fail so.
+    AtMost(usize),
+}
+
+/// An order to fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The kinds that are counted and that fail.
+    pub kinds: Vec<OperationKind>,
+    /// Which of them fails, counted from 1 and from the moment of the order.
+    pub nth: u64,
+    /// How.
+    pub failure: Failure,
+    /// Whether all of them fail from that one on.
+    pub lasting: bool,
+}
+
+impl Fault {
+    /// Only the `nth` operation of this kind fails.
+    pub fn once(kind: OperationKind, nth: u64, failure: Failure) -> Self {
+        Fault { kinds: vec![kind], nth, failure, lasting: false }
+    }
+
+    /// The `nth` operation of this kind fails, and all behind it.
+    pub fn lasting(kind: OperationKind, nth: u64, failure: Failure) -> Self {
+        Fault { lasting: true, ..Fault::once(kind, nth, failure) }
+    }
+}
+
+/// The orders in force, and how often each kind of operation was called.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    armed: Vec<(Fault, u64)>,
+    calls: [u64; OperationKind::ALL.len()],
+}
+
+impl Faults {
+    pub(super) fn arm(&mut self, fault: Fault) {
+        self.armed.push((fault, 0));
+    }
+
+    pub(super) fn disarm(&mut self) {
+        self.armed.clear();
+    }
+
+    pub(super) fn calls(&self, kind: OperationKind) -> u64 {
+        self.calls[kind as usize]
+    }
+
+    /// Counts a call and says how many bytes it may transfer.
+    pub(super) fn meet(&mut self, kind: OperationKind) -> io::Result<usize> {
+        self.calls[kind as usize] += 1;
+        let mut allowed = usize::MAX;
+        let mut failed = Ok(());
+        for (fault, seen) in self.armed.iter_mut().filter(|(fault, _)| fault.kinds.contains(&kind)) {
+            *seen += 1;
+            if *seen != fault.nth && !(fault.lasting && *seen > fault.nth) {
+                continue;
+            }
+            match fault.failure {
+                Failure::Errno(number) => failed = Err(io::Error::from_raw_os_error(number)),
+                Failure::AtMost(count) => allowed = allowed.min(count),
+            }
+        }
+        failed.map(|()| allowed)
+    }
+}

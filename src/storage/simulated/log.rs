@@ -1,0 +1,208 @@
+//! What was done: the operations, and which of them a crash can still undo.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::faults::OperationKind;
+use crate::storage::RenameRule;
+
+/// An operation that was carried out, with everything that is needed to do it again. Files have numbers, for
+/// their names change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A new, empty file got this name.
+    Create {
+        /// Its name.
+        path: PathBuf,
+        /// Its number.
+        file: u64,
+    },
+    /// A file was opened.
+    Open {
+        /// The name it was opened by.
+        path: PathBuf,
+        /// Its number.
+        file: u64,
+        /// Also for writing.
+        writable: bool,
+    },
+    /// Bytes were written, as many as `data` has.
+    Write {
+        /// Where to.
+        file: u64,
+        /// Offset of the first byte.
+        offset: u64,
+        /// The bytes.
+        data: Arc<[u8]>,
+    },
+    /// A file got a new length.
+    SetLen {
+        /// Which.
+        file: u64,
+        /// In bytes.
+        length: u64,
+    },
+    /// A file was made durable.
+    Sync {
+        /// Which.
+        file: u64,
+    },
+    /// A name was given away.
+    Rename {
+        /// The old name.
+        from: PathBuf,
+        /// The new name.
+        to: PathBuf,
+        /// Whether `to` was free or swapped.
+        rule: RenameRule,
+    },
+    /// A name was removed.
+    Unlink {
+        /// The name.
+        path: PathBuf,
+    },
+    /// The names of a folder were made durable.
+    SyncFolder {
+        /// Which.
+        folder: PathBuf,
+    },
+}
+
+/// A line of the log; its sequence number is its place there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What was to be done.
+    pub operation: Operation,
+    /// It failed: it has no effect then, unless it is a sync.
+    pub failed: bool,
+}
+
+/// What has to be synced so that an operation is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    File(u64),
+    Folder(PathBuf),
+}
+
+impl Operation {
+    /// Its kind.
+    pub fn kind(&self) -> OperationKind {
+        match self {
+            Operation::Create { .. } => OperationKind::Create,
+            Operation::Open { .. } => OperationKind::Open,
+            Operation::Write { .. } => OperationKind::Write,
+            Operation::SetLen { .. } => OperationKind::SetLen,
+            Operation::Sync { .. } => OperationKind::Sync,
+            Operation::Rename { .. } => OperationKind::Rename,
+            Operation::Unlink { .. } => OperationKind::Unlink,
+            Operation::SyncFolder { .. } => OperationKind::SyncFolder,
+        }
+    }
+
+    /// The names that it changes.
+    pub(super) fn names(&self) -> Vec<&Path> {
+        match self {
+            Operation::Create { path, .. } | Operation::Unlink { path } => vec![path],
+            Operation::Rename { from, to, .. } => vec![from, to],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The file whose bytes or length it changes.
+    pub(super) fn changed_file(&self) -> Option<u64> {
+        match self {
+            Operation::Write { file, .. } | Operation::SetLen { file, .. } => Some(*file),
+            _ => None,
+        }
+    }
+
+    fn awaits(&self) -> Vec<Place> {
+        if let Some(file) = self.changed_file() {
+            return vec![Place::File(file)];
+        }
+        let mut folders: Vec<_> = self.names().into_iter().map(|name| Place::Folder(parent(name))).collect();
+        folders.dedup();
+        folders
+    }
+
+    fn syncs(&self) -> Option<Place> {
+        match self {
+            Operation::Sync { file } => Some(Place::File(*file)),
+            Operation::SyncFolder { folder } => Some(Place::Folder(folder.clone())),
+            _ => None,
+        }
+    }
+}
+
+/// In a few words, without the data.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.operation {
+            Operation::Create { path, file } => write!(f, "create '{}' as file {file}", path.display()),
+            Operation::Open { path, file, writable } => {
+                let how = if *writable { " for writing" } else { "" };
+                write!(f, "open '{}', file {file}{how}", path.display())
+            }
+            Operation::Write { file, offset, data } => {
+                write!(f, "write {} bytes at {offset} of file {file}", data.len())
+            }
+            Operation::SetLen { file, length } => write!(f, "set the length of file {file} to {length}"),
+            Operation::Sync { file } => write!(f, "sync file {file}"),
+            Operation::Rename { from, to, rule } => {
+                let how = if *rule == RenameRule::Exchange { "swap" } else { "rename" };
+                write!(f, "{how} '{}' to '{}'", from.display(), to.display())
+            }
+            Operation::Unlink { path } => write!(f, "unlink '{}'", path.display()),
+            Operation::SyncFolder { folder } => write!(f, "sync folder '{}'", folder.display()),
+        }?;
+        f.write_str(if self.failed { " (failed)" } else { "" })
+    }
+}
+
+impl Record {
+    /// Whether it changed something that a crash can undo.
+    pub(super) fn has_effect(&self) -> bool {
+        !self.failed && (self.operation.changed_file().is_some() || !self.operation.names().is_empty())
+    }
+
+    pub(super) fn is_sync(&self) -> bool {
+        self.operation.syncs().is_some()
+    }
+}
+
+/// The folder of a name, whose paths are all written in one way.
+pub(super) fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).to_owned()
+}
+
+/// For each number of operations the numbers of those that a crash after them can undo.
+pub(super) fn pending(log: &[Record]) -> Vec<Vec<usize>> {
+    struct Item {
+        number: usize,
+        awaits: Vec<Place>,
+        /// A sync of it failed: no later one makes it durable.
+        doomed: bool,
+    }
+    let mut open: Vec<Item> = Vec::new();
+    let mut all = vec![Vec::new()];
+    for (number, record) in log.iter().enumerate() {
+        match record.operation.syncs() {
+            Some(place) if record.failed => {
+                open.iter_mut().for_each(|item| item.doomed |= item.awaits.contains(&place));
+            }
+            Some(place) => {
+                open.iter_mut().filter(|item| !item.doomed).for_each(|i| i.awaits.retain(|p| *p != place));
+                open.retain(|item| !item.awaits.is_empty());
+            }
+            None if record.has_effect() => {
+                open.push(Item { number, awaits: record.operation.awaits(), doomed: false });
+            }
+            None => {}
+        }
+        all.push(open.iter().map(|item| item.number).collect());
+    }
+    all
+}

@@ -1,0 +1,111 @@
+//! A whole storage at one moment: names, files, folders.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{contents::Contents, crash::Fate, log::Operation};
+use crate::storage::RenameRule;
+
+/// Cheap to clone. Files whose last name is gone stay, for somebody may have them open.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tree {
+    names: Arc<BTreeMap<PathBuf, u64>>,
+    files: BTreeMap<u64, Arc<Contents>>,
+    folders: Arc<BTreeSet<PathBuf>>,
+}
+
+impl Tree {
+    /// Puts a file under a name, whatever was there, and makes its folder.
+    pub(super) fn insert(&mut self, path: &Path, file: u64, contents: Contents) {
+        Arc::make_mut(&mut self.names).insert(path.to_owned(), file);
+        self.files.insert(file, Arc::new(contents));
+        if let Some(folder) = path.parent() {
+            self.make_folder(folder);
+        }
+    }
+
+    pub(super) fn make_folder(&mut self, folder: &Path) {
+        Arc::make_mut(&mut self.folders).extend(folder.ancestors().map(Path::to_owned));
+    }
+
+    /// The current folder and the root always exist.
+    pub(super) fn is_folder(&self, path: &Path) -> bool {
+        path.parent().is_none() || self.folders.contains(path)
+    }
+
+    pub(super) fn file(&self, path: &Path) -> Option<u64> {
+        self.names.get(path).copied()
+    }
+
+    pub(super) fn contents(&self, file: u64) -> Option<&Contents> {
+        self.files.get(&file).map(Arc::as_ref)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = (&Path, u64)> {
+        self.names.iter().map(|(path, file)| (path.as_path(), *file))
+    }
+
+    /// One more than the highest number of a file.
+    pub(super) fn next_file(&self) -> u64 {
+        self.files.keys().next_back().map_or(0, |last| last + 1)
+    }
+
+    /// Forgets the files without a name.
+    pub(super) fn forget_nameless(&mut self) {
+        let named: BTreeSet<u64> = self.names.values().copied().collect();
+        self.files.retain(|file, _| named.contains(file));
+    }
+
+    /// Carries out as much of an operation as `fate` lets through.
+    pub(super) fn apply(&mut self, operation: &Operation, fate: Fate) {
+        if fate == Fate::Lost {
+            return;
+        }
+        match operation {
+            Operation::Create { path, file } => self.insert(path, *file, Contents::default()),
+            Operation::Write { file, offset, data } => self.change(*file).write_with(*offset, data, fate),
+            Operation::SetLen { file, length } => self.change(*file).set_length(*length),
+            Operation::Rename { from, to, rule } => {
+                let names = Arc::make_mut(&mut self.names);
+                let Some(file) = names.remove(from) else { return };
+                if let (Some(other), RenameRule::Exchange) = (names.insert(to.clone(), file), rule) {
+                    names.insert(from.clone(), other);
+                }
+            }
+            Operation::Unlink { path } => drop(Arc::make_mut(&mut self.names).remove(path)),
+            Operation::Open { .. } | Operation::Sync { .. } | Operation::SyncFolder { .. } => {}
+        }
+    }
+
+    /// A file whose creation was lost can still have had data; it has no name then.
+    fn change(&mut self, file: u64) -> &mut Contents {
+        Arc::make_mut(self.files.entry(file).or_default())
+    }
+
+    /// A hash of what can be seen: names and bytes.
+    pub(super) fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (path, file) in self.names() {
+            path.hash(&mut hasher);
+            self.contents(file).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// One way to write each path: without `.`, and `..` taken by its word.
+pub(super) fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(normal.pop()),
+            part => normal.push(part),
+        }
+    }
+    normal
+}
