@@ -304,3 +304,65 @@ fn an_interrupted_backup_leaves_nothing() {
         assert!(!begun(), "{signal} left {:?}", site.workshop.listing());
     }
 }
+
+#[test]
+fn a_target_that_is_in_use_is_not_replaced() {
+    let site = Site::new();
+    site.workshop.create("live.qcow2", 4 * MIB, "");
+    let held =
+        holstein::Disk::open(site.workshop.path("live.qcow2"), &holstein::DiskOptions::default()).unwrap();
+    let before = fs::read(site.workshop.path("live.qcow2")).unwrap();
+    site.fails(&[Disk::new("disk.qcow2", "live.qcow2").with("overwrite", "on")], &["live.qcow2", "in use"]);
+    assert!(fs::read(site.workshop.path("live.qcow2")).unwrap() == before);
+    drop(held);
+}
+
+#[test]
+fn a_target_that_cannot_appear_is_refused_at_once() {
+    let site = Site::new();
+    symlink("nowhere.qcow2", site.workshop.path("dangling.qcow2")).unwrap();
+    site.fails(&[Disk::new("disk.qcow2", "dangling.qcow2")], &["dangling.qcow2"]);
+    site.rejects(&[Disk::new("disk.qcow2", "dangling.qcow2").with("overwrite", "on")], &["no regular file"]);
+    site.rejects(&[Disk::new("disk.qcow2", "copy.qcow2/")], &["copy.qcow2/"]);
+}
+
+#[test]
+fn a_backing_file_has_a_name_that_readers_open() {
+    let site = Site::new();
+    site.workshop.img(&["convert", "-O", "qcow2", "disk.qcow2", "./base:1.qcow2"]);
+    let disk = Disk::new("disk.qcow2", "copy.qcow2").with("bitmap", "nightly");
+    site.rejects(&[disk.clone().with("backing", "base:1.qcow2")], &["base:1.qcow2", "./"]);
+    Holstein::new(&site.workshop).backup(&disk.with("backing", "./base:1.qcow2"));
+}
+
+#[test]
+fn a_damaged_compressed_cluster_is_not_passed_on() {
+    let site = Site::new();
+    site.workshop.img(&["convert", "-c", "-O", "qcow2", "disk.qcow2", "packed.qcow2"]);
+    let path = site.workshop.path("packed.qcow2");
+    let whole = fs::read(&path).unwrap();
+    let last = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(last - 50);
+    let scribble = |bytes: &mut Vec<u8>| bytes[last - 60..last - 5].fill(0xff);
+    for damage in [&cut as &dyn Fn(&mut Vec<u8>), &scribble] {
+        let mut bytes = whole.clone();
+        damage(&mut bytes);
+        fs::write(&path, &bytes).unwrap();
+        let copy = Disk::new("packed.qcow2", "copy.qcow2");
+        site.fails(std::slice::from_ref(&copy), &["damaged"]);
+        site.fails(&[copy.with("compress", "zlib")], &["damaged"]);
+    }
+}
+
+#[test]
+fn a_compressed_copy_of_a_copy_does_not_grow() {
+    let site = Site::new();
+    site.workshop.img(&["convert", "-c", "-O", "qcow2", "disk.qcow2", "0.qcow2"]);
+    let size = |name: &str| fs::metadata(site.workshop.path(name)).unwrap().len();
+    let first = size("0.qcow2");
+    for generation in 0..5 {
+        let (from, to) = (format!("{generation}.qcow2"), format!("{}.qcow2", generation + 1));
+        Holstein::new(&site.workshop).backup(&Disk::new(&from, &to).with("compress", "zlib"));
+        assert!(size(&to) <= first, "{to} has {} bytes, 0.qcow2 has {first}", size(&to));
+    }
+}

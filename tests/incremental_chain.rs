@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -161,21 +162,30 @@ fn a_disk_that_qemu_holds_is_left_alone() {
     let night = Night::new();
     let mut holder = Command::new("qemu-io")
         .args(["-f", "qcow2", &night.name("a.qcow2")])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // It holds the image when somebody else cannot have it.
-    let held = || {
-        let output = Command::new("qemu-img").args(["info", &night.name("a.qcow2")]).output();
-        !output.unwrap().status.success()
-    };
-    while !held() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    // It answers when it has opened the image.
+    let stdin = holder.stdin.as_mut().unwrap();
+    stdin.write_all(b"length\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
     let error = night.fail(&["source=a.qcow2,target=x.qcow2,bitmap=nightly,sync=incremental"]);
     assert!(error.contains("a.qcow2") && error.contains("another process"), "{error}");
     assert!(!night.path("x.qcow2").exists());
     drop(holder.stdin.take());
     holder.wait().unwrap();
+}
+
+#[test]
+fn what_shrinking_and_growing_hid_is_found() {
+    let night = Night::new();
+    night.write("a.qcow2", "write -P 9 6M 1M");
+    night.succeed(&["source=a.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+    run("qemu-img", &["resize", "-q", "--shrink", &night.name("a.qcow2"), "4M"]);
+    run("qemu-img", &["resize", "-q", &night.name("a.qcow2"), "8M"]);
+    assert_eq!(night.dirty("a.qcow2"), "[]", "QEMU's bitmap does not know of it");
+    night.succeed(&["source=a.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly,backing=0.qcow2"]);
+    night.same("a.qcow2", "1.qcow2");
 }

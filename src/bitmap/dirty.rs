@@ -56,10 +56,12 @@ impl DirtyBitmap {
     /// Makes everything dirty that `other`, of a disk of the same size, has dirty; a granule that is dirty in
     /// part becomes dirty.
     pub(crate) fn merge(&mut self, other: &DirtyBitmap) {
-        for extent in other.extents() {
-            self.bits
-                .set(extent.start >> self.granularity_bits..extent.end.div_ceil(1 << self.granularity_bits));
-        }
+        other.extents().for_each(|extent| self.add(extent));
+    }
+
+    /// Makes a part of the disk dirty.
+    pub(crate) fn add(&mut self, bytes: Range<u64>) {
+        self.bits.set(bytes.start >> self.granularity_bits..bytes.end.div_ceil(1 << self.granularity_bits));
     }
 
     /// The first dirty part that ends behind `from`, without what lies before `from`'s granule.

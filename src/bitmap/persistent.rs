@@ -16,7 +16,7 @@ use crate::{
         header::incompatible,
         text::printable,
     },
-    image::{Qcow2, for_each_metadata_range, read_table},
+    image::{Grant, Qcow2, for_each_metadata_range, read_table},
 };
 
 /// One bitmap of an image.
@@ -38,13 +38,13 @@ pub struct BitmapInfo {
 
 /// All bitmaps of an image. Their data is read for the count, one cluster at a time, and not kept.
 pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
-    let tables: Vec<_> = image.bitmaps().iter().map(|entry| trusted_table(image, entry)).collect();
+    let tables = trusted_tables(image)?;
     let doubts = find_foreign_clusters(image, &tables)?;
     let mut infos = Vec::new();
     for ((entry, table), foreign) in image.bitmaps().iter().zip(tables).zip(doubts) {
         let mut count = 0;
         let read = doubt_contents(image, entry).and(foreign).and(table).and_then(|table| {
-            for_each_set(image, entry, &table, |_, set| {
+            for_each_set(image, entry, &table.entries, |_, set| {
                 count += set.count();
             })
         });
@@ -85,13 +85,13 @@ pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
     };
     doubt_contents(image, entry).map_err(unusable)?;
     // Others' tables too: a cluster that two bitmaps share belongs to neither.
-    let mut tables: Vec<_> = image.bitmaps().iter().map(|entry| trusted_table(image, entry)).collect();
+    let mut tables = trusted_tables(image).map_err(about)?;
     let foreign = find_foreign_clusters(image, &tables).map_err(about)?.swap_remove(index);
     foreign.map_err(unusable)?;
     let table = tables.swap_remove(index).map_err(unusable)?;
 
     let mut bits = BitSet::new(entry.bits(image.header().size));
-    for_each_set(image, entry, &table, |start, set| match set {
+    for_each_set(image, entry, &table.entries, |start, set| match set {
         SetBits::Range(length) => bits.set(start..start + length),
         SetBits::Word(word) => bits.set_word(start, word),
     })
@@ -144,20 +144,51 @@ fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-pub(super) type Table = Result<Vec<TableEntry>>;
+/// A bitmap's table, as long as its memory is granted.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) entries: Vec<TableEntry>,
+    _grants: Vec<Grant>,
+}
 
-/// The table of one bitmap; an empty one when the bitmap's contents are in doubt anyway.
-fn trusted_table(image: &Qcow2, entry: &Entry) -> Table {
-    match doubt_contents(image, entry) {
-        Ok(()) => read_bitmap_table(image, entry),
-        Err(_) => Ok(Vec::new()),
+/// The tables of all bitmaps, or what is wrong with each; empty where the contents are in doubt anyway. Tables
+/// that lie on each other are not read at all: many entries for one large table are a trap.
+fn trusted_tables(image: &Qcow2) -> Result<Vec<Result<Table>>> {
+    let range = |entry: &Entry| {
+        let end = entry.table_offset.saturating_add(u64::from(entry.table_entries) * 8);
+        entry.table_offset..end
+    };
+    let mut order: Vec<usize> = (0..image.bitmaps().len()).collect();
+    order.sort_unstable_by_key(|index| image.bitmaps()[*index].table_offset);
+    let mut shared = vec![false; order.len()];
+    let mut end_of_others = 0;
+    let mut last = None;
+    for index in order {
+        let range = range(&image.bitmaps()[index]);
+        if let Some(last) = last.filter(|_| range.start < end_of_others) {
+            shared[index] = true;
+            shared[last] = true;
+        }
+        if range.end > end_of_others {
+            (end_of_others, last) = (range.end, Some(index));
+        }
     }
+    let read = |(entry, shared): (&Entry, bool)| match doubt_contents(image, entry) {
+        Err(_) => Ok(Ok(Table::default())),
+        Ok(()) if shared => Ok(Err(corrupt("its table lies on the table of another bitmap"))),
+        Ok(()) => match read_bitmap_table(image, entry) {
+            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => Err(e),
+            result => Ok(result),
+        },
+    };
+    image.bitmaps().iter().zip(shared).map(read).collect()
 }
 
 /// The table of one bitmap, whatever its contents are worth.
-pub(super) fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Table {
-    let mut grants = Vec::new();
+pub(super) fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Result<Table> {
     let bytes = u64::from(entry.table_entries) * 8;
+    let decoded = u64::from(entry.table_entries) * size_of::<TableEntry>() as u64;
+    let mut grants = vec![image.budget().grant(decoded, "bitmap table")?];
     let words =
         read_table(image.file(), entry.table_offset, bytes, "bitmap table", image.budget(), &mut grants)?;
     let length = image.file().len()?;
@@ -167,25 +198,26 @@ pub(super) fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Table {
         }
         entry => Ok(entry),
     };
-    words.iter().map(decode).collect()
+    let entries = words.iter().map(decode).collect::<Result<_>>()?;
+    Ok(Table { entries, _grants: grants })
 }
 
 /// For each bitmap, what is wrong with the clusters that it lies on: each must have a refcount of exactly 1
 /// and belong to nothing else.
-fn find_foreign_clusters(image: &Qcow2, tables: &[Table]) -> Result<Vec<Result<()>>> {
+fn find_foreign_clusters(image: &Qcow2, tables: &[Result<Table>]) -> Result<Vec<Result<()>>> {
     let geometry = image.geometry();
     let mut verdicts: Vec<Result<()>> = tables.iter().map(|_| Ok(())).collect();
-    let own = tables.iter().flatten().map(|table| table.len() as u64).sum::<u64>();
+    let own = tables.iter().flatten().map(|table| table.entries.len() as u64).sum::<u64>();
     let _grant = image.budget().grant(own * 16 + tables.len() as u64 * 32, "list of bitmap clusters")?;
 
     // (host cluster, bitmap), sorted.
     let mut clusters = Vec::new();
     for (index, (entry, table)) in image.bitmaps().iter().zip(tables).enumerate() {
         let Ok(table) = table else { continue };
-        let table_clusters = geometry.clusters_for(table.len() as u64 * 8);
+        let table_clusters = geometry.clusters_for(table.entries.len() as u64 * 8);
         let first = entry.table_offset >> geometry.cluster_bits;
         clusters.extend((first..first + table_clusters).map(|cluster| (cluster, index)));
-        clusters.extend(table.iter().filter_map(|entry| match entry {
+        clusters.extend(table.entries.iter().filter_map(|entry| match entry {
             TableEntry::Data { host } => Some((host >> geometry.cluster_bits, index)),
             _ => None,
         }));

@@ -105,7 +105,7 @@ fn release_replaced(image: &Qcow2, edit: &mut Edit<'_>, slots: &[Slot]) {
         // What cannot be read cannot be given back: it leaks.
         let Ok(table) = read_bitmap_table(image, old) else { continue };
         edit.release(old.table_offset..old.table_offset + u64::from(old.table_entries) * 8);
-        for entry in table {
+        for entry in table.entries {
             if let TableEntry::Data { host } = entry {
                 edit.release(host..host + image.geometry().cluster_size());
             }

@@ -33,15 +33,19 @@ impl Decoder {
     }
 
     /// Fills `output`, one whole cluster, from the stream at the start of `input`; what follows the stream is
-    /// ignored, as the true end of a stream is not recorded. Returns false for a stream that is broken or ends
-    /// too early.
-    pub(crate) fn inflate(&mut self, input: &[u8], output: &mut [u8]) -> bool {
+    /// ignored, as the true end of a stream is not recorded. Returns the stream's length, or `None` for a stream
+    /// that is broken or ends too early.
+    pub(crate) fn inflate(&mut self, input: &[u8], output: &mut [u8]) -> Option<usize> {
         match self {
             Decoder::Zlib(stream) => {
                 stream.reset(false);
                 // One call into the whole cluster; a stream that would go on is cut, as QEMU does.
-                let done = stream.decompress(input, output, flate2::FlushDecompress::Finish);
-                done.is_ok() && stream.total_out() == output.len() as u64
+                let status = stream.decompress(input, output, flate2::FlushDecompress::Finish).ok()?;
+                let length = match status {
+                    flate2::Status::StreamEnd => stream.total_in() as usize,
+                    _ => input.len(),
+                };
+                (stream.total_out() == output.len() as u64).then_some(length)
             }
             Decoder::Zstd(context) => inflate_zstd(context, input, output),
         }
@@ -49,10 +53,8 @@ impl Decoder {
 }
 
 /// Several frames may follow each other until the cluster is full.
-fn inflate_zstd(context: &mut DCtx<'_>, input: &[u8], output: &mut [u8]) -> bool {
-    if context.reset(ResetDirective::SessionOnly).is_err() {
-        return false;
-    }
+fn inflate_zstd(context: &mut DCtx<'_>, input: &[u8], output: &mut [u8]) -> Option<usize> {
+    context.reset(ResetDirective::SessionOnly).ok()?;
     let mut from = InBuffer::around(input);
     let mut to = OutBuffer::around(output);
     let mut unfinished = 0;
@@ -60,11 +62,11 @@ fn inflate_zstd(context: &mut DCtx<'_>, input: &[u8], output: &mut [u8]) -> bool
         let before = (from.pos(), to.pos());
         unfinished = match context.decompress_stream(&mut to, &mut from) {
             Ok(hint) if before != (from.pos(), to.pos()) => hint,
-            _ => return false,
+            _ => return None,
         };
     }
     // A frame that has more than fits is no cluster.
-    unfinished == 0
+    (unfinished == 0).then_some(from.pos())
 }
 
 /// Compresses clusters; keeps its buffers for the next cluster.
@@ -150,9 +152,13 @@ mod tests {
                 let mut output = vec![0; cluster];
                 // Bytes behind the stream do not matter.
                 packed.resize(length + 100, 0xaa);
-                assert!(decoder.inflate(&packed, &mut output));
+                assert_eq!(decoder.inflate(&packed, &mut output), Some(length));
                 assert_eq!(output, input);
-                assert!(!decoder.inflate(&packed[..length / 2], &mut output), "a stream that is cut short");
+                assert_eq!(
+                    decoder.inflate(&packed[..length / 2], &mut output),
+                    None,
+                    "a stream that is cut short"
+                );
             }
         }
     }
@@ -210,6 +216,6 @@ mod tests {
     fn a_zstd_frame_with_a_huge_window_is_refused() {
         // Magic, no single segment, window descriptor 0xa8: 2^31 bytes.
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00];
-        assert!(!Decoder::new(CompressionType::Zstd).inflate(&frame, &mut [0; 512]));
+        assert_eq!(Decoder::new(CompressionType::Zstd).inflate(&frame, &mut [0; 512]), None);
     }
 }

@@ -17,6 +17,9 @@ pub(crate) const BITMAPS: u32 = 0x2385_2875;
 pub(crate) const LUKS_HEADER: u32 = 0x0537_be77;
 pub(crate) const DATA_FILE: u32 = 0x4441_5441;
 
+/// More than any program writes; each is kept.
+const MAX_EXTENSIONS: usize = 1024;
+
 /// QEMU refuses longer backing format names.
 const MAX_BACKING_FORMAT: usize = 15;
 
@@ -147,6 +150,9 @@ pub(crate) fn split(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, &[u8
         };
         if kind == END {
             break;
+        }
+        if list.len() == MAX_EXTENSIONS {
+            return Err(corrupt(format!("the header has more than {MAX_EXTENSIONS} extensions")));
         }
         list.push((kind, data));
         rest = &rest[length.next_multiple_of(8).min(rest.len())..];

@@ -42,7 +42,7 @@ pub struct DiskInfo {
 pub struct BackingInfo {
     /// The name as recorded (invalid UTF-8 replaced).
     pub name: String,
-    /// The name seen from the caller's folder; `None` when it cannot be a path.
+    /// The name seen from the caller's folder, where it is a path.
     pub full_name: Option<String>,
     /// The recorded format.
     pub format: Option<String>,
@@ -205,7 +205,8 @@ fn lossy(bytes: &[u8]) -> String {
 /// A relative name starts from the image's folder.
 fn full_name(image: &Path, name: &str) -> Option<String> {
     if name.find([':', '/']).is_some_and(|at| name.as_bytes()[at] == b':') {
-        return None;
+        // No path: told as it is.
+        return Some(name.to_owned());
     }
     let folder = policy::folder_of(image);
     let path = if folder == Path::new(".") && image.parent() == Some(Path::new("")) {

@@ -20,6 +20,7 @@ mod read;
 
 use std::{path::Path, sync::Arc};
 
+pub(crate) use budget::Grant;
 pub use chain::Map;
 pub(crate) use chain::Walk;
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
@@ -27,6 +28,7 @@ pub use mapping::{Mapping, Run};
 pub use open::{Access, Format, ImageOptions, Layers, Sharing};
 pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
+pub(crate) use policy::check_name;
 pub(crate) use qcow2::{Qcow2, read_table};
 
 use crate::{

@@ -257,7 +257,7 @@ impl Layer {
             None => {
                 let text = format!(
                     "the format of its backing file '{shown}' is not recorded and is never guessed; record it \
-                     with: qemu-img rebase -u -b '{shown}' -F FORMAT"
+                     with qemu-img rebase -u, -b and -F"
                 );
                 Err(self.file().error(ErrorKind::Corrupt, text))
             }

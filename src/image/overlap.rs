@@ -93,29 +93,32 @@ impl MetadataMap {
 /// The metadata that has one owner each.
 fn for_each_own_range(image: &Qcow2, mut see: impl FnMut(Range<u64>, Owner)) -> Result<()> {
     let (header, geometry) = (image.header(), image.geometry());
-    let mut add = |offset: u64, bytes: u64, owner| {
-        if bytes > 0 {
-            see(offset..offset + bytes, owner);
+    let mut add = |offset: u64, bytes: u64, owner| match offset.checked_add(bytes) {
+        Some(end) if bytes > 0 => {
+            see(offset..end, owner);
+            Ok(())
         }
+        Some(_) => Ok(()),
+        None => Err(corrupt(format!("{owner} (at {offset:#x}) does not lie in the file"))),
     };
-    add(0, geometry.cluster_size(), Owner::Header);
-    add(header.l1_offset, image.l1().len() as u64 * 8, Owner::L1Table);
-    add(header.refcount_table_offset, image.refcount_table().len() as u64 * 8, Owner::RefcountTable);
-    add(header.snapshots_offset, image.snapshot_bytes(), Owner::SnapshotTable);
+    add(0, geometry.cluster_size(), Owner::Header)?;
+    add(header.l1_offset, image.l1().len() as u64 * 8, Owner::L1Table)?;
+    add(header.refcount_table_offset, image.refcount_table().len() as u64 * 8, Owner::RefcountTable)?;
+    add(header.snapshots_offset, image.snapshot_bytes(), Owner::SnapshotTable)?;
     if let Some(bitmaps) = header.extensions.bitmaps.as_ref().filter(|_| header.bitmaps_are_current()) {
-        add(bitmaps.directory_offset.get(), bitmaps.directory_size.get(), Owner::BitmapDirectory);
+        add(bitmaps.directory_offset.get(), bitmaps.directory_size.get(), Owner::BitmapDirectory)?;
     }
     for (index, snapshot) in image.snapshots().iter().enumerate() {
-        add(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, Owner::SnapshotL1Table(index as u32));
+        add(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, Owner::SnapshotL1Table(index as u32))?;
     }
     for (index, entry) in image.refcount_table().iter().enumerate() {
         if let Some(offset) = refcount::block_offset(*entry, index, geometry)? {
-            add(offset, geometry.cluster_size(), Owner::RefcountBlock(index as u32));
+            add(offset, geometry.cluster_size(), Owner::RefcountBlock(index as u32))?;
         }
     }
     for (index, entry) in image.l1().iter().enumerate() {
         if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
-            add(offset, geometry.cluster_size(), Owner::L2Table(index as u32));
+            add(offset, geometry.cluster_size(), Owner::L2Table(index as u32))?;
         }
     }
     Ok(())

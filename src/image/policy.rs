@@ -101,7 +101,7 @@ pub(crate) fn folder_of(image: &Path) -> &Path {
 }
 
 /// A name from an image as a path, unless it could be read as anything else.
-fn check_name(name: &[u8]) -> Result<&Path, &'static str> {
+pub(crate) fn check_name(name: &[u8]) -> Result<&Path, &'static str> {
     let text = std::str::from_utf8(name).map_err(|_| "is not valid UTF-8 and is never opened")?;
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("is empty or has control characters and is never opened");

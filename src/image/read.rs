@@ -50,6 +50,10 @@ impl Image {
 /// to it than that.
 fn read_data(file: &File, buf: &mut [u8], host: u64) -> Result<()> {
     let got = file.read_up_to(buf, host)?;
+    if got < buf.len() && host + (got as u64) < file.len()? {
+        let text = format!("nothing could be read at offset {}, inside the file", host + got as u64);
+        return Err(file.error(ErrorKind::Io, text));
+    }
     buf[got..].fill(0);
     Ok(())
 }
@@ -59,7 +63,7 @@ impl Layer {
         let Some(image) = self.qcow2() else { return Ok(()) };
         let geometry = image.geometry();
         let cluster_size = geometry.cluster_size();
-        let mut scratch = Vec::new();
+        let (mut packed, mut scratch) = (Vec::new(), Vec::new());
         while !buf.is_empty() {
             let start = geometry.cluster_start(offset);
             let inside = (offset - start) as usize;
@@ -70,10 +74,10 @@ impl Layer {
                 return Err(image.file().error(ErrorKind::Corrupt, text));
             };
             if count as u64 == cluster_size {
-                image.inflate(start, stream, part)?;
+                image.inflate(start, stream, &mut packed, part)?;
             } else {
                 scratch.resize(cluster_size as usize, 0);
-                image.inflate(start, stream, &mut scratch)?;
+                image.inflate(start, stream, &mut packed, &mut scratch)?;
                 part.copy_from_slice(&scratch[inside..inside + count]);
             }
             buf = rest;

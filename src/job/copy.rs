@@ -284,14 +284,15 @@ impl Copy {
             return Err(layer.file().error(ErrorKind::Corrupt, text));
         };
         let length = self.cluster_size as u64;
-        image.read_stream(stream, &mut scratch.stream)?;
-        if scratch.stream.is_empty() || scratch.stream.len() > self.cluster_size {
-            // Longer than any stream has to be: not worth to be kept as it is.
-            let start = scratch.data.len();
-            scratch.data.resize(start + self.cluster_size, 0);
-            image.inflate(guest, stream, &mut scratch.data[start..])?;
+        // Inflated all the same, though not compressed again: a backup of a damaged stream would be found out only
+        // when it is needed, and only the inflated stream tells where it ends.
+        let start = scratch.data.len();
+        scratch.data.resize(start + self.cluster_size, 0);
+        image.inflate(guest, stream, &mut scratch.stream, &mut scratch.data[start..])?;
+        if scratch.stream.len() >= self.cluster_size {
             return self.sort_out(guest, start, scratch, items);
         }
+        scratch.data.truncate(start);
         let content = Content::Stream { at: scratch.packed.len(), length: scratch.stream.len() };
         scratch.packed.extend_from_slice(&scratch.stream);
         push(items, Item { guest, length, content });

@@ -207,8 +207,10 @@ impl Region {
             self.take(image, length, |_| {})?;
             return Ok(Piece { guest, length, kind: PieceKind::Zero });
         }
-        if run.compressed() && whole > 0 && options.copy_streams[run.depth] {
-            let length = at_most(most);
+        // A stream cannot be cut at the end of the disk, where what follows must be zero.
+        let inside = (run.end().min(self.end) - guest) / cluster_size * cluster_size;
+        if run.compressed() && inside > 0 && options.copy_streams[run.depth] {
+            let length = at_most(most).min(inside);
             self.take(image, length, |_| {})?;
             return Ok(Piece { guest, length, kind: PieceKind::Streams { depth: run.depth } });
         }

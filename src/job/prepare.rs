@@ -14,11 +14,11 @@ use super::{
     target::{exists_already, folder_of},
 };
 use crate::{
-    bitmap,
+    bitmap::{self, DirtyBitmap},
     disk::{BusyBitmap, Disk, DiskOptions},
     error::{Error, ErrorKind, Result},
     format::{header::CompressionType, text::printable},
-    image::{Access, Format, Layers, Sharing, create::LayoutOptions},
+    image::{Access, Format, Image, Layers, Sharing, check_name, create::LayoutOptions},
     storage::{FileId, FileKind, Storage},
 };
 
@@ -59,7 +59,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
     if source.options().layers == Layers::TopOnly {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
-    let (set, clear_after) = copy_set(&backup)?;
+    let (mut set, clear_after) = copy_set(&backup)?;
     let image = source.image();
     let own = image.qcow2().map(|top| top.geometry().cluster_size());
     let cluster_size = backup.options.cluster_size.or(own).unwrap_or(DEFAULT_CLUSTER_SIZE);
@@ -74,6 +74,9 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
             (Some(layout), open_backing(&backup)?)
         }
     };
+    if let (CopySet::Dirty(bitmap), Some(backing)) = (&mut set, &backing) {
+        add_hidden_zeros(bitmap, &image, &backing.image())?;
+    }
     let kind = stream_kind(backup.options.compression);
     let copy_streams = image.layers().iter().map(|layer| {
         let same = |top: &crate::image::Qcow2| {
@@ -137,6 +140,25 @@ fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
     Ok((set, kept))
 }
 
+/// Makes dirty what reads as zero in the source but not in the image below the target. Such a place has
+/// changed, whatever the bitmap says: a disk that is shrunk and grown again loses data there, and QEMU's
+/// bitmaps do not tell. Looks at maps only.
+fn add_hidden_zeros(bitmap: &mut DirtyBitmap, source: &Image, backing: &Image) -> Result<()> {
+    for run in source.runs(0..source.size().min(backing.size())) {
+        let run = run?;
+        if !run.zero() {
+            continue;
+        }
+        for below in backing.runs(run.start..run.end()) {
+            let below = below?;
+            if !below.zero() {
+                bitmap.add(below.start..below.end());
+            }
+        }
+    }
+    Ok(())
+}
+
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {
     let options = &backup.options;
     let wrong = if !matches!(set, CopySet::All) {
@@ -174,6 +196,12 @@ fn layout(backup: &Backup, cluster_size: u64) -> Result<LayoutOptions> {
 /// Opens what the target will stand on, as its readers will: a name that leads nowhere makes a useless backup.
 fn open_backing(backup: &Backup) -> Result<Option<Disk>> {
     let Some(backing) = &backup.options.backing else { return Ok(None) };
+    if let Err(problem) = check_name(backing.name.as_os_str().as_bytes()) {
+        let name = printable(backing.name.as_os_str().as_bytes());
+        return Err(invalid(format!(
+            "the backing file's name '{name}' {problem}; begin a plain name with './'"
+        )));
+    }
     let path = folder_of(&backup.target).join(&backing.name);
     let options =
         DiskOptions { format: backing.format, access: Access::Read, ..backup.source.options().clone() };
@@ -202,12 +230,14 @@ pub(crate) fn check_together(list: &[Prepared]) -> Result<()> {
         if !places.insert(place(&*prepared.storage, path)?) {
             return Err(invalid(format!("two backups have the same target '{}'", path.display())));
         }
-        let status = match prepared.storage.status(path) {
+        let status = match prepared.storage.entry(path) {
             Ok(status) => status,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(Error::io(format!("cannot look at the target '{}'", path.display()), e)),
         };
-        if let Some((_, used)) = in_use.iter().find(|(id, _)| *id == status.id) {
+        // A link that leads to a file in use is told as what it leads to.
+        let id = prepared.storage.status(path).map_or(status.id, |followed| followed.id);
+        if let Some((_, used)) = in_use.iter().find(|(used, _)| *used == id) {
             let text =
                 format!("the target '{}' is '{}', which this run reads", path.display(), used.display());
             return Err(invalid(text));
@@ -225,7 +255,8 @@ pub(crate) fn check_together(list: &[Prepared]) -> Result<()> {
 
 /// What tells one target from another, whatever way leads there: the folder and the name in it.
 fn place(storage: &dyn Storage, path: &Path) -> Result<(FileId, Vec<u8>)> {
-    let Some(name) = path.file_name() else {
+    let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
+    let Some(name) = name else {
         return Err(invalid(format!("the target '{}' has no file name", path.display())));
     };
     let folder = folder_of(path);

@@ -23,7 +23,8 @@ pub(crate) struct TargetFile {
     file: File,
     path: PathBuf,
     temporary: PathBuf,
-    existing: Existing,
+    /// The file to be replaced, locked so that nobody uses it meanwhile.
+    replaced: Option<File>,
     state: State,
 }
 
@@ -43,6 +44,10 @@ impl TargetFile {
     /// Creates the temporary file, locked against everybody else.
     pub(crate) fn create(storage: Arc<dyn Storage>, path: &Path, existing: Existing) -> Result<Self> {
         let folder = folder_of(path);
+        let replaced = match existing {
+            Existing::Overwrite if storage.entry(path).is_ok() => Some(lock_existing(&*storage, path)?),
+            _ => None,
+        };
         let (inner, temporary) = loop {
             // The hasher's keys are random, and differ for each one that is made.
             let number = RandomState::new().build_hasher().finish();
@@ -57,8 +62,8 @@ impl TargetFile {
         };
         // Messages name the file by the name that people know.
         let file = File::new(inner, path);
-        let target =
-            TargetFile { storage, file, path: path.to_owned(), temporary, existing, state: State::Temporary };
+        let state = State::Temporary;
+        let target = TargetFile { storage, file, path: path.to_owned(), temporary, replaced, state };
         target.file.lock(Lock::Write)?;
         Ok(target)
     }
@@ -70,10 +75,16 @@ impl TargetFile {
     /// Gives the file its final name. The name is durable after [`TargetFile::sync_folder`]; until
     /// [`TargetFile::settle`] it can be withdrawn.
     pub(crate) fn publish(&mut self) -> Result<()> {
-        let exists = self.storage.status(&self.path).is_ok();
-        let (rule, state) = match self.existing {
-            Existing::Overwrite if exists => (RenameRule::Exchange, State::Exchanged),
-            _ => (RenameRule::NoReplace, State::Published),
+        let (rule, state) = match &self.replaced {
+            None => (RenameRule::NoReplace, State::Published),
+            Some(file) => {
+                // What is replaced is what was looked at and locked, nothing that came in between.
+                if self.storage.entry(&self.path).map(|entry| entry.id).ok() != Some(file.id()?) {
+                    let text = "the file that was to be overwritten was replaced meanwhile";
+                    return Err(file.error(ErrorKind::Exists, text));
+                }
+                (RenameRule::Exchange, State::Exchanged)
+            }
         };
         self.storage.rename(&self.temporary, &self.path, rule).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => exists_already(&self.path),
@@ -120,6 +131,15 @@ impl Drop for TargetFile {
         }
         let _ = self.storage.unlink(&self.temporary);
     }
+}
+
+/// Opens and locks a file that will be replaced: somebody who has it open would go on with a file that has no
+/// name any more.
+fn lock_existing(storage: &dyn Storage, path: &Path) -> Result<File> {
+    let context = || format!("cannot open the target '{}' that is to be overwritten", path.display());
+    let file = File::new(storage.open_writable(path).map_err(|e| Error::io(context(), e))?, path);
+    file.lock(Lock::Write)?;
+    Ok(file)
 }
 
 pub(crate) fn exists_already(path: &Path) -> Error {

@@ -54,6 +54,11 @@ impl Storage for HostStorage {
         let status = fs::metadata(path)?;
         Ok(FileStatus { id: file_id(&status), kind: file_kind(&status) })
     }
+
+    fn entry(&self, path: &Path) -> io::Result<FileStatus> {
+        let status = fs::symlink_metadata(path)?;
+        Ok(FileStatus { id: file_id(&status), kind: file_kind(&status) })
+    }
 }
 
 fn file_id(status: &fs::Metadata) -> FileId {
@@ -99,7 +104,7 @@ impl StorageFile for HostFile {
 
     fn version(&self) -> io::Result<FileVersion> {
         let status = self.file.metadata()?;
-        let modified = i128::from(status.mtime()) * 1_000_000_000 + i128::from(status.mtime_nsec());
+        let modified = i128::from(status.ctime()) * 1_000_000_000 + i128::from(status.ctime_nsec());
         Ok(FileVersion { length: self.len()?, modified })
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     io,
     path::{Component, Path, PathBuf},
     sync::{
@@ -105,7 +106,17 @@ impl Storage for MemoryStorage {
     }
 
     fn status(&self, path: &Path) -> io::Result<FileStatus> {
-        Ok(FileStatus { id: self.find(path)?.id()?, kind: FileKind::Regular })
+        if let Ok(file) = self.find(path) {
+            return Ok(FileStatus { id: file.id()?, kind: FileKind::Regular });
+        }
+        // Whatever a file lies in is a folder, and so is the place where one starts.
+        let is_folder = path == Path::new(".") || self.names().keys().any(|name| name.starts_with(path));
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        let id = FileId { device: 1, inode: hasher.finish() };
+        is_folder
+            .then_some(FileStatus { id, kind: FileKind::Other })
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

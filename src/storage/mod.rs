@@ -48,6 +48,11 @@ pub trait Storage: fmt::Debug + Send + Sync {
 
     /// What a path leads to, symbolic links followed.
     fn status(&self, path: &Path) -> io::Result<FileStatus>;
+
+    /// What a name itself is: a symbolic link, where there are such, is [`FileKind::Other`].
+    fn entry(&self, path: &Path) -> io::Result<FileStatus> {
+        self.status(path)
+    }
 }
 
 /// One open file. All offsets are bytes; every method may be called from several threads at once.
@@ -114,7 +119,7 @@ pub struct FileId {
 pub struct FileVersion {
     /// Bytes.
     pub length: u64,
-    /// Time of the last write, in a unit of the storage's choice.
+    /// Time of the last change, in a unit of the storage's choice; nobody can set it back.
     pub modified: i128,
 }
 

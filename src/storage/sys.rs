@@ -106,7 +106,12 @@ fn link_and_unlink(from: &CString, to: &CString) -> io::Result<()> {
     // SAFETY: both paths are NUL-terminated and live during the call.
     check(unsafe { libc::link(from.as_ptr(), to.as_ptr()) }.into())?;
     // SAFETY: as above.
-    check(unsafe { libc::unlink(from.as_ptr()) }.into()).map(drop)
+    let unlinked = check(unsafe { libc::unlink(from.as_ptr()) }.into());
+    if unlinked.is_err() {
+        // SAFETY: as above.
+        unsafe { libc::unlink(to.as_ptr()) };
+    }
+    unlinked.map(drop)
 }
 
 /// The size of a block device.

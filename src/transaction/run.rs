@@ -147,11 +147,15 @@ impl Work {
             Ok(Step::Copied) => self.run.events.push(Some(index), EventKind::Progress(copy.job().progress())),
             Ok(Step::Finished) => {
                 self.run.events.push(Some(index), EventKind::Progress(copy.job().progress()));
-                self.set_status(index, JobStatus::Waiting);
+                if copy.job().error().is_none() {
+                    self.set_status(index, JobStatus::Waiting);
+                }
                 if self.completion == CompletionMode::Individual && !copy.job().is_cancelled() {
                     self.publish(&[index]);
                 }
             }
+            // Stopped because of another thread's failure, which that thread tells.
+            Err(error) if error.kind() == ErrorKind::Cancelled && !copy.job().is_cancelled() => {}
             Err(error) => self.fail(index, error),
         }
         true

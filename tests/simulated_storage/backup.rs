@@ -261,7 +261,7 @@ fn a_failure_leaves_everything_as_it_was() {
 
 /// A read that ends where the file does not is no end: what it did not bring is not zeros.
 #[test]
-#[ignore = "data behind a read that returns nothing is taken for zeros"]
+
 fn a_read_that_returns_nothing_fails_the_backup() {
     for case in Case::all() {
         let whole = case.storage();

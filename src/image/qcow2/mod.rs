@@ -162,29 +162,31 @@ impl Qcow2 {
         }
     }
 
-    /// The bytes of a compressed cluster as stored, up to the end of its last sector or of the file.
-    pub(crate) fn read_stream(&self, stream: Compressed, buf: &mut Vec<u8>) -> Result<()> {
-        buf.resize(stream.length as usize, 0);
-        let got = self.file.read_up_to(buf, stream.host)?;
-        buf.truncate(got);
-        Ok(())
-    }
-
-    /// Inflates the compressed cluster at guest offset `guest`, a cluster's start, into `cluster`.
-    pub(crate) fn inflate(&self, guest: u64, stream: Compressed, cluster: &mut [u8]) -> Result<()> {
-        let mut packed = Vec::new();
-        self.read_stream(stream, &mut packed)?;
+    /// Inflates the compressed cluster at guest offset `guest`, a cluster's start, into `cluster`. Leaves the
+    /// stream as it is stored in `packed`.
+    pub(crate) fn inflate(
+        &self,
+        guest: u64,
+        stream: Compressed,
+        packed: &mut Vec<u8>,
+        cluster: &mut [u8],
+    ) -> Result<()> {
+        // Up to the end of the last sector, or of the file: the stream may end sooner.
+        packed.resize(stream.length as usize, 0);
+        let got = self.file.read_up_to(packed, stream.host)?;
+        packed.truncate(got);
         let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut decoder = idle.unwrap_or_else(|| Decoder::new(self.header.compression));
-        let done = decoder.inflate(&packed, cluster);
+        let length = decoder.inflate(packed, cluster);
         self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
-        if !done {
+        let Some(length) = length else {
             let text = format!(
                 "the compressed cluster of guest offset {guest:#x} ({} bytes at {:#x}) is damaged",
                 stream.length, stream.host
             );
             return Err(self.file.error(ErrorKind::Corrupt, text));
-        }
+        };
+        packed.truncate(length);
         Ok(())
     }
 }
