@@ -14,6 +14,9 @@ int main(int argc, char **argv)
     CHECK_CODE(HOL_ERR_POLICY_DENIED, "denied",
                hol_disk_open(path_in(images, "sub/denied.qcow2"), NULL, &none));
 
+    /* A disk is opened for reading. */
+    CHECK_CODE(HOL_ERR_WRONG_STATE, "disk.qcow2", hol_bitmap_clear(disk, "nightly"));
+
     /* A backup is a full copy in qcow2, uncompressed, without backing file, in the source's cluster size. */
     hol_txn *txn = hol_txn_new();
     OK(hol_txn_add(txn, hol_action_backup(disk, target, NULL)));

@@ -13,6 +13,7 @@ static void without_handles(void)
 {
     hol_disk_details details = HOL_OPTIONS_INIT(hol_disk_details);
     hol_bitmap_details bitmap = HOL_OPTIONS_INIT(hol_bitmap_details);
+    hol_bitmap_change change = HOL_OPTIONS_INIT(hol_bitmap_change);
     hol_event event = HOL_OPTIONS_INIT(hol_event);
     hol_report report = HOL_OPTIONS_INIT(hol_report);
     hol_disk *disk = (hol_disk *)&details;
@@ -36,6 +37,15 @@ static void without_handles(void)
     IS_NULL("disk", hol_bitmap_info(NULL, "x", &bitmap));
     IS_NULL("disk", hol_bitmap_count(NULL, "x", &number));
     IS_NULL("disk", hol_bitmap_extents(NULL, "x", never, NULL));
+    IS_NULL("disk", hol_bitmap_add(NULL, "x", NULL));
+    IS_NULL("disk", hol_bitmap_remove(NULL, "x"));
+    IS_NULL("disk", hol_bitmap_clear(NULL, "x"));
+    IS_NULL("disk", hol_bitmap_enable(NULL, "x"));
+    IS_NULL("disk", hol_bitmap_disable(NULL, "x"));
+    IS_NULL("disk", hol_bitmap_rename(NULL, "x", "y"));
+    IS_NULL("disk", hol_bitmap_merge(NULL, "x", &message, 1));
+    IS_NULL("disk", hol_bitmap_merge_from(NULL, "x", NULL, "x"));
+    IS_NULL("disk", hol_bitmap_apply(NULL, &change, 1));
     CHECK(hol_action_backup(NULL, "x", NULL) == NULL);
     IS_NULL("source", hol_last_error_code());
     IS_NULL("txn", hol_txn_set_completion(NULL, HOL_COMPLETION_GROUPED));
@@ -81,6 +91,19 @@ static void with_handles(const char *images, const char *work)
     IS_NULL("dirty_bytes", hol_bitmap_count(disk, "nightly", NULL));
     IS_NULL("name", hol_bitmap_extents(disk, NULL, never, NULL));
     IS_NULL("callback", hol_bitmap_extents(disk, "nightly", NULL, NULL));
+    IS_NULL("name", hol_bitmap_add(disk, NULL, NULL));
+    IS_NULL("name", hol_bitmap_remove(disk, NULL));
+    IS_NULL("name", hol_bitmap_clear(disk, NULL));
+    IS_NULL("name", hol_bitmap_enable(disk, NULL));
+    IS_NULL("name", hol_bitmap_disable(disk, NULL));
+    IS_NULL("name", hol_bitmap_rename(disk, NULL, "x"));
+    IS_NULL("new_name", hol_bitmap_rename(disk, "x", NULL));
+    IS_NULL("name", hol_bitmap_merge(disk, NULL, NULL, 0));
+    IS_NULL("sources", hol_bitmap_merge(disk, "x", NULL, 0));
+    IS_NULL("name", hol_bitmap_merge_from(disk, NULL, disk, "x"));
+    IS_NULL("source_disk", hol_bitmap_merge_from(disk, "x", NULL, "x"));
+    IS_NULL("source", hol_bitmap_merge_from(disk, "x", disk, NULL));
+    IS_NULL("changes", hol_bitmap_apply(disk, NULL, 0));
     CHECK(hol_action_backup(disk, NULL, NULL) == NULL);
     IS_NULL("target", hol_last_error_code());
 

@@ -40,6 +40,12 @@ static void read_by_the_library(void)
     CHECK_CODE(HOL_ERR_LIMIT, "", open_with(shorter));
     free(shorter);
 
+    /* The structure as it was before access. */
+    equal.layers = HOL_LAYERS_TOP_ONLY;
+    equal.access = 99;
+    equal.struct_size = offsetof(hol_disk_options, access);
+    CHECK_CODE(HOL_OK, "", open_with(&equal));
+
     struct newer_options longer = { .known.struct_size = sizeof longer };
     CHECK_CODE(HOL_OK, "", open_with(&longer));
     longer.unknown = 1;

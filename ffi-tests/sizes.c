@@ -1,29 +1,38 @@
 /* The layout is the ABI: sizes and offsets on 64-bit machines, as numbers, and the library's own word for them. */
 #include "check.h"
 
-_Static_assert(sizeof(hol_disk_options) == 40, "hol_disk_options");
+_Static_assert(sizeof(hol_disk_options) == 48, "hol_disk_options");
 _Static_assert(sizeof(hol_backup_options) == 64, "hol_backup_options");
 _Static_assert(sizeof(hol_disk_details) == 112, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 48, "hol_bitmap_details");
+_Static_assert(sizeof(hol_bitmap_options) == 24, "hol_bitmap_options");
+_Static_assert(sizeof(hol_bitmap_change) == 64, "hol_bitmap_change");
 _Static_assert(sizeof(hol_extent) == 40, "hol_extent");
 _Static_assert(sizeof(hol_event) == 48, "hol_event");
 _Static_assert(sizeof(hol_report) == 32, "hol_report");
-_Static_assert(offsetof(hol_disk_options, layers) == 36, "the last field ends the structure");
+_Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
+_Static_assert(offsetof(hol_disk_options, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_disk_details, layers) == 108, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "the last field ends the structure");
+_Static_assert(offsetof(hol_bitmap_options, reserved) == 20, "the last field ends the structure");
+_Static_assert(offsetof(hol_bitmap_change, recording) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_extent, flags) == 36, "the last field ends the structure");
 _Static_assert(offsetof(hol_event, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_report, stored_bytes) == 24, "the last field ends the structure");
 
 /* Defaults are ABI: a zeroed structure means these. */
 _Static_assert(HOL_FORMAT_QCOW2 == 0 && HOL_BACKING_BESIDE == 0 && HOL_SHARING_LOCKED == 0, "disk");
-_Static_assert(HOL_LAYERS_CHAIN == 0, "disk");
+_Static_assert(HOL_LAYERS_CHAIN == 0 && HOL_ACCESS_READ == 0, "disk");
+_Static_assert(HOL_RECORDING_ENABLED == 0, "bitmap");
 _Static_assert(HOL_SYNC_DEFAULT == 0 && HOL_BITMAP_MODE_DEFAULT == 0 && HOL_COMPRESSION_NONE == 0, "backup");
 _Static_assert(HOL_EXISTING_REFUSE == 0 && HOL_ZERO_DETECTION_ON == 0, "backup");
 _Static_assert(HOL_COMPLETION_GROUPED == 0, "all or none unless asked otherwise");
 
 /* Numbers are never given anew. */
+_Static_assert(HOL_CHANGE_ADD == 1 && HOL_CHANGE_REMOVE == 2 && HOL_CHANGE_CLEAR == 3, "changes");
+_Static_assert(HOL_CHANGE_ENABLE == 4 && HOL_CHANGE_DISABLE == 5 && HOL_CHANGE_RENAME == 6, "changes");
+_Static_assert(HOL_CHANGE_MERGE == 7, "changes");
 _Static_assert(HOL_OK == 0 && HOL_ERR_NULL == -1 && HOL_ERR_PANIC == -2, "errors");
 _Static_assert(HOL_ERR_INVALID_ARGUMENT == -3 && HOL_ERR_NOT_FOUND == -4 && HOL_ERR_EXISTS == -5, "errors");
 _Static_assert(HOL_ERR_LOCKED == -6 && HOL_ERR_IO == -7 && HOL_ERR_NO_SPACE == -8, "errors");
@@ -47,6 +56,8 @@ int main(void)
     SAME_SIZE(hol_backup_options);
     SAME_SIZE(hol_disk_details);
     SAME_SIZE(hol_bitmap_details);
+    SAME_SIZE(hol_bitmap_options);
+    SAME_SIZE(hol_bitmap_change);
     SAME_SIZE(hol_extent);
     SAME_SIZE(hol_event);
     SAME_SIZE(hol_report);

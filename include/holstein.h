@@ -184,6 +184,16 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_SHARING_FORCE 1
 
 /**
+ * The image is opened for reading. The default.
+ */
+#define HOL_ACCESS_READ 0
+
+/**
+ * The image's bitmaps can be changed too. It is locked against everybody else.
+ */
+#define HOL_ACCESS_WRITE 1
+
+/**
  * The image is opened with the files that it names. The default.
  */
 #define HOL_LAYERS_CHAIN 0
@@ -364,6 +374,51 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_BITMAP_COUNTED 8
 
 /**
+ * The bitmap records writes. The default.
+ */
+#define HOL_RECORDING_ENABLED 0
+
+/**
+ * The bitmap does not record: writes are missing in it then.
+ */
+#define HOL_RECORDING_DISABLED 1
+
+/**
+ * A new, clean bitmap called name, with granularity and recording.
+ */
+#define HOL_CHANGE_ADD 1
+
+/**
+ * The bitmap goes; also one that cannot be used.
+ */
+#define HOL_CHANGE_REMOVE 2
+
+/**
+ * All of the bitmap becomes clean.
+ */
+#define HOL_CHANGE_CLEAR 3
+
+/**
+ * The bitmap records from now on.
+ */
+#define HOL_CHANGE_ENABLE 4
+
+/**
+ * The bitmap does not record from now on.
+ */
+#define HOL_CHANGE_DISABLE 5
+
+/**
+ * The bitmap is called new_name from now on.
+ */
+#define HOL_CHANGE_RENAME 6
+
+/**
+ * What is dirty in any of the sources becomes dirty in the bitmap too.
+ */
+#define HOL_CHANGE_MERGE 7
+
+/**
  * The job has not begun.
  */
 #define HOL_JOB_CREATED 1
@@ -480,6 +535,14 @@ typedef struct hol_disk_options {
    * HOL_LAYERS_*
    */
   uint32_t layers;
+  /**
+   * HOL_ACCESS_*
+   */
+  uint32_t access;
+  /**
+   * 0
+   */
+  uint32_t reserved;
 } hol_disk_options;
 
 /**
@@ -628,6 +691,75 @@ typedef struct hol_bitmap_details {
    */
   uint32_t reserved;
 } hol_bitmap_details;
+
+/**
+ * What a new bitmap is like. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
+ * other field is the default.
+ */
+typedef struct hol_bitmap_options {
+  /**
+   * sizeof(hol_bitmap_options)
+   */
+  size_t struct_size;
+  /**
+   * Bytes of the disk that one bit stands for: a power of two from 512 to 2 GiB; 0: the image's cluster size, within
+   * 4 KiB and 64 KiB.
+   */
+  uint64_t granularity;
+  /**
+   * HOL_RECORDING_*
+   */
+  uint32_t recording;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_bitmap_options;
+
+/**
+ * One change of a disk's bitmaps, for hol_bitmap_apply(). Set struct_size to the sizeof of the structure
+ * (HOL_OPTIONS_INIT does), kind and name; a field that is for other kinds is zero. Texts belong to the caller and are
+ * copied.
+ */
+typedef struct hol_bitmap_change {
+  /**
+   * sizeof(hol_bitmap_change)
+   */
+  size_t struct_size;
+  /**
+   * The bitmap that changes.
+   */
+  const char *name;
+  /**
+   * With HOL_CHANGE_RENAME: a name that is not in use; else NULL.
+   */
+  const char *new_name;
+  /**
+   * With HOL_CHANGE_MERGE: the names of the bitmaps to merge from; else NULL.
+   */
+  const char *const *sources;
+  /**
+   * With HOL_CHANGE_MERGE: how many sources there are, at least 1; else 0.
+   */
+  size_t source_count;
+  /**
+   * With HOL_CHANGE_MERGE: the disk that has the sources; they are taken as they are before the call. NULL: the disk that
+   * is changed; they are taken as the changes before this one leave them.
+   */
+  const struct hol_disk *source_disk;
+  /**
+   * With HOL_CHANGE_ADD: as in hol_bitmap_options; else 0.
+   */
+  uint64_t granularity;
+  /**
+   * HOL_CHANGE_*; there is no default.
+   */
+  uint32_t kind;
+  /**
+   * With HOL_CHANGE_ADD: HOL_RECORDING_*; else 0.
+   */
+  uint32_t recording;
+} hol_bitmap_change;
 
 /**
  * How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -807,12 +939,14 @@ int hol_last_error_errno(void);
 void hol_last_error_clear(void);
 
 /**
- * Opens the image at `path`, and what it is made of as far as the options allow, for reading.
+ * Opens the image at `path`, and what it is made of as far as the options allow, for reading; with HOL_ACCESS_WRITE the
+ * image itself also for changing its bitmaps.
  *
  * `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
  * NULL.
  *
- * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
+ * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image, or with HOL_ACCESS_WRITE
+ * uses it), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
  * HOL_ERR_ENCRYPTED, HOL_ERR_POLICY_DENIED (the image names a file outside the policy), HOL_ERR_LIMIT, HOL_ERR_IO,
  * HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
@@ -845,7 +979,8 @@ int hol_disk_close(struct hol_disk *disk);
 HOL_MUST_USE int hol_disk_size(const struct hol_disk *disk, uint64_t *size);
 
 /**
- * Fills `*details` with what is known of the disk's top image, as it was at the first call.
+ * Fills `*details` with what is known of the disk's top image, as it was at the first call, or at the first one since
+ * the disk was changed.
  *
  * Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
@@ -889,7 +1024,7 @@ int hol_disk_extents(const struct hol_disk *disk,
 
 /**
  * Writes the number of persistent bitmaps of the disk's top image to `*number`, with those that cannot be used.
- * The list is the one of the first call.
+ * The list is the one of the first call, or of the first one since the bitmaps were changed.
  *
  * Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL, HOL_ERR_PANIC.
  *
@@ -952,6 +1087,112 @@ int hol_bitmap_extents(const struct hol_disk *disk,
                        const char *name,
                        hol_extent_cb callback,
                        void *opaque);
+
+/**
+ * Adds a clean bitmap called `name` (1 to 1023 bytes) to the disk's top image. The change is durable when this returns, as
+ * that of every function here; the disk was opened with HOL_ACCESS_WRITE. `options` may be NULL: all defaults.
+ *
+ * Errors: HOL_ERR_EXISTS, HOL_ERR_INVALID_ARGUMENT (name, options), HOL_ERR_WRONG_STATE (opened for reading),
+ * HOL_ERR_UNSUPPORTED (no qcow2 of version 3), HOL_ERR_CORRUPT (nobody knows which clusters are free), HOL_ERR_LIMIT,
+ * HOL_ERR_NULL, HOL_ERR_PANIC: nothing has changed. After HOL_ERR_IO and HOL_ERR_NO_SPACE the message says if the outcome is
+ * unknown; the disk must be opened anew then.
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_add(struct hol_disk *disk,
+                   const char *name,
+                   const struct hol_bitmap_options *options);
+
+/**
+ * Removes the bitmap called `name`; also one that cannot be used.
+ *
+ * Errors: HOL_ERR_BITMAP_NOT_FOUND, and as hol_bitmap_add().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_bitmap_remove(struct hol_disk *disk, const char *name);
+
+/**
+ * Makes all of the bitmap called `name` clean.
+ *
+ * Errors: HOL_ERR_BITMAP_NOT_FOUND, HOL_ERR_BITMAP_UNUSABLE (it is inconsistent), and as hol_bitmap_add().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_bitmap_clear(struct hol_disk *disk, const char *name);
+
+/**
+ * Lets the bitmap called `name` record writes from now on.
+ *
+ * Errors: as hol_bitmap_clear().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_bitmap_enable(struct hol_disk *disk, const char *name);
+
+/**
+ * Lets the bitmap called `name` not record writes from now on: they are missing in it then, and no backup can be based on it
+ * until it is enabled.
+ *
+ * Errors: as hol_bitmap_clear().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_disable(struct hol_disk *disk,
+                       const char *name);
+
+/**
+ * Gives the bitmap called `name` another name, which is not in use.
+ *
+ * Errors: HOL_ERR_EXISTS (`new_name`), HOL_ERR_BITMAP_NOT_FOUND (`name`), and as hol_bitmap_add().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_bitmap_rename(struct hol_disk *disk, const char *name, const char *new_name);
+
+/**
+ * Makes everything dirty in the bitmap called `name` that is dirty in one of the `source_count` bitmaps that `sources`
+ * names, of the same disk and of any granularity. They stay as they are.
+ *
+ * Errors: HOL_ERR_BITMAP_NOT_FOUND, HOL_ERR_BITMAP_UNUSABLE (one of them; the message says why), HOL_ERR_INVALID_ARGUMENT
+ * (no source), and as hol_bitmap_add().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_merge(struct hol_disk *disk,
+                     const char *name,
+                     const char *const *sources,
+                     size_t source_count);
+
+/**
+ * Makes everything dirty in the bitmap called `name` that is dirty in the bitmap `source` of another disk, which has the same
+ * size; it need only be open for reading.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (the disks differ in size), and as hol_bitmap_merge().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_merge_from(struct hol_disk *disk,
+                          const char *name,
+                          const struct hol_disk *source_disk,
+                          const char *source);
+
+/**
+ * Carries out `number` changes as one step: all of them, in their order and each seeing those before it, or none. All
+ * structures have the same struct_size, which is also the distance from one to the next.
+ *
+ * Errors: those of the single functions; HOL_ERR_INVALID_ARGUMENT too for a field that is not for the change's kind.
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_bitmap_apply(struct hol_disk *disk,
+                     const struct hol_bitmap_change *changes,
+                     size_t number);
 
 /**
  * Makes the action that copies `source` to a new image file at `target`. Nothing is checked against the disk or the

@@ -10,12 +10,14 @@ The package needs nothing but the shared library: HOLSTEIN_LIBRARY names it, els
 source tree or in the system is used. Every failure is a `HolsteinError`.
 """
 
+from ._bitmap_changes import BitmapChanges
 from ._disk import BitmapInfo, Disk, DiskInfo, Extent
 from ._error import HolsteinError
 from ._library import version
 from ._transaction import Event, Job, Report, Transaction
 
 __all__ = [
+    "BitmapChanges",
     "BitmapInfo",
     "Disk",
     "DiskInfo",

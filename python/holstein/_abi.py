@@ -42,6 +42,8 @@ CHOICES = {
     "BACKING": ("beside", "under", "any", "deny"),
     "SHARING": ("locked", "force"),
     "LAYERS": ("chain", "top-only"),
+    "ACCESS": ("read", "write"),
+    "RECORDING": ("enabled", "disabled"),
     "SYNC": ("default", "full", "top", "bitmap", "incremental"),
     "BITMAP_MODE": ("default", "on-success", "never", "always"),
     "COMPRESSION": ("none", "zlib", "zstd"),
@@ -53,6 +55,9 @@ CHOICES = {
 #: HOL_JOB_* and HOL_EVENT_*, which begin at 1.
 STATUSES = {1: "created", 2: "running", 3: "waiting", 4: "aborting", 5: "concluded"}
 EVENTS = {1: "status", 2: "progress", 3: "failed", 4: "cancelled", 5: "completed", 6: "finished"}
+
+#: HOL_CHANGE_*, which begin at 1.
+CHANGES = ("add", "remove", "clear", "enable", "disable", "rename", "merge")
 
 #: Flags, by group.
 EXTENT_FLAGS = {"PRESENT": 1, "ZERO": 2, "DATA": 4, "COMPRESSED": 8, "OFFSET": 16, "DIRTY": 32}
@@ -78,6 +83,8 @@ class DiskOptions(_Sized):
         ("backing_policy", c_uint32),
         ("sharing", c_uint32),
         ("layers", c_uint32),
+        ("access", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -138,6 +145,33 @@ class BitmapDetails(_Sized):
     ]
 
 
+class BitmapOptions(_Sized):
+    """hol_bitmap_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("granularity", c_uint64),
+        ("recording", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class BitmapChange(_Sized):
+    """hol_bitmap_change"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("new_name", c_char_p),
+        ("sources", POINTER(c_char_p)),
+        ("source_count", c_size_t),
+        ("source_disk", c_void_p),
+        ("granularity", c_uint64),
+        ("kind", c_uint32),
+        ("recording", c_uint32),
+    ]
+
+
 class Extent(_Sized):
     """hol_extent"""
 
@@ -183,6 +217,8 @@ STRUCTURES = {
     "hol_backup_options": BackupOptions,
     "hol_disk_details": DiskDetails,
     "hol_bitmap_details": BitmapDetails,
+    "hol_bitmap_options": BitmapOptions,
+    "hol_bitmap_change": BitmapChange,
     "hol_extent": Extent,
     "hol_event": Event,
     "hol_report": Report,
@@ -210,6 +246,15 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_bitmap_info": (c_int, (c_void_p, c_char_p, POINTER(BitmapDetails))),
     "hol_bitmap_count": (c_int, (c_void_p, c_char_p, POINTER(c_uint64))),
     "hol_bitmap_extents": (c_int, (c_void_p, c_char_p, ExtentCallback, c_void_p)),
+    "hol_bitmap_add": (c_int, (c_void_p, c_char_p, POINTER(BitmapOptions))),
+    "hol_bitmap_remove": (c_int, (c_void_p, c_char_p)),
+    "hol_bitmap_clear": (c_int, (c_void_p, c_char_p)),
+    "hol_bitmap_enable": (c_int, (c_void_p, c_char_p)),
+    "hol_bitmap_disable": (c_int, (c_void_p, c_char_p)),
+    "hol_bitmap_rename": (c_int, (c_void_p, c_char_p, c_char_p)),
+    "hol_bitmap_merge": (c_int, (c_void_p, c_char_p, POINTER(c_char_p), c_size_t)),
+    "hol_bitmap_merge_from": (c_int, (c_void_p, c_char_p, c_void_p, c_char_p)),
+    "hol_bitmap_apply": (c_int, (c_void_p, POINTER(BitmapChange), c_size_t)),
     "hol_action_backup": (c_void_p, (c_void_p, c_char_p, POINTER(BackupOptions))),
     "hol_action_free": (None, (c_void_p,)),
     "hol_txn_new": (c_void_p, ()),

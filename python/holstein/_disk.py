@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Callable
 
 from . import _abi
+from ._bitmap_changes import BitmapChanges, recording
 from ._library import Path, check, choice, lib, name_bytes, path_bytes, text
 
 
@@ -90,10 +91,12 @@ class Disk:
         backing_dir: Path | None = None,
         sharing: str = "locked",
         layers: str = "chain",
+        writable: bool = False,
         memory_limit: int = 0,
     ) -> None:
         """Opens the image. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
-        (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only"."""
+        (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". The bitmaps of
+        a writable disk can be changed, and nobody else can open its image meanwhile."""
         self._handle = c_void_p()
         options = _abi.DiskOptions(
             backing_dir=None if backing_dir is None else path_bytes(backing_dir),
@@ -102,6 +105,7 @@ class Disk:
             backing_policy=choice("BACKING", "backing_policy", backing_policy),
             sharing=choice("SHARING", "sharing", sharing),
             layers=choice("LAYERS", "layers", layers),
+            access=_abi.CHOICES["ACCESS"].index("write" if writable else "read"),
         )
         check(lib.hol_disk_open(path_bytes(path), byref(options), byref(self._handle)))
 
@@ -181,6 +185,42 @@ class Disk:
         """The parts of the disk that a bitmap says are dirty: ascending, merged, within the disk."""
         name = name_bytes(name)
         return _collect(lambda callback: lib.hol_bitmap_extents(self.handle, name, callback, None))
+
+    def add_bitmap(self, name: str | bytes, *, granularity: int = 0, disabled: bool = False) -> None:
+        """Adds a clean bitmap to a writable disk; granularity 0 is the library's choice. This change and the others here
+        are durable when they return."""
+        options = _abi.BitmapOptions(granularity=granularity, recording=recording(disabled))
+        check(lib.hol_bitmap_add(self.handle, name_bytes(name), byref(options)))
+
+    def remove_bitmap(self, name: str | bytes) -> None:
+        """Removes a bitmap, also one that cannot be used."""
+        check(lib.hol_bitmap_remove(self.handle, name_bytes(name)))
+
+    def clear_bitmap(self, name: str | bytes) -> None:
+        """Makes all of a bitmap clean."""
+        check(lib.hol_bitmap_clear(self.handle, name_bytes(name)))
+
+    def enable_bitmap(self, name: str | bytes) -> None:
+        """Lets a bitmap record writes from now on."""
+        check(lib.hol_bitmap_enable(self.handle, name_bytes(name)))
+
+    def disable_bitmap(self, name: str | bytes) -> None:
+        """Lets a bitmap not record writes from now on."""
+        check(lib.hol_bitmap_disable(self.handle, name_bytes(name)))
+
+    def rename_bitmap(self, name: str | bytes, new_name: str | bytes) -> None:
+        """Gives a bitmap a name that is not in use."""
+        check(lib.hol_bitmap_rename(self.handle, name_bytes(name), name_bytes(new_name)))
+
+    def merge_bitmaps(self, name: str | bytes, *sources: str | bytes, source_disk: Disk | None = None) -> None:
+        """Makes everything dirty in the bitmap `name` that is dirty in one of the sources, bitmaps of this disk or of
+        source_disk, which has the same size."""
+        with self.bitmap_changes() as changes:
+            changes.merge(name, *sources, source_disk=source_disk)
+
+    def bitmap_changes(self) -> BitmapChanges:
+        """Collects changes of the bitmaps in a `with` block; at its end all are carried out as one step, or none is."""
+        return BitmapChanges(self)
 
     def close(self) -> None:
         """Closes the disk; a second time does nothing. Transactions that use it keep what they need."""

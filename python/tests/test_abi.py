@@ -22,6 +22,7 @@ def mirrored() -> dict:
             constants[f"{group}_{choice.upper().replace('-', '_')}"] = value
     for group, names in (("JOB", _abi.STATUSES), ("EVENT", _abi.EVENTS)):
         constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
+    constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})
     for group, flags in (("EXTENT", _abi.EXTENT_FLAGS), ("BITMAP", _abi.BITMAP_FLAGS), ("DISK", _abi.DISK_FLAGS)):
         constants.update({f"{group}_{name}": value for name, value in flags.items()})
     return constants
@@ -53,7 +54,7 @@ class Abi(unittest.TestCase):
     def test_structures_have_the_headers_fields_in_order(self) -> None:
         for name, structure in _abi.STRUCTURES.items():
             body = re.search(rf"typedef struct {name} {{(.*?)^}} {name};", HEADER, re.DOTALL | re.MULTILINE)[1]
-            fields = re.findall(r"^  (?!/| \*)[\w ]+[ *](\w+);$", body, re.MULTILINE)
+            fields = re.findall(r"^  (?!/| \*)[\w *]+[ *](\w+);$", body, re.MULTILINE)
             self.assertEqual([field[0] for field in structure._fields_], fields, name)
 
     def test_the_library_is_of_the_headers_version(self) -> None:

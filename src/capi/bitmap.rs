@@ -1,10 +1,11 @@
-//! Persistent bitmaps of a disk, for reading: `hol_bitmap_*`.
+//! Persistent bitmaps of a disk, for reading: `hol_bitmap_list`, `_info`, `_count`, `_extents`.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use super::boundary::{Failure, Fill, Grows, boundary, c_text, fill, handle, invalid, out, text};
-use super::disk::{hol_disk, kept};
+use super::disk::hol_disk;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
 use crate::{BitmapInfo, Error, ErrorKind};
@@ -77,16 +78,13 @@ impl ListedBitmap {
 }
 
 impl hol_disk {
-    fn listed_bitmaps(&self) -> Result<&[ListedBitmap], Failure> {
-        let list = kept(&self.bitmaps, || {
-            Ok(self.disk.bitmaps()?.into_iter().map(ListedBitmap::of).collect::<Vec<_>>())
-        })?;
-        Ok(list)
+    fn listed_bitmaps(&self) -> Result<Arc<Vec<ListedBitmap>>, Failure> {
+        self.bitmaps.of(&self.disk, || Ok(self.disk.bitmaps()?.into_iter().map(ListedBitmap::of).collect()))
     }
 }
 
 /// Writes the number of persistent bitmaps of the disk's top image to `*number`, with those that cannot be used.
-/// The list is the one of the first call.
+/// The list is the one of the first call, or of the first one since the bitmaps were changed.
 ///
 /// Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
@@ -143,8 +141,8 @@ pub unsafe extern "C" fn hol_bitmap_info(
         // SAFETY: the arguments are as the header asks.
         let (disk, name, details): (_, _, Fill<_>) =
             unsafe { (handle(disk, "disk")?, text(name, "name")?, fill(details, "details")?) };
-        let mut list = disk.listed_bitmaps()?.iter();
-        let bitmap = list.find(|bitmap| bitmap.info.name == name.to_bytes()).ok_or_else(|| {
+        let list = disk.listed_bitmaps()?;
+        let bitmap = list.iter().find(|bitmap| bitmap.info.name == name.to_bytes()).ok_or_else(|| {
             let (path, name) = (disk.disk.path().display(), name.to_bytes().escape_ascii());
             Error::new(ErrorKind::BitmapNotFound, format!("{path}: there is no bitmap '{name}'"))
         })?;

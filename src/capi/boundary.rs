@@ -199,6 +199,38 @@ pub(super) unsafe fn text<'a>(pointer: *const c_char, name: &'static str) -> Res
     unsafe { optional_text(pointer) }.ok_or(Failure::Null(name))
 }
 
+/// The `number` texts behind a pointer from C to pointers.
+///
+/// # Safety
+/// A pointer that is not NULL has `number` pointers behind it, each as for [`optional_text`].
+pub(super) unsafe fn texts<'a>(
+    pointer: *const *const c_char,
+    number: usize,
+    name: &'static str,
+) -> Result<Vec<&'a CStr>, Failure> {
+    check_array(pointer, number, size_of::<*const c_char>(), name)?;
+    // SAFETY: as promised above, and the length was checked.
+    let pointers = unsafe { slice::from_raw_parts(pointer, number) };
+    // SAFETY: as promised above.
+    pointers.iter().map(|pointer| unsafe { text(*pointer, name) }).collect()
+}
+
+/// Refuses NULL, and an array that memory cannot hold.
+fn check_array<T>(
+    pointer: *const T,
+    number: usize,
+    stride: usize,
+    name: &'static str,
+) -> Result<(), Failure> {
+    if pointer.is_null() {
+        return Err(Failure::Null(name));
+    }
+    match number.checked_mul(stride).is_some_and(|bytes| isize::try_from(bytes).is_ok()) {
+        true => Ok(()),
+        false => Err(invalid(format!("{name} cannot be {number}"))),
+    }
+}
+
 /// A text from C as a path: bytes, as the operating system takes them.
 pub(super) fn as_path(text: &CStr) -> &Path {
     Path::new(OsStr::from_bytes(text.to_bytes()))
@@ -266,6 +298,36 @@ pub(super) unsafe fn options<T: Grows>(pointer: *const T, name: &'static str) ->
     }
     // SAFETY: zero bytes are a value of the type, and what was copied over them came from one.
     Ok(unsafe { value.assume_init() })
+}
+
+/// The `number` structures behind a pointer from C, each as [`options`] reads it. They lie as far apart as the caller's
+/// version of them is long, and that is what the first one says.
+///
+/// # Safety
+/// A pointer that is not NULL points to `number` structures of the same `struct_size`.
+pub(super) unsafe fn option_array<T: Grows>(
+    pointer: *const T,
+    number: usize,
+    name: &'static str,
+) -> Result<Vec<T>, Failure> {
+    check_array(pointer, number, 1, name)?;
+    if number == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: not NULL, and as promised above.
+    let stride = unsafe { struct_size(pointer, name) }?;
+    check_array(pointer, number, stride, name)?;
+    let read = |index: usize| {
+        // SAFETY: as promised above, and the length was checked.
+        let place = unsafe { pointer.byte_add(index * stride) };
+        // SAFETY: not NULL, and as promised above.
+        if unsafe { struct_size(place, name) }? != stride {
+            return Err(invalid(format!("{name}[{index}].struct_size differs from that of {name}[0]")));
+        }
+        // SAFETY: as promised above.
+        unsafe { options(place, name) }
+    };
+    (0..number).map(read).collect()
 }
 
 /// A structure that C wants filled.
@@ -390,6 +452,25 @@ mod tests {
         // SAFETY: as above.
         let refused = unsafe { options::<Small>((&raw const large).cast(), "options") };
         assert_eq!(code(refused), HOL_ERR_INVALID_ARGUMENT);
+    }
+
+    #[test]
+    fn structures_in_a_row_lie_as_far_apart_as_the_caller_says() {
+        let row = [5, 6].map(|first| Large { struct_size: size_of::<Large>(), first, second: 0 });
+        let read = |row: &[Large; 2], number| {
+            // SAFETY: `struct_size` bytes of each are there.
+            unsafe { option_array::<Small>(row.as_ptr().cast(), number, "row") }
+        };
+        let firsts = |row: Vec<Small>| row.iter().map(|small| small.first).collect::<Vec<_>>();
+        assert_eq!(read(&row, 2).map(firsts).ok(), Some(vec![5, 6]));
+        assert_eq!(read(&row, 0).map(firsts).ok(), Some(vec![]));
+        let mut other = row;
+        other[1].struct_size = size_of::<Small>();
+        assert_eq!(code(read(&other, 2).map(|_| ())), HOL_ERR_INVALID_ARGUMENT);
+        assert!(message().contains("row[1]"), "{}", message());
+        for number in [usize::MAX, usize::MAX / size_of::<Large>()] {
+            assert_eq!(code(read(&row, number).map(|_| ())), HOL_ERR_INVALID_ARGUMENT);
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::OnceLock;
 
 use super::bitmap::ListedBitmap;
 use super::boundary::{
@@ -11,6 +10,7 @@ use super::boundary::{
 };
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
+use super::kept::Kept;
 use super::options::{
     HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, HOL_FORMAT_QCOW2, HOL_FORMAT_RAW,
     hol_disk_options,
@@ -22,9 +22,8 @@ use crate::{CompressionType, Disk, Format};
 /// outlive it.
 pub struct hol_disk {
     pub(super) disk: Disk,
-    /// Read once and kept, since C holds pointers into them until the disk is closed.
-    details: OnceLock<Details>,
-    pub(super) bitmaps: OnceLock<Vec<ListedBitmap>>,
+    details: Kept<Details>,
+    pub(super) bitmaps: Kept<Vec<ListedBitmap>>,
     poison: Poison,
 }
 
@@ -153,23 +152,14 @@ impl Details {
     }
 }
 
-/// `cell`'s value, made by `make` the first time. Threads that come at once may both make it; one is kept.
-pub(super) fn kept<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, Failure>) -> Result<&T, Failure> {
-    match cell.get() {
-        Some(value) => Ok(value),
-        None => {
-            let value = make()?;
-            Ok(cell.get_or_init(|| value))
-        }
-    }
-}
-
-/// Opens the image at `path`, and what it is made of as far as the options allow, for reading.
+/// Opens the image at `path`, and what it is made of as far as the options allow, for reading; with HOL_ACCESS_WRITE the
+/// image itself also for changing its bitmaps.
 ///
 /// `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
 /// NULL.
 ///
-/// Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
+/// Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image, or with HOL_ACCESS_WRITE
+/// uses it), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
 /// HOL_ERR_ENCRYPTED, HOL_ERR_POLICY_DENIED (the image names a file outside the policy), HOL_ERR_LIMIT, HOL_ERR_IO,
 /// HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
@@ -189,8 +179,8 @@ pub unsafe extern "C" fn hol_disk_open(
         let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
         disk.set(give(hol_disk {
             disk: Disk::open(as_path(path), &options)?,
-            details: OnceLock::new(),
-            bitmaps: OnceLock::new(),
+            details: Kept::new(),
+            bitmaps: Kept::new(),
             poison: Poison::default(),
         }));
         Ok(HOL_OK)
@@ -230,7 +220,8 @@ pub unsafe extern "C" fn hol_disk_size(disk: *const hol_disk, size: *mut u64) ->
     })
 }
 
-/// Fills `*details` with what is known of the disk's top image, as it was at the first call.
+/// Fills `*details` with what is known of the disk's top image, as it was at the first call, or at the first one since
+/// the disk was changed.
 ///
 /// Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_LIMIT, HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
@@ -241,7 +232,7 @@ pub unsafe extern "C" fn hol_disk_info(disk: *const hol_disk, details: *mut hol_
     boundary(|| {
         // SAFETY: the arguments are as the header asks.
         let (disk, details): (_, Fill<_>) = unsafe { (handle(disk, "disk")?, fill(details, "details")?) };
-        details.set(&kept(&disk.details, || Details::of(&disk.disk))?.values);
+        details.set(&disk.details.of(&disk.disk, || Details::of(&disk.disk))?.values);
         Ok(HOL_OK)
     })
 }

@@ -14,9 +14,11 @@
 #![allow(clippy::multiple_unsafe_ops_per_block)]
 
 mod boundary;
+mod kept;
 
 pub mod action;
 pub mod bitmap;
+pub mod bitmap_change;
 pub mod disk;
 pub mod error;
 pub mod extent;

@@ -6,8 +6,8 @@ use std::ffi::c_char;
 
 use super::boundary::{Failure, Grows, as_path, invalid, optional_text};
 use crate::{
-    Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions, Existing,
-    Format, Layers, Sharing, SyncMode, ZeroDetection,
+    Access, Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions,
+    Existing, Format, Layers, Sharing, SyncMode, ZeroDetection,
 };
 
 /// The image is qcow2. The default: a format is what the caller says and never guessed.
@@ -29,6 +29,11 @@ pub const HOL_BACKING_DENY: u32 = 3;
 pub const HOL_SHARING_LOCKED: u32 = 0;
 /// The image is opened without locks, for information about an image in use: what is read may be torn.
 pub const HOL_SHARING_FORCE: u32 = 1;
+
+/// The image is opened for reading. The default.
+pub const HOL_ACCESS_READ: u32 = 0;
+/// The image's bitmaps can be changed too. It is locked against everybody else.
+pub const HOL_ACCESS_WRITE: u32 = 1;
 
 /// The image is opened with the files that it names. The default.
 pub const HOL_LAYERS_CHAIN: u32 = 0;
@@ -96,6 +101,10 @@ pub struct hol_disk_options {
     pub sharing: u32,
     /// HOL_LAYERS_*
     pub layers: u32,
+    /// HOL_ACCESS_*
+    pub access: u32,
+    /// 0
+    pub reserved: u32,
 }
 
 /// How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -135,12 +144,17 @@ unsafe impl Grows for hol_disk_options {}
 unsafe impl Grows for hol_backup_options {}
 
 /// A number that C gave for a constant, looked up: `field` names it in the error.
-fn choice<T: Copy>(field: &str, value: u32, choices: &[(u32, T)]) -> Result<T, Failure> {
+pub(super) fn choice<T: Copy>(field: &str, value: u32, choices: &[(u32, T)]) -> Result<T, Failure> {
     choices
         .iter()
         .find(|(constant, _)| *constant == value)
         .map(|(_, choice)| *choice)
         .ok_or_else(|| invalid(format!("{field} cannot be {value}")))
+}
+
+/// Refuses a field that a later version may give a meaning.
+pub(super) fn unused(field: &str, value: u32) -> Result<(), Failure> {
+    if value == 0 { Ok(()) } else { Err(invalid(format!("{field} must be 0"))) }
 }
 
 fn format(field: &str, value: u32) -> Result<Format, Failure> {
@@ -177,9 +191,12 @@ impl hol_disk_options {
         };
         let sharings = [(HOL_SHARING_LOCKED, Sharing::Locked), (HOL_SHARING_FORCE, Sharing::ForceShare)];
         let layers = [(HOL_LAYERS_CHAIN, Layers::Chain), (HOL_LAYERS_TOP_ONLY, Layers::TopOnly)];
+        let accesses = [(HOL_ACCESS_READ, Access::Read), (HOL_ACCESS_WRITE, Access::Write)];
+        unused("options->reserved", self.reserved)?;
         let mut options = DiskOptions {
             format: format("options->format", self.format)?,
             backing_policy,
+            access: choice("options->access", self.access, &accesses)?,
             sharing: choice("options->sharing", self.sharing, &sharings)?,
             layers: choice("options->layers", self.layers, &layers)?,
             ..DiskOptions::default()

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::mem::size_of;
 
 use super::boundary::{boundary, invalid, out, text};
-use super::{bitmap, disk, error::HOL_OK, extent, job, options, txn};
+use super::{bitmap, bitmap_change, disk, error::HOL_OK, extent, job, options, txn};
 
 /// The version of the library that runs, as "0.1.0"; HOL_VERSION is the version of the header. The text is
 /// static.
@@ -51,6 +51,8 @@ pub unsafe extern "C" fn hol_sizeof(type_name: *const c_char, size: *mut usize) 
             b"hol_backup_options" => size_of::<options::hol_backup_options>(),
             b"hol_disk_details" => size_of::<disk::hol_disk_details>(),
             b"hol_bitmap_details" => size_of::<bitmap::hol_bitmap_details>(),
+            b"hol_bitmap_options" => size_of::<bitmap_change::hol_bitmap_options>(),
+            b"hol_bitmap_change" => size_of::<bitmap_change::hol_bitmap_change>(),
             b"hol_extent" => size_of::<extent::hol_extent>(),
             b"hol_event" => size_of::<txn::hol_event>(),
             b"hol_report" => size_of::<job::hol_report>(),

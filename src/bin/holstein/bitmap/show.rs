@@ -1,34 +1,22 @@
-//! `holstein bitmap`: which dirty bitmaps an image holds, and which parts of the disk one of them calls dirty.
+//! `holstein bitmap list` and `dump`: which dirty bitmaps an image holds, and which parts of the disk one of them calls
+//! dirty.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use holstein::{BitmapInfo, Layers};
 use serde_json::{Value, json};
 
 use crate::{
-    args::ImageArgs,
+    args::{ImageArgs, OutputFormat},
     failure::Failure,
     info::{flags, flags_text},
     output::{self, Listing, escape, json_name, printable},
 };
 
-/// Look into the dirty bitmaps of an image.
-#[derive(Args)]
-pub(crate) struct BitmapArgs {
-    #[command(subcommand)]
-    command: BitmapCommand,
-}
-
-#[derive(Subcommand)]
-enum BitmapCommand {
-    List(ListArgs),
-    Dump(DumpArgs),
-}
-
 /// List the bitmaps of an image, also those that cannot be trusted, with the reason.
 #[derive(Args)]
-struct ListArgs {
+pub(super) struct ListArgs {
     /// The image
     image: PathBuf,
     #[command(flatten)]
@@ -37,7 +25,7 @@ struct ListArgs {
 
 /// List the parts of the disk that a bitmap marks as changed, in bytes.
 #[derive(Args)]
-struct DumpArgs {
+pub(super) struct DumpArgs {
     /// The image
     image: PathBuf,
     /// The name of the bitmap
@@ -46,18 +34,14 @@ struct DumpArgs {
     open: ImageArgs,
 }
 
-/// Runs the command.
-pub(crate) fn run(args: &BitmapArgs) -> Result<ExitCode, Failure> {
-    match &args.command {
-        BitmapCommand::List(args) => list(args)?,
-        BitmapCommand::Dump(args) => dump(args)?,
-    }
-    Ok(ExitCode::SUCCESS)
+/// Lists the bitmaps of an image.
+pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
+    print_list(&args.open.open(&args.image, Layers::TopOnly)?.bitmaps()?, args.open.output)
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
-    let bitmaps = args.open.open(&args.image, Layers::TopOnly)?.bitmaps()?;
-    if args.open.json() {
+/// Prints the bitmaps of an image.
+pub(super) fn print_list(bitmaps: &[BitmapInfo], output: OutputFormat) -> Result<(), Failure> {
+    if output == OutputFormat::Json {
         return output::print_json(&bitmaps.iter().map(bitmap_json).collect());
     }
     if bitmaps.is_empty() {
@@ -89,7 +73,8 @@ fn bitmap_json(bitmap: &BitmapInfo) -> Value {
     })
 }
 
-fn dump(args: &DumpArgs) -> Result<(), Failure> {
+/// Lists what a bitmap marks.
+pub(super) fn dump(args: &DumpArgs) -> Result<(), Failure> {
     let disk = args.open.open(&args.image, Layers::TopOnly)?;
     let bitmap = disk.bitmap(args.name.as_bytes())?;
     let mut listing = Listing::new();
