@@ -239,6 +239,24 @@ static void unusable(void)
     check_image("inuse.qcow2");
 }
 
+static void after_a_backup(void)
+{
+    copy("disk.qcow2", "backed.qcow2");
+    hol_disk *disk = open_to_write("backed.qcow2");
+    CHECK(about(disk, "nightly").count == 192 * KIB);
+    hol_backup_options options = HOL_OPTIONS_INIT(hol_backup_options);
+    options.sync = HOL_SYNC_INCREMENTAL;
+    options.bitmap = "nightly";
+    hol_txn *txn = hol_txn_new();
+    OK(hol_txn_add(txn, hol_action_backup(disk, path_in(work, "increment.qcow2"), &options)));
+    OK(hol_txn_commit(txn));
+    hol_txn_free(txn);
+    /* What the disk tells is of now. */
+    CHECK(about(disk, "nightly").count == 0 && dirty(disk, "nightly") == 0);
+    OK(hol_disk_close(disk));
+    check_image("backed.qcow2");
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
@@ -249,5 +267,6 @@ int main(int argc, char **argv)
     as_one_step();
     refusals();
     unusable();
+    after_a_backup();
     return 0;
 }

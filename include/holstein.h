@@ -1092,7 +1092,8 @@ int hol_bitmap_extents(const struct hol_disk *disk,
  * Adds a clean bitmap called `name` (1 to 1023 bytes) to the disk's top image. The change is durable when this returns, as
  * that of every function here; the disk was opened with HOL_ACCESS_WRITE. `options` may be NULL: all defaults.
  *
- * Errors: HOL_ERR_EXISTS, HOL_ERR_INVALID_ARGUMENT (name, options), HOL_ERR_WRONG_STATE (opened for reading),
+ * Errors: HOL_ERR_EXISTS, HOL_ERR_INVALID_ARGUMENT (name, options), HOL_ERR_WRONG_STATE (opened for reading, or a running backup keeps the
+ * bitmap),
  * HOL_ERR_UNSUPPORTED (no qcow2 of version 3), HOL_ERR_CORRUPT (nobody knows which clusters are free), HOL_ERR_LIMIT,
  * HOL_ERR_NULL, HOL_ERR_PANIC: nothing has changed. After HOL_ERR_IO and HOL_ERR_NO_SPACE the message says if the outcome is
  * unknown; the disk must be opened anew then.
