@@ -40,6 +40,9 @@ fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
 /// unknown.
 pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     let slots = draft(image, changes)?;
+    if changes.is_empty() {
+        return Ok(());
+    }
     let mut edit = Edit::begin(image)?;
     let mut directory = Vec::new();
     for slot in &slots {

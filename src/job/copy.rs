@@ -1,9 +1,9 @@
 //! Copying one disk, by as many threads as come along.
 //!
-//! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn to write:
-//! the target is written in guest order, one batch after the other. The batch with the lowest number is always
-//! in the hands of a thread that waits for nobody, so the waiting ends. Several writers at once would only wait
-//! for each other in the kernel, where a file has one writer at a time.
+//! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn: room in the
+//! target is given in guest order, one batch after the other. The batch with the lowest number is always in the
+//! hands of a thread that waits for nobody, so the waiting ends. Writing belongs to the turn where a file has one
+//! writer at a time in the kernel, and several would only wait for each other there.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -91,7 +91,7 @@ impl Copy {
         let encoders = match backup.options.compression {
             Compression::None => None,
             Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),
-            Compression::Zstd { level } => Some(Encoders::new(CompressionType::Zstd, level.unwrap_or(3))),
+            Compression::Zstd { level } => Some(Encoders::new(CompressionType::Zstd, level.unwrap_or(1))),
         };
         Ok(Copy {
             job: Job::new(index, source.path(), &backup.target, total),
@@ -190,11 +190,17 @@ impl Copy {
             items.retain(|item| item.content != Content::Zero);
         }
         let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
+        let together = self.target.writes_in_parallel();
         let extents = self.in_turn(batch.sequence, || {
             let extents = self.target.place(&items)?;
-            self.target.write(&extents, buffer)?;
+            if !together {
+                self.target.write(&extents, buffer)?;
+            }
             Ok(extents)
         })?;
+        if together {
+            self.target.write(&extents, buffer)?;
+        }
         report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
         self.job.advance(batch.span, report);
         Ok(())

@@ -45,7 +45,7 @@ pub enum Compression {
     },
     /// Zstandard.
     Zstd {
-        /// 1 to 19; 3 when not given.
+        /// 1 to 19; 1 when not given: it is several times as fast as 3, for nearly the same size.
         level: Option<u32>,
     },
 }

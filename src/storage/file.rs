@@ -104,6 +104,10 @@ impl File {
         Ok(())
     }
 
+    pub(crate) fn writes_in_parallel(&self) -> bool {
+        self.inner.writes_in_parallel()
+    }
+
     pub(crate) fn set_len(&self, length: u64) -> Result<()> {
         self.check_poison()?;
         self.inner.set_len(length).map_err(|e| self.fail(format!("set the length {length} of"), e))

@@ -129,6 +129,10 @@ impl StorageFile for HostFile {
         self.file.write_at(buf, offset)
     }
 
+    fn writes_in_parallel(&self) -> bool {
+        sys::is_in_memory(&self.file)
+    }
+
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
     }

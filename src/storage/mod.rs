@@ -79,6 +79,11 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
     /// Writes up to `buf.len()` bytes, growing the file where needed.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Whether several writers of this file get on at once. On most file systems they only wait for each other.
+    fn writes_in_parallel(&self) -> bool {
+        false
+    }
+
     /// Sets the length; new bytes read as zero.
     fn set_len(&self, length: u64) -> io::Result<()>;
 

@@ -151,6 +151,15 @@ pub(super) fn start_writeback(file: &fs::File, offset: u64, length: u64) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
+/// Whether the file lies on tmpfs.
+pub(super) fn is_in_memory(file: &fs::File) -> bool {
+    // SAFETY: statfs is plain integers, for which all zero is a valid value.
+    let mut status: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is valid for the whole call.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut status) };
+    result == 0 && status.f_type == libc::TMPFS_MAGIC
+}
+
 fn flock(kind: i32, byte: i64) -> libc::flock {
     // SAFETY: flock is plain integers, for which all zero is a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

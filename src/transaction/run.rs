@@ -105,9 +105,12 @@ impl Work {
         }
         self.conclude();
         drop(self);
-        *lock(&run.result) = Some(run.outcome());
-        run.ended.notify_all();
+        // Both at once: who has seen the event need not wait, and who has waited finds the event.
+        let mut result = lock(&run.result);
+        *result = Some(run.outcome());
         run.events.push(None, EventKind::Finished);
+        drop(result);
+        run.ended.notify_all();
     }
 
     fn copy_all(&self) -> Result<()> {

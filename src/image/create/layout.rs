@@ -178,11 +178,12 @@ impl Layout {
 
     /// Takes up to `wanted` clusters, at least one, that follow each other.
     fn allocate(&mut self, file: &File, wanted: u64) -> Result<(u64, u64)> {
-        self.tail = None;
         let per_block = self.geometry.refcount_block_entries();
         if self.next == self.refcount_table.len() as u64 * per_block {
             self.write_refcount_block(file)?;
             self.refcounts.clear();
+            // What lies before the new block is counted for good.
+            self.tail = None;
             self.begin_refcount_block();
         }
         let count = wanted.min(self.refcount_table.len() as u64 * per_block - self.next);
@@ -211,20 +212,18 @@ impl Layout {
     fn allocate_stream(&mut self, file: &File, length: u64) -> Result<u64> {
         let cluster_size = self.options.cluster_size;
         if let Some(host) = self.tail {
+            let cluster = host >> self.geometry.cluster_bits;
             let room = cluster_size - host % cluster_size;
-            let last = self.refcounts.len() - 1;
-            let is_last = self.next == (host >> self.geometry.cluster_bits) + 1;
-            let shared = self.refcounts[last] < MAX_REFCOUNT;
-            if is_last && shared && length <= room {
-                self.refcounts[last] += 1;
-                self.set_tail(host + length);
-                return Ok(host);
-            }
-            let block_is_full =
-                self.next == self.refcount_table.len() as u64 * self.geometry.refcount_block_entries();
-            if is_last && shared && !block_is_full {
-                self.refcounts[last] += 1;
-                self.allocate(file, 1)?;
+            let counted_to = self.refcount_table.len() as u64 * self.geometry.refcount_block_entries();
+            let counted_from = self.next - self.refcounts.len() as u64;
+            // A stream that does not fit goes on in the next cluster, if that is free and counted here too.
+            let fits = length <= room || (self.next == cluster + 1 && self.next < counted_to);
+            let refcount = &mut self.refcounts[(cluster - counted_from) as usize];
+            if fits && *refcount < MAX_REFCOUNT {
+                *refcount += 1;
+                if length > room {
+                    self.allocate(file, 1)?;
+                }
                 self.set_tail(host + length);
                 return Ok(host);
             }

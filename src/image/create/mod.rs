@@ -79,6 +79,11 @@ impl Target {
         items.iter().filter_map(extent).collect()
     }
 
+    /// Whether several threads that write placed data at once are faster than one after the other.
+    pub(crate) fn writes_in_parallel(&self) -> bool {
+        self.file.writes_in_parallel()
+    }
+
     /// Writes placed data from the buffer that the items were about.
     pub(crate) fn write(&self, extents: &[Extent], buf: &[u8]) -> Result<()> {
         for extent in extents {
