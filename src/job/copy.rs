@@ -369,6 +369,6 @@ fn push(items: &mut Vec<Item>, next: Item) {
 }
 
 /// Whether all bytes are zero. Most data shows at once that it is not.
-fn is_zero(data: &[u8]) -> bool {
+pub(super) fn is_zero(data: &[u8]) -> bool {
     data.chunks(256).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, Existing, SyncMode,
+    copy::is_zero,
     plan::{CopySet, PlanOptions},
     target::{exists_already, folder_of},
 };
@@ -142,8 +143,11 @@ fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
 
 /// Makes dirty what reads as zero in the source but not in the image below the target. Such a place has
 /// changed, whatever the bitmap says: a disk that is shrunk and grown again loses data there, and QEMU's
-/// bitmaps do not tell. Looks at maps only.
+/// bitmaps do not tell. Compares maps; reads only what is stored below such a place, as larger clusters there
+/// may hold zeros too.
 fn add_hidden_zeros(bitmap: &mut DirtyBitmap, source: &Image, backing: &Image) -> Result<()> {
+    const PIECE: u64 = 64 << 10;
+    let mut buf = vec![0; PIECE as usize];
     for run in source.runs(0..source.size().min(backing.size())) {
         let run = run?;
         if !run.zero() {
@@ -151,8 +155,21 @@ fn add_hidden_zeros(bitmap: &mut DirtyBitmap, source: &Image, backing: &Image) -
         }
         for below in backing.runs(run.start..run.end()) {
             let below = below?;
-            if !below.zero() {
-                bitmap.add(below.start..below.end());
+            if below.zero() {
+                continue;
+            }
+            for start in (below.start..below.end()).step_by(PIECE as usize) {
+                let end = below.end().min(start + PIECE);
+                let known =
+                    bitmap.next_extent(start).is_some_and(|dirty| dirty.start <= start && end <= dirty.end);
+                let piece = &mut buf[..(end - start) as usize];
+                if known {
+                    continue;
+                }
+                backing.read_at(piece, start)?;
+                if !is_zero(piece) {
+                    bitmap.add(start..end);
+                }
             }
         }
     }
