@@ -7,4 +7,4 @@ mod persistent;
 pub(crate) use bits::BitSet;
 pub use dirty::DirtyBitmap;
 pub use persistent::BitmapInfo;
-pub(crate) use persistent::{ensure_recorded, list, load};
+pub(crate) use persistent::{check, ensure_recorded, list, load};

@@ -7,6 +7,7 @@
 mod budget;
 mod cache;
 mod chain;
+pub(crate) mod check;
 pub(crate) mod create;
 mod info;
 mod mapping;
@@ -21,6 +22,7 @@ use std::{path::Path, sync::Arc};
 
 pub use chain::Map;
 pub(crate) use chain::Walk;
+pub use check::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity};
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
 pub use open::{Format, ImageOptions, Layers, Sharing};

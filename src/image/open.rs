@@ -100,14 +100,8 @@ impl Default for ImageOptions {
 impl Image {
     /// Opens the image at `path`, and with [`Layers::Chain`] everything below it.
     pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, options: &ImageOptions) -> Result<Image> {
-        let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
-        let file = File::new(storage.open(path).map_err(cause)?, path);
-        let lock = match options.sharing {
-            Sharing::Locked => Lock::Source,
-            Sharing::ForceShare => Lock::ForceShare,
-        };
+        let file = open_locked(&*storage, path, options.sharing)?;
         let budget = Budget::new(options.memory_limit);
-        lock_named(&*storage, &file, lock)?;
         let versions = vec![(file.clone(), file.version()?)];
         let layers = vec![Layer::open(file, options.format, &budget)?];
         let mut image = Image { layers, versions, storage };
@@ -172,6 +166,18 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// Opens the file of an image that is named by the caller, for reading.
+pub(super) fn open_locked(storage: &dyn Storage, path: &Path, sharing: Sharing) -> Result<File> {
+    let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let file = File::new(storage.open(path).map_err(cause)?, path);
+    let lock = match sharing {
+        Sharing::Locked => Lock::Source,
+        Sharing::ForceShare => Lock::ForceShare,
+    };
+    lock_named(storage, &file, lock)?;
+    Ok(file)
 }
 
 /// Locks an open file, and makes sure that its name still leads to it.
