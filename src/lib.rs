@@ -27,8 +27,9 @@ pub use disk::{Disk, DiskOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use format::header::CompressionType;
 pub use image::{
-    Access, BackingInfo, BackingPolicy, BitmapEntryInfo, DiskInfo, Format, ImageOptions, LayerInfo, Layers,
-    Map, Mapping, Qcow2Info, Run, Sharing, SnapshotInfo,
+    Access, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind, CheckReport,
+    CheckSeverity, DiskInfo, Format, ImageOptions, LayerInfo, Layers, Map, Mapping, Qcow2Info, Run, Sharing,
+    SnapshotInfo,
 };
 pub use job::{
     Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, Job, JobReport, JobStatus, Progress,

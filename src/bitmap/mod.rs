@@ -10,5 +10,5 @@ pub(crate) use bits::BitSet;
 pub use change::{BitmapChange, MergeSource, Recording};
 pub use dirty::DirtyBitmap;
 pub use persistent::BitmapInfo;
-pub(crate) use persistent::{ensure_recorded, list, load};
+pub(crate) use persistent::{check, ensure_recorded, list, load};
 pub(crate) use store::{change, rehearse};

@@ -16,7 +16,7 @@ use crate::{
         header::incompatible,
         text::printable,
     },
-    image::{Grant, Qcow2, for_each_metadata_range, read_table},
+    image::{CheckProblemKind, CheckReport, Grant, Qcow2, for_each_metadata_range, read_table},
 };
 
 /// One bitmap of an image.
@@ -64,6 +64,22 @@ pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
         });
     }
     Ok(infos)
+}
+
+/// Adds what is wrong with the bitmaps to a check's report. That one is in use, or that the whole image is in
+/// doubt, is no damage of the bitmap.
+pub(crate) fn check(image: &Qcow2, report: &mut CheckReport) -> Result<()> {
+    let in_doubt = image.header().has(incompatible::CORRUPT) || image.header().has(incompatible::DIRTY);
+    for info in list(image)? {
+        let Some(reason) = info.unusable.filter(|_| info.count.is_none()) else { continue };
+        let kind = match info.in_use || in_doubt {
+            true => CheckProblemKind::UnusableBitmap,
+            false => CheckProblemKind::Bitmap,
+        };
+        let text = || format!("bitmap '{}' cannot be used: {reason}", printable(&info.name));
+        report.add(kind, 1, None, 0, text);
+    }
+    Ok(())
 }
 
 /// Loads one bitmap, whose contents must be sound. A disabled bitmap can be loaded, to be looked at; as the

@@ -77,13 +77,32 @@ pub(crate) fn check_extension(extension: &BitmapsExtension, geometry: &Geometry)
 
 /// Parses the whole directory, which must hold exactly `count` entries.
 pub(crate) fn parse_directory(bytes: &[u8], count: u32, geometry: &Geometry) -> Result<Vec<Entry>> {
-    let mut rest = bytes;
     let mut entries = Vec::new();
-    while !rest.is_empty() {
-        let (entry, length) = parse_entry(rest, geometry)?;
+    for_each_entry(bytes, geometry, |entry, verdict| {
         entries.push(entry);
+        verdict
+    })?;
+    check_names(&entries, count)?;
+    Ok(entries)
+}
+
+/// Hands each entry of a directory to `see`, with what is wrong with it, until that fails.
+pub(crate) fn for_each_entry(
+    bytes: &[u8],
+    geometry: &Geometry,
+    mut see: impl FnMut(Entry, Result<()>) -> Result<()>,
+) -> Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (entry, length, verdict) = parse_entry(rest, geometry)?;
+        see(entry, verdict)?;
         rest = &rest[length..];
     }
+    Ok(())
+}
+
+/// Refuses a directory that has not `count` entries, or two of one name.
+pub(crate) fn check_names(entries: &[Entry], count: u32) -> Result<()> {
     if entries.len() != count as usize {
         let text = format!("the bitmap directory has {} entries instead of {count}", entries.len());
         return Err(corrupt(text));
@@ -93,10 +112,11 @@ pub(crate) fn parse_directory(bytes: &[u8], count: u32, geometry: &Geometry) -> 
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(corrupt(format!("two bitmaps have the name '{}'", printable(twice[0]))));
     }
-    Ok(entries)
+    Ok(())
 }
 
-fn parse_entry(bytes: &[u8], geometry: &Geometry) -> Result<(Entry, usize)> {
+/// The entry at the start of `bytes`, how many of them it takes, and what is wrong with it.
+fn parse_entry(bytes: &[u8], geometry: &Geometry) -> Result<(Entry, usize, Result<()>)> {
     let raw: RawEntry = read_struct(bytes, "bitmap directory")?;
     let name_size = usize::from(raw.name_size.get());
     if name_size == 0 || name_size > MAX_NAME {
@@ -118,8 +138,9 @@ fn parse_entry(bytes: &[u8], geometry: &Geometry) -> Result<(Entry, usize)> {
         auto: raw.flags.get() & AUTO != 0,
         granularity_bits: raw.granularity_bits,
     };
-    entry.check(&raw, geometry).map_err(|e| e.within(format!("bitmap '{}'", printable(&entry.name))))?;
-    Ok((entry, length))
+    let about = |e: Error| e.within(format!("bitmap '{}'", printable(&entry.name)));
+    let verdict = entry.check(&raw, geometry).map_err(about);
+    Ok((entry, length, verdict))
 }
 
 impl Entry {
@@ -136,6 +157,11 @@ impl Entry {
         if !GRANULARITY_BITS.contains(&self.granularity_bits) {
             return Err(corrupt(format!("granularity of {} bits, outside 9 to 31", self.granularity_bits)));
         }
+        self.check_table(geometry)
+    }
+
+    /// Refuses a table that cannot be one, so that nothing it says can be used.
+    pub(crate) fn check_table(&self, geometry: &Geometry) -> Result<()> {
         if self.table_offset == 0 || !geometry.is_aligned(self.table_offset) {
             return Err(corrupt(format!("the table's offset {:#x} is invalid", self.table_offset)));
         }

@@ -154,6 +154,13 @@ pub(crate) fn cluster_bits(prefix: &[u8]) -> Result<u32> {
 impl Header {
     /// Parses the first cluster of an image, or what the file has of it.
     pub(crate) fn parse(cluster: &[u8]) -> Result<Header> {
+        let header = Header::parse_for_check(cluster)?;
+        header.refuse_damage()?;
+        Ok(header)
+    }
+
+    /// The same for a check, which also looks at images whose tables make no sense.
+    pub(crate) fn parse_for_check(cluster: &[u8]) -> Result<Header> {
         cluster_bits(cluster)?;
         // A version 2 header may be followed by the end of the file.
         let mut padded = [0; size_of::<RawHeader>()];
@@ -217,8 +224,19 @@ impl Header {
         if raw_data_file && self.backing_name.is_some() {
             return Err(corrupt("an image with a raw data file cannot have a backing file"));
         }
-        if data_file && self.snapshot_count > 0 {
+        Ok(())
+    }
+
+    /// Refuses what a check can look at but nobody can use.
+    fn refuse_damage(&self) -> Result<()> {
+        if self.has(incompatible::DATA_FILE) && self.snapshot_count > 0 {
             return Err(corrupt("an image with a data file cannot have internal snapshots"));
+        }
+        if self.l1_entries > 0 && self.l1_offset == 0 {
+            return Err(corrupt("the L1 table lies on the header"));
+        }
+        if self.refcount_table_clusters == 0 || self.refcount_table_offset == 0 {
+            return Err(corrupt("the image has no refcount table"));
         }
         Ok(())
     }
@@ -227,10 +245,15 @@ impl Header {
     fn check_tables(&self) -> Result<()> {
         let geometry = &self.geometry;
         let aligned = |offset: u64, what: &str| {
-            if geometry.is_aligned(offset) {
-                return Ok(());
+            if !geometry.is_aligned(offset) {
+                return Err(corrupt(format!(
+                    "the {what} offset {offset:#x} is not a multiple of the cluster size"
+                )));
             }
-            Err(corrupt(format!("the {what} offset {offset:#x} is not a multiple of the cluster size")))
+            match i64::try_from(offset) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(corrupt(format!("the {what} offset {offset:#x} is larger than any file"))),
+            }
         };
         let l1_bytes = u64::from(self.l1_entries) * 8;
         if l1_bytes > MAX_L1_BYTES {
@@ -242,13 +265,7 @@ impl Header {
             return Err(corrupt(text));
         }
         aligned(self.l1_offset, "L1 table")?;
-        if self.l1_entries > 0 && self.l1_offset == 0 {
-            return Err(corrupt("the L1 table lies on the header"));
-        }
         aligned(self.refcount_table_offset, "refcount table")?;
-        if self.refcount_table_clusters == 0 || self.refcount_table_offset == 0 {
-            return Err(corrupt("the image has no refcount table"));
-        }
         let bytes = u64::from(self.refcount_table_clusters) << geometry.cluster_bits;
         if bytes > MAX_REFCOUNT_TABLE_BYTES {
             let text =

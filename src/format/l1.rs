@@ -3,8 +3,10 @@
 use super::{corrupt, geometry::Geometry};
 use crate::error::Result;
 
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const RESERVED: u64 = 0x7f00_0000_0000_01ff;
+/// Where an entry's table is, aligned or not.
+pub(crate) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits that must be clear.
+pub(crate) const RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// The refcount of what an entry points to is exactly 1.
 pub(crate) const COPIED: u64 = 1 << 63;
 

@@ -2,11 +2,16 @@
 
 use super::geometry::Geometry;
 
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
-const ZERO: u64 = 1;
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// The refcount of what an entry points to is exactly 1.
+pub(crate) const COPIED: u64 = 1 << 63;
+/// The cluster is compressed.
+pub(crate) const COMPRESSED: u64 = 1 << 62;
+/// The cluster reads as zero; not in extended entries.
+pub(crate) const ZERO: u64 = 1;
+/// Where a cluster that is not compressed lies, aligned or not.
+pub(crate) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits that must be clear unless the cluster is compressed.
+pub(crate) const RESERVED: u64 = 0x3f00_0000_0000_01fe;
 
 /// What an L2 entry says. Host offsets are bytes in the image, or in its data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use byteorder::{BigEndian, ByteOrder};
 use super::{corrupt, geometry::Geometry};
 use crate::error::Result;
 
-const RESERVED: u64 = 0x1ff;
+/// Bits of a refcount table entry that must be clear.
+pub(crate) const RESERVED: u64 = 0x1ff;
 
 /// The offset of the refcount block that refcount table entry `index` points to, if any.
 pub(crate) fn block_offset(entry: u64, index: usize, geometry: &Geometry) -> Result<Option<u64>> {
@@ -13,6 +14,11 @@ pub(crate) fn block_offset(entry: u64, index: usize, geometry: &Geometry) -> Res
         return Err(corrupt(format!("refcount table entry {index} is invalid: {entry:#018x}")));
     }
     Ok((entry != 0).then_some(entry))
+}
+
+/// The largest refcount that `1 << order` bits can hold.
+pub(crate) fn largest(order: u32) -> u64 {
+    u64::MAX >> (64 - (1 << order))
 }
 
 /// Refcount `index` of a block whose refcounts are `1 << order` bits wide. Widths below a byte count from

@@ -12,8 +12,6 @@ use crate::error::Result;
 pub(crate) const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// Most extra data of an entry in bytes; QEMU's limit.
 const MAX_EXTRA: u32 = 1024;
-/// Extra data that version 3 requires: the 64-bit VM state size and the disk size.
-const V3_EXTRA: u32 = 16;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -45,17 +43,34 @@ pub(crate) struct Snapshot {
     pub(crate) icount: Option<u64>,
 }
 
+impl Snapshot {
+    /// Refuses a snapshot that cannot be used.
+    pub(crate) fn check(&self, version: u32, geometry: &Geometry) -> Result<()> {
+        if !self.is_complete(version) {
+            return Err(corrupt("a snapshot lacks its disk size"));
+        }
+        let bytes = u64::from(self.l1_entries) * 8;
+        if bytes > MAX_L1_BYTES || !geometry.is_aligned(self.l1_offset) {
+            let text = format!("a snapshot's L1 table is invalid: {bytes} bytes at {:#x}", self.l1_offset);
+            return Err(corrupt(text));
+        }
+        Ok(())
+    }
+
+    /// Whether it has the extra data that its image's version requires.
+    pub(crate) fn is_complete(&self, version: u32) -> bool {
+        version < 3 || self.disk_size.is_some()
+    }
+}
+
 /// Parses the entry at the start of `bytes`; also returns how many bytes it takes, without the padding to a
 /// multiple of 8 that separates it from the next.
 /// `bytes` need not reach further than the entry.
-pub(crate) fn parse(bytes: &[u8], version: u32, geometry: &Geometry) -> Result<(Snapshot, usize)> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Snapshot, usize)> {
     let raw: RawSnapshot = read_struct(bytes, "snapshot table")?;
     let extra_size = raw.extra_data_size.get();
     if extra_size > MAX_EXTRA {
         return Err(corrupt(format!("a snapshot has {extra_size} bytes of extra data, over {MAX_EXTRA}")));
-    }
-    if version > 2 && extra_size < V3_EXTRA {
-        return Err(corrupt("a snapshot lacks its disk size"));
     }
     let mut at = size_of::<RawSnapshot>();
     let mut field = |length: usize| {
@@ -82,11 +97,6 @@ pub(crate) fn parse(bytes: &[u8], version: u32, geometry: &Geometry) -> Result<(
         disk_size: word(1),
         icount: word(2).filter(|count| *count != u64::MAX),
     };
-    let bytes = u64::from(snapshot.l1_entries) * 8;
-    if bytes > MAX_L1_BYTES || !geometry.is_aligned(snapshot.l1_offset) {
-        let text = format!("a snapshot's L1 table is invalid: {bytes} bytes at {:#x}", snapshot.l1_offset);
-        return Err(corrupt(text));
-    }
     Ok((snapshot, at))
 }
 

@@ -113,19 +113,8 @@ impl Default for ImageOptions {
 impl Image {
     /// Opens the image at `path`, and with [`Layers::Chain`] everything below it.
     pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, options: &ImageOptions) -> Result<Image> {
-        let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
-        let (opened, lock) = match (options.access, options.sharing) {
-            (Access::Write, Sharing::Locked) => (storage.open_writable(path), Lock::Write),
-            (Access::Write, Sharing::ForceShare) => {
-                let text = format!("'{}': an image that is shared cannot be written", path.display());
-                return Err(Error::new(ErrorKind::InvalidArgument, text));
-            }
-            (Access::Read, Sharing::Locked) => (storage.open(path), Lock::Source),
-            (Access::Read, Sharing::ForceShare) => (storage.open(path), Lock::ForceShare),
-        };
-        let file = File::new(opened.map_err(cause)?, path);
+        let file = open_locked(&*storage, path, options)?;
         let budget = Budget::new(options.memory_limit);
-        lock_named(&*storage, &file, lock)?;
         let mut versions = vec![(file.clone(), file.version()?)];
         let mut top = Layer::open(file, options.format, &budget)?;
         let whole = options.layers == Layers::Chain;
@@ -177,6 +166,23 @@ impl Image {
         self.layers.push(Arc::new(layer));
         Ok(true)
     }
+}
+
+/// Opens and locks the file of an image that is named by the caller.
+pub(super) fn open_locked(storage: &dyn Storage, path: &Path, options: &ImageOptions) -> Result<File> {
+    let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let (opened, lock) = match (options.access, options.sharing) {
+        (Access::Write, Sharing::Locked) => (storage.open_writable(path), Lock::Write),
+        (Access::Write, Sharing::ForceShare) => {
+            let text = format!("'{}': an image that is shared cannot be written", path.display());
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        (Access::Read, Sharing::Locked) => (storage.open(path), Lock::Source),
+        (Access::Read, Sharing::ForceShare) => (storage.open(path), Lock::ForceShare),
+    };
+    let file = File::new(opened.map_err(cause)?, path);
+    lock_named(storage, &file, lock)?;
+    Ok(file)
 }
 
 /// Locks an open file, and makes sure that its name still leads to it.

@@ -6,6 +6,7 @@
 mod args;
 mod backup;
 mod bitmap;
+mod check;
 mod compare;
 mod demo;
 mod disk_spec;
@@ -25,7 +26,7 @@ use crate::failure::Failure;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; `compare` has those of qemu-img."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; `compare` and `check` have those of qemu-img."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Info(info::InfoArgs),
     Map(map::MapArgs),
+    Check(check::CheckArgs),
     Compare(compare::CompareArgs),
     Bitmap(bitmap::BitmapArgs),
     Backup(backup::BackupArgs),
@@ -54,6 +56,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Info(args) => info::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
         Command::Backup(args) => backup::run(&args),

@@ -6,8 +6,8 @@ mod tables;
 
 use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicU64};
 
-pub(crate) use tables::read_table;
-use tables::{read_bitmap_directory, read_header, read_snapshots};
+use tables::{read_bitmap_directory, read_snapshots};
+pub(crate) use tables::{read_first_cluster, read_table};
 
 use super::{
     budget::{Budget, Grant},
@@ -54,7 +54,7 @@ pub(crate) struct Qcow2 {
 impl Qcow2 {
     /// Reads and checks header and tables. Opens no other file.
     pub(crate) fn open(file: File, budget: &Budget) -> Result<Qcow2> {
-        let header = read_header(&file)?;
+        let header = Header::parse(&read_first_cluster(&file)?)?;
         let geometry = header.geometry;
         let mut grants = Vec::new();
 

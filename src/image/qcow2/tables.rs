@@ -13,7 +13,8 @@ use crate::{
     storage::File,
 };
 
-pub(super) fn read_header(file: &File) -> Result<Header> {
+/// The first cluster, or what the file has of it.
+pub(crate) fn read_first_cluster(file: &File) -> Result<Vec<u8>> {
     let mut cluster = vec![0; header::PREFIX];
     let got = file.read_up_to(&mut cluster, 0)?;
     cluster.truncate(got);
@@ -21,7 +22,7 @@ pub(super) fn read_header(file: &File) -> Result<Header> {
     cluster.resize(1 << bits, 0);
     let got = file.read_up_to(&mut cluster, 0)?;
     cluster.truncate(got);
-    Header::parse(&cluster)
+    Ok(cluster)
 }
 
 /// Reads a table of big-endian words that must lie in the file as a whole.
@@ -83,7 +84,8 @@ pub(super) fn read_snapshots(
             window.truncate(got);
         }
         let rest = window.get((at - window_start) as usize..).unwrap_or_default();
-        let (snapshot, length) = snapshot::parse(rest, header.version, &header.geometry)?;
+        let (snapshot, length) = snapshot::parse(rest)?;
+        snapshot.check(header.version, &header.geometry)?;
         check_inside(file, snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, "L1 table of a snapshot")?;
         end = at + length as u64;
         at = end.next_multiple_of(8);

@@ -1,0 +1,212 @@
+//! `holstein check`: whether an image is consistent, in `qemu-img check`'s JSON or as text.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use holstein::{
+    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, Disk, DiskOptions, ErrorKind, Format, Layers,
+    Sharing,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    args::OutputFormat,
+    failure::{FAILED, Failure},
+    output::{self, json_path, printable},
+};
+
+/// The exit codes of `qemu-img check`.
+const CORRUPT: u8 = 2;
+const LEAKS: u8 = 3;
+const NO_CHECKS: u8 = 63;
+
+/// A check needs one or two bytes for each cluster of the file; with this much, 32 TiB at the usual cluster size.
+const MEMORY_LIMIT: u64 = 1 << 30;
+
+/// Check that an image is consistent: refcounts, tables, snapshots and bitmaps. Changes nothing.
+///
+/// Only the image itself is opened, so files it refers to may be missing. The JSON has the keys of `qemu-img
+/// check`; what Holstein adds is under the key "holstein". Exit codes: 0 consistent, 1 not checked,
+/// 2 corrupt, 3 only leaked clusters, 63 the format has nothing to check.
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The image
+    image: PathBuf,
+
+    /// Format of the image, never guessed [default: qcow2]
+    #[arg(short, long, value_name = "qcow2|raw")]
+    format: Option<Format>,
+
+    /// Check the image although another process writes it; what is found may be wrong then
+    #[arg(short = 'U', long)]
+    force_share: bool,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let options = DiskOptions {
+        format: args.format.unwrap_or_default(),
+        sharing: if args.force_share { Sharing::ForceShare } else { Sharing::Locked },
+        layers: Layers::TopOnly,
+        memory_limit: MEMORY_LIMIT,
+        ..DiskOptions::default()
+    };
+    let report = Disk::check(&args.image, &options).map_err(|error| {
+        let code = match (options.format, error.kind()) {
+            (Format::Raw, ErrorKind::Unsupported) => NO_CHECKS,
+            _ => FAILED,
+        };
+        Failure::new(code, error.to_string())
+    })?;
+    match args.output {
+        OutputFormat::Json => output::print_json(&as_json(args, &report))?,
+        OutputFormat::Human => output::print(&as_text(&report))?,
+    }
+    Ok(ExitCode::from(exit_code(&report)))
+}
+
+fn exit_code(report: &CheckReport) -> u8 {
+    match report {
+        _ if report.check_errors > 0 => FAILED,
+        _ if report.is_corrupt() => CORRUPT,
+        _ if report.leaks > 0 => LEAKS,
+        _ => 0,
+    }
+}
+
+fn as_json(args: &CheckArgs, report: &CheckReport) -> Value {
+    let mut value = Map::new();
+    // QEMU leaves out what is zero, except for errors.
+    let mut number = |key: &str, number: u64| {
+        if number > 0 || key == "check-errors" {
+            value.insert(key.to_owned(), json!(number));
+        }
+    };
+    number("image-end-offset", report.image_end_offset);
+    number("total-clusters", report.total_clusters);
+    number("corruptions", report.corruptions);
+    number("check-errors", report.check_errors);
+    number("leaks", report.leaks);
+    number("allocated-clusters", report.allocated_clusters);
+    number("fragmented-clusters", report.fragmented_clusters);
+    number("compressed-clusters", report.compressed_clusters);
+    value.insert("filename".into(), json_path(&args.image));
+    value.insert("format".into(), json!(args.format.unwrap_or_default().to_string()));
+    value.insert(
+        "holstein".into(),
+        json!({
+            "further-corruptions": report.further_corruptions,
+            "leaks-are-certain": report.leaks_are_certain,
+            "problems": report.problems.iter().map(problem_json).collect::<Vec<_>>(),
+            "problems-omitted": report.problems_omitted,
+        }),
+    );
+    Value::Object(value)
+}
+
+fn problem_json(problem: &CheckProblem) -> Value {
+    let mut value = json!({
+        "severity": severity(problem.kind),
+        "kind": kind(problem.kind),
+        "text": problem.text,
+    });
+    if let Some(offset) = problem.offset {
+        value["offset"] = json!(offset);
+    }
+    if problem.clusters > 0 {
+        value["clusters"] = json!(problem.clusters);
+    }
+    value
+}
+
+fn severity(kind: CheckProblemKind) -> &'static str {
+    match kind.severity() {
+        CheckSeverity::Corruption => "corruption",
+        CheckSeverity::Leak => "leak",
+        CheckSeverity::Unchecked => "unchecked",
+        CheckSeverity::Note => "note",
+    }
+}
+
+fn kind(kind: CheckProblemKind) -> &'static str {
+    match kind {
+        CheckProblemKind::RefcountTooLow => "refcount-too-low",
+        CheckProblemKind::Leak => "leak",
+        CheckProblemKind::InvalidEntry => "invalid-entry",
+        CheckProblemKind::CopiedFlag => "copied-flag",
+        CheckProblemKind::OutsideFile => "outside-file",
+        CheckProblemKind::NoRefcount => "no-refcount",
+        CheckProblemKind::CutShort => "cut-short",
+        CheckProblemKind::Overlap => "overlap",
+        CheckProblemKind::Bitmap => "bitmap",
+        CheckProblemKind::UnusableBitmap => "unusable-bitmap",
+        _ => "other",
+    }
+}
+
+fn as_text(report: &CheckReport) -> String {
+    let mut text = String::new();
+    for problem in &report.problems {
+        text.push_str(&format!("{}: {}\n", severity(problem.kind), printable(&problem.text)));
+    }
+    if report.problems_omitted > 0 {
+        text.push_str(&format!("and {} more\n", report.problems_omitted));
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let corruptions = report.corruptions + report.further_corruptions;
+    let mut found = |count: u64, what: &str| {
+        if count > 0 {
+            text.push_str(&format!("{count} {what}\n"));
+        }
+        count > 0
+    };
+    let any = [
+        found(corruptions, "corruptions: data may be damaged, or become so when the image is written"),
+        found(report.leaks, "leaked clusters: wasted space, but no harm"),
+        found(report.check_errors, "clusters could not be checked"),
+    ];
+    if any == [false; 3] {
+        text.push_str("the image is consistent\n");
+    }
+    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+    let allocated = report.allocated_clusters;
+    text.push_str(&format!(
+        "{allocated} of {} clusters allocated ({:.2}%), of these {:.2}% fragmented, {:.2}% compressed\n",
+        report.total_clusters,
+        percent(allocated, report.total_clusters),
+        percent(report.fragmented_clusters, allocated),
+        percent(report.compressed_clusters, allocated),
+    ));
+    text.push_str(&format!("the image ends at byte {}\n", report.image_end_offset));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_qemu_img() {
+        let code = |corruptions, further_corruptions, leaks, check_errors| {
+            let report = CheckReport {
+                corruptions,
+                further_corruptions,
+                leaks,
+                check_errors,
+                ..CheckReport::default()
+            };
+            exit_code(&report)
+        };
+        assert_eq!(code(0, 0, 0, 0), 0);
+        assert_eq!(code(1, 0, 1, 1), 1);
+        assert_eq!(code(1, 0, 1, 0), 2);
+        assert_eq!(code(0, 1, 1, 0), 2);
+        assert_eq!(code(0, 0, 1, 0), 3);
+    }
+}
