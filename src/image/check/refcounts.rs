@@ -50,7 +50,7 @@ impl<'a> Refcounts<'a> {
         let mut first = 0;
         while first < clusters {
             let behind = (self.index_of(first) + 1) * self.geometry.refcount_block_entries();
-            if self.load(first)? == Block::Loaded {
+            if matches!(self.load(first)?, Place::At(_)) {
                 for group in (first..behind.min(clusters)).step_by(64) {
                     let bits = self.group_once(group);
                     self.once.set_group(group, bits);
@@ -94,9 +94,9 @@ impl<'a> Refcounts<'a> {
     /// The refcount of any cluster; `None` when the table entry for it is invalid.
     pub(super) fn get(&mut self, cluster: u64) -> Result<Option<u64>> {
         Ok(match self.load(cluster)? {
-            Block::Missing => Some(0),
-            Block::Invalid => None,
-            Block::Loaded => {
+            Place::Missing => Some(0),
+            Place::Invalid => None,
+            Place::At(_) => {
                 let entry = cluster & (self.geometry.refcount_block_entries() - 1);
                 Some(refcount::get(&self.block, self.geometry.refcount_order, entry as usize))
             }
@@ -105,37 +105,48 @@ impl<'a> Refcounts<'a> {
 
     /// Whether no block is there for a cluster, so that its refcount is 0.
     pub(super) fn is_missing(&self, cluster: u64) -> bool {
-        self.table.get(self.index_of(cluster) as usize).is_none_or(|entry| entry & !refcount::RESERVED == 0)
+        self.find(cluster) == Place::Missing
+    }
+
+    /// Whether the table entry for a cluster is invalid, so that it has no readable refcount.
+    pub(super) fn is_unreadable(&self, cluster: u64) -> bool {
+        self.find(cluster) == Place::Invalid
     }
 
     fn index_of(&self, cluster: u64) -> u64 {
         cluster >> self.geometry.refcount_block_entries().ilog2()
     }
 
-    fn load(&mut self, cluster: u64) -> Result<Block> {
-        let index = self.index_of(cluster);
-        if self.index == Some(index) {
-            return Ok(Block::Loaded);
-        }
+    /// Where the block for a cluster is.
+    fn find(&self, cluster: u64) -> Place {
         // Reserved bits are a problem of their own and hide no block.
-        match self.table.get(index as usize).map_or(0, |entry| entry & !refcount::RESERVED) {
-            0 => Ok(Block::Missing),
-            offset if !self.geometry.is_aligned(offset) || i64::try_from(offset).is_err() => {
-                Ok(Block::Invalid)
-            }
-            offset => {
-                self.index = None;
-                read_padded(self.file, &mut self.block, offset)?;
-                self.index = Some(index);
-                Ok(Block::Loaded)
-            }
+        let entry =
+            self.table.get(self.index_of(cluster) as usize).map_or(0, |entry| entry & !refcount::RESERVED);
+        match entry {
+            0 => Place::Missing,
+            offset if !self.geometry.is_aligned(offset) || i64::try_from(offset).is_err() => Place::Invalid,
+            offset => Place::At(offset),
         }
+    }
+
+    /// Reads the block for a cluster, unless that was the last one.
+    fn load(&mut self, cluster: u64) -> Result<Place> {
+        let place = self.find(cluster);
+        let index = Some(self.index_of(cluster));
+        if let Place::At(offset) = place
+            && self.index != index
+        {
+            self.index = None;
+            read_padded(self.file, &mut self.block, offset)?;
+            self.index = index;
+        }
+        Ok(place)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Block {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
     Missing,
     Invalid,
-    Loaded,
+    At(u64),
 }

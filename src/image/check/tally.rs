@@ -186,10 +186,11 @@ impl<'a> Tally<'a> {
     /// Compares the flag that promises a refcount of 1 with the refcounts of `count` clusters side by side.
     /// Only the active tables keep it up to date.
     pub(super) fn check_copied(&mut self, table: &L2Table, index: u64, entry: u64, count: u64) -> Result<()> {
-        if table.active == 0 {
+        let geometry = *self.structure.geometry();
+        // QEMU looks into no table that has no refcount itself.
+        if table.active == 0 || self.refcounts.is_unreadable(table.offset >> geometry.cluster_bits) {
             return Ok(());
         }
-        let geometry = *self.structure.geometry();
         let copied = entry & l2::COPIED != 0;
         let first = (entry & l2::OFFSET) >> geometry.cluster_bits;
         let clusters = first..first + count;
