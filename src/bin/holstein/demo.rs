@@ -10,7 +10,9 @@ use std::{
 };
 
 use clap::Args;
-use holstein::{Backing, Backup, BackupOptions, Disk, DiskOptions, Format, JobReport, SyncMode, Transaction};
+use holstein::{
+    Access, Backing, Backup, BackupOptions, Disk, DiskOptions, Format, JobReport, SyncMode, Transaction,
+};
 use serde_json::json;
 
 use crate::{
@@ -107,9 +109,8 @@ fn tell(story: &mut Story, folder: &Folder) -> Result<(), Failure> {
     let mut changed = Transaction::new();
     for disk in &disks {
         let options = BackupOptions {
-            sync: Some(SyncMode::Bitmap),
+            sync: Some(SyncMode::Incremental),
             bitmap: Some(BITMAP.into()),
-            bitmap_mode: Some(holstein::BitmapMode::Never),
             backing: Some(Backing { name: file_name(&disk.full), format: Format::Qcow2 }),
             ..BackupOptions::default()
         };
@@ -120,6 +121,14 @@ fn tell(story: &mut Story, folder: &Folder) -> Result<(), Failure> {
     if changed.iter().zip(&full).any(|(changed, full)| changed.data_bytes >= full.data_bytes) {
         return Err(Failure::new(FAILED, "the copy of what changed is as large as the full copy"));
     }
+
+    for disk in &disks {
+        let clean = Disk::open(&disk.image, &DiskOptions::default())?.bitmap(BITMAP.as_bytes())?.count() == 0;
+        if !clean {
+            return Err(Failure::new(FAILED, "a bitmap still marks what has been copied"));
+        }
+    }
+    story.line("Both bitmaps are clean again: the next copy takes what changes from here on.".into())?;
 
     let mut restored = Transaction::new();
     for disk in &disks {
@@ -243,7 +252,11 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 fn backup(source: &Path, format: Format, target: &Path, options: BackupOptions) -> Result<Backup, Failure> {
-    let source = Disk::open(source, &DiskOptions { format, ..DiskOptions::default() })?;
+    let access = match options.sync {
+        Some(SyncMode::Incremental) => Access::Write,
+        _ => Access::Read,
+    };
+    let source = Disk::open(source, &DiskOptions { format, access, ..DiskOptions::default() })?;
     Ok(Backup { source, target: target.to_owned(), options })
 }
 
