@@ -36,7 +36,7 @@ fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
     Ok(draft.slots)
 }
 
-/// Carries out a list of changes as one step. On an error nothing has changed, unless the error says that it is
+/// Carries out a list of changes as one step. On an error nothing has changed, unless the error says that this is
 /// unknown.
 pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     let slots = draft(image, changes)?;

@@ -176,8 +176,8 @@ impl hol_disk {
 /// Errors: HOL_ERR_EXISTS, HOL_ERR_INVALID_ARGUMENT (name, options), HOL_ERR_WRONG_STATE (opened for reading, or a running backup keeps the
 /// bitmap),
 /// HOL_ERR_UNSUPPORTED (no qcow2 of version 3), HOL_ERR_CORRUPT (nobody knows which clusters are free), HOL_ERR_LIMIT,
-/// HOL_ERR_NULL, HOL_ERR_PANIC: nothing has changed. After HOL_ERR_IO and HOL_ERR_NO_SPACE the message says if the outcome is
-/// unknown; the disk must be opened anew then.
+/// HOL_ERR_NULL, HOL_ERR_PANIC: nothing has changed. After other errors the message says if the change was made
+/// all the same or if that is unknown; the disk must be opened anew then, before it is changed again.
 ///
 /// Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
 #[must_use]

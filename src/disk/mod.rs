@@ -196,8 +196,8 @@ impl Disk {
     /// # Errors
     /// `WrongState` for a disk that was opened for reading; `BitmapNotFound`, `BitmapUnusable`, `Exists`,
     /// `InvalidArgument` and `Unsupported` for changes that cannot be; `Corrupt` for an image that cannot be
-    /// trusted to say which clusters are free. Nothing has changed then. After an error of kind `Io` or `NoSpace`
-    /// the text says if the outcome is unknown; the disk must be opened anew then.
+    /// trusted to say which clusters are free. Nothing has changed then, unless the error's text says that the
+    /// change was made, or that this is unknown: then the disk must be opened anew before it is changed again.
     pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
         self.refuse_busy(changes)?;
         self.change_kept_bitmaps(changes)
@@ -208,8 +208,19 @@ impl Disk {
         self.writable_image()?;
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(top) = image.qcow2() {
-            bitmap::change(top, changes)?;
-            *image = Arc::new(image.reread()?);
+            let made = bitmap::change(top, changes);
+            // Also after a failure: structures can have moved before it, and a next change that goes by the old
+            // ones would overwrite them.
+            match image.reread() {
+                Ok(anew) => *image = Arc::new(anew),
+                Err(error) => {
+                    top.file().refuse_writes();
+                    made?;
+                    let text = "the change was made, but the image could not be read afterwards";
+                    return Err(error.within(text));
+                }
+            }
+            made?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! An open file with its name: errors that say where, whole reads and writes, and the rule that the first
-//! failed sync of a file is the last word on it.
+//! failure which leaves its contents unknown, as that of a sync does, is the last word on it.
 
 use std::{
     io,
@@ -87,7 +87,7 @@ impl File {
     }
 
     pub(crate) fn write_all(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {
-        self.check_poison()?;
+        self.ensure_writable()?;
         while !buf.is_empty() {
             match self.inner.write_at(buf, offset) {
                 Ok(0) => return Err(self.fail("write to", io::ErrorKind::WriteZero.into())),
@@ -109,24 +109,30 @@ impl File {
     }
 
     pub(crate) fn set_len(&self, length: u64) -> Result<()> {
-        self.check_poison()?;
+        self.ensure_writable()?;
         self.inner.set_len(length).map_err(|e| self.fail(format!("set the length {length} of"), e))
     }
 
     /// Makes everything durable. After a failure nobody knows which writes arrived, and a second sync would
     /// report success without having written them: so the file stays refused.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.check_poison()?;
+        self.ensure_writable()?;
         self.inner.sync().map_err(|e| {
-            self.poisoned.store(true, Ordering::Release);
+            self.refuse_writes();
             self.fail("make durable", e)
         })
     }
 
-    fn check_poison(&self) -> Result<()> {
+    /// Nobody knows any more what the file holds: it is not written again through any clone of this.
+    pub(crate) fn refuse_writes(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// Refuses a file whose contents are unknown after a failure.
+    pub(crate) fn ensure_writable(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) {
-            let text =
-                "a sync of this file failed before; its contents are unknown and it is not used further";
+            let text = "an earlier failure left the contents of this file unknown; it is not written further, \
+                        and must be opened anew";
             return Err(self.error(ErrorKind::Io, text));
         }
         Ok(())

@@ -142,7 +142,10 @@ impl NewHeader {
 
     /// Decides. On an error nobody knows which of the two headers is there.
     pub(crate) fn publish(&self, file: &File) -> Result<()> {
-        let unknown = |e: Error| e.within("the change may or may not have been made");
+        let unknown = |e: Error| {
+            file.refuse_writes();
+            e.within("the change may or may not have been made")
+        };
         file.write_all(&self.sector, 0).map_err(unknown)?;
         file.sync().map_err(unknown)
     }

@@ -7,7 +7,8 @@
 //! 3. New refcount blocks are hooked into the refcount table (only where there are any); sync. A crash leaks.
 //! 4. *Publish*: one write of the first 512 bytes of the file, which decides; sync. Before it the old state
 //!    is there, after it the new one.
-//! 5. *Release*: the refcounts of replaced clusters go down. A crash leaks.
+//! 5. *Release*: the refcounts of replaced clusters go down. A crash leaks, and so does a failure, which is
+//!    none of the change.
 //!
 //! New clusters are those that nothing refers to and whose refcount is zero: both are looked at, so that
 //! neither a wrong refcount nor a wrong table costs data.
@@ -41,6 +42,7 @@ pub(crate) struct Edit<'a> {
 impl<'a> Edit<'a> {
     /// Begins a change. Refuses an image that cannot be trusted to say what is free.
     pub(crate) fn begin(image: &'a Qcow2) -> Result<Self> {
+        image.file().ensure_writable()?;
         let refuse = |text: &str| Err(image.file().error(ErrorKind::Corrupt, text));
         if image.header().has(incompatible::CORRUPT) {
             return refuse("the image is marked as corrupt; repair it first (qemu-img check -r all)");
@@ -96,8 +98,14 @@ impl<'a> Edit<'a> {
             file.sync()?;
         }
         header.publish(file)?;
-        self.refcounts.published();
+        // What cannot be given back leaks; the change is made all the same.
+        let _ = self.give_back(new_table.is_some());
+        Ok(())
+    }
 
+    /// Lets the refcounts of what the published change replaced go down.
+    fn give_back(mut self, table_moved: bool) -> Result<()> {
+        self.refcounts.published();
         let geometry = *self.image.geometry();
         for range in std::mem::take(&mut self.released) {
             for offset in range.step_by(geometry.cluster_size() as usize) {
@@ -106,11 +114,12 @@ impl<'a> Edit<'a> {
                 }
             }
         }
-        if let Some(old_table) = new_table.map(|_| self.image.header().refcount_table_offset) {
+        if table_moved {
+            let old_table = self.image.header().refcount_table_offset;
             for index in 0..u64::from(self.image.header().refcount_table_clusters) {
                 self.refcounts.release(self.image, old_table + (index << geometry.cluster_bits))?;
             }
         }
-        self.refcounts.write_blocks(file)
+        self.refcounts.write_blocks(self.image.file())
     }
 }

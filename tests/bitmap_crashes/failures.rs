@@ -1,0 +1,145 @@
+//! Every operation that can fail during a change, failing in every way.
+
+use holstein::{
+    Access, Disk, Error,
+    storage::{
+        SimulatedStorage,
+        simulated::{Failure, Fault, OperationKind},
+    },
+};
+
+use crate::{
+    crash::Trial,
+    images::{Image, fork, open},
+    judge::{Change, Side, exhaustive, later},
+    model::operations,
+    rng::Rng,
+};
+
+/// In a normal run so many of the failures are tried that have nothing to do with changes.
+const SAMPLE: usize = 12;
+
+/// The ways to fail of one kind of operation.
+fn failures(kind: OperationKind) -> Vec<(Failure, bool)> {
+    let both = |failure| [(failure, false), (failure, true)];
+    let mut list = Vec::new();
+    for number in [libc::EIO, libc::ENOSPC] {
+        list.extend(both(Failure::Errno(number)));
+    }
+    if matches!(kind, OperationKind::Read | OperationKind::Write) {
+        list.extend(both(Failure::AtMost(0)));
+        list.push((Failure::AtMost(1), false));
+        list.push((Failure::AtMost(300), true));
+        list.push((Failure::Errno(libc::EINTR), false));
+    }
+    list
+}
+
+/// All faults that a run can meet, or those that a normal test tries.
+pub fn faults(image: &Image, run: impl Fn(&SimulatedStorage, &Disk), random: &mut Rng) -> Vec<Fault> {
+    let storage = image.storage();
+    let disk = open(&storage, Access::Write).unwrap();
+    let before = OperationKind::ALL.map(|kind| storage.calls(kind));
+    run(&storage, &disk);
+    let mut faults = Vec::new();
+    for (kind, before) in OperationKind::ALL.into_iter().zip(before) {
+        let mut of_kind = Vec::new();
+        for nth in 1..=storage.calls(kind) - before {
+            for (failure, lasting) in failures(kind) {
+                of_kind.push(Fault { kinds: vec![kind], nth, failure, lasting });
+            }
+        }
+        if !exhaustive()
+            && matches!(kind, OperationKind::Read | OperationKind::Status | OperationKind::Extent)
+        {
+            while of_kind.len() > SAMPLE {
+                of_kind.swap_remove(random.below(of_kind.len() as u64) as usize);
+            }
+        }
+        faults.extend(of_kind);
+    }
+    faults
+}
+
+/// Lets every operation fail once and for ever.
+pub fn leave_old_or_new(image: &Image) {
+    let mut random = Rng::new(3, 0);
+    let (mut failed, mut succeeded) = (0, 0);
+    let mut wrong = Vec::new();
+    for (name, changes) in operations(&image.bitmaps, if exhaustive() { 4 } else { 0 }) {
+        let change = Change::new(image, changes);
+        let run = |_: &_, disk: &Disk| disk.change_bitmaps(&change.changes).unwrap();
+        for fault in faults(image, run, &mut random) {
+            let storage = image.storage();
+            let disk = open(&storage, Access::Write).unwrap();
+            storage.fail(fault.clone());
+            let result = disk.change_bitmaps(&change.changes);
+            storage.stop_failing();
+            match &result {
+                Ok(()) => succeeded += 1,
+                Err(_) => failed += 1,
+            }
+            let told = format!("{}-{name}: {fault:?}: {result:?}", image.name);
+            if let Err(reason) = judge(&change, &storage, &result) {
+                wrong.push(format!("{told}, but {reason}"));
+            }
+            if let Err(reason) = goes_on(&change, &storage, &disk) {
+                wrong.push(format!("{told}; then on the same disk: {reason}"));
+            }
+        }
+    }
+    println!("{}: {failed} changes failed, {succeeded} succeeded", image.name);
+    assert!(failed > 100 && succeeded > 20);
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What an error says is so, and the change can be made after all.
+fn judge(change: &Change<'_>, storage: &SimulatedStorage, result: &Result<(), Error>) -> Result<(), String> {
+    let survivor = fork(storage);
+    let side = change.side(&survivor)?;
+    let says = |text| matches!(&result, Err(error) if error.to_string().contains(text));
+    let expected = match result {
+        Ok(()) => Some(Side::New),
+        Err(_) if says("the change was made") => Some(Side::New),
+        Err(_) if says("the change may or may not have been made") => None,
+        Err(_) => Some(Side::Old),
+    };
+    if expected.is_some_and(|expected| expected != side) {
+        return Err(format!("the bitmaps are {side:?}"));
+    }
+    change.go_on(&survivor, side).map(drop)
+}
+
+/// The same open disk, which may refuse, makes nothing worse.
+fn goes_on(change: &Change<'_>, storage: &SimulatedStorage, disk: &Disk) -> Result<(), String> {
+    let before = change.contents(&fork(storage))?;
+    let result = disk.change_bitmaps(&later());
+    let after = change.contents(&fork(storage))?;
+    let expected = if result.is_ok() { before.changed(&later()) } else { before };
+    if after == expected {
+        Ok(())
+    } else {
+        Err(format!("{result:?}, and the bitmaps are {after:?}, not {expected:?}"))
+    }
+}
+
+/// After a failed sync nobody knows what is on the disk; old or new it is all the same.
+pub fn of_a_sync_leave_old_or_new(image: &Image) {
+    for (name, changes) in operations(&image.bitmaps, if exhaustive() { 4 } else { 0 }) {
+        let change = Change::new(image, changes);
+        let whole = image.storage();
+        open(&whole, Access::Write).unwrap().change_bitmaps(&change.changes).unwrap();
+        for nth in 1..=whole.calls(OperationKind::Sync) {
+            let storage = image.storage();
+            let disk = open(&storage, Access::Write).unwrap();
+            storage.fail(Fault::once(OperationKind::Sync, nth, Failure::Errno(libc::EIO)));
+            disk.change_bitmaps(&change.changes).unwrap_err();
+            // Whatever is tried on the same disk.
+            let _ = disk.change_bitmaps(&later());
+            let name = format!("{}-{name}-sync-{nth}", image.name);
+            let recording = storage.recording();
+            let trial = Trial { name: &name, recording: &recording, limit: 20, seed: nth };
+            trial.judge(|_, storage| change.side(storage).map(drop));
+        }
+    }
+}
