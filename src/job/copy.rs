@@ -11,7 +11,7 @@ use super::{
     Compression, Job, JobReport, ZeroDetection,
     encoders::Encoders,
     plan::{Batch, Piece, PieceKind, Planner},
-    prepare::Prepared,
+    prepare::{Prepared, SMALL_BATCH_BYTES},
 };
 use crate::{
     disk::{BusyBitmap, Disk},
@@ -80,7 +80,7 @@ pub(crate) enum Step {
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
     pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
-        let Prepared { backup, set, clear_after, plan, layout, backing, record_zeros, .. } = prepared;
+        let Prepared { backup, set, clear_after, mut plan, layout, backing, record_zeros, .. } = prepared;
         let source = backup.source;
         let image = source.image();
         let total = Planner::total(&image, &set, plan.cluster_size);
@@ -88,6 +88,9 @@ impl Copy {
             Some(layout) => Target::qcow2(file, layout)?,
             None => Target::raw(file, source.size())?,
         };
+        if target.writes_in_parallel() {
+            plan.batch_bytes = SMALL_BATCH_BYTES;
+        }
         let encoders = match backup.options.compression {
             Compression::None => None,
             Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),

@@ -8,8 +8,6 @@ use crate::{
     image::{Image, Mapping, Run, Walk},
 };
 
-/// A batch holds about this much data.
-const BATCH_BYTES: u64 = 1 << 20;
 /// A batch passes at most this much of the disk, so that progress is seen and cancelling is quick.
 const BATCH_SPAN: u64 = 1 << 30;
 /// A batch has at most this many pieces.
@@ -31,6 +29,8 @@ pub(crate) enum CopySet {
 pub(crate) struct PlanOptions {
     /// Bytes of a target cluster (or of the unit that a raw target is written in).
     pub(crate) cluster_size: u64,
+    /// A batch holds about this much data.
+    pub(crate) batch_bytes: u64,
     /// For each layer of the source, whether its compressed clusters are handed over as they are.
     pub(crate) copy_streams: Vec<bool>,
 }
@@ -109,7 +109,7 @@ impl Planner {
     /// The next batch; `None` when everything has been planned.
     pub(crate) fn next_batch(&mut self, image: &Image) -> Result<Option<Batch>> {
         let (mut pieces, mut bytes, mut span) = (Vec::new(), 0, 0);
-        while bytes < BATCH_BYTES && span < BATCH_SPAN && pieces.len() < BATCH_PIECES {
+        while bytes < self.options.batch_bytes && span < BATCH_SPAN && pieces.len() < BATCH_PIECES {
             if self.region.is_none() {
                 self.region = self.next_region(image)?;
                 // Of an implicit set, what lies between regions has been dealt with too.
@@ -120,7 +120,7 @@ impl Planner {
                 }
             }
             let Some(region) = &mut self.region else { break };
-            let most = (BATCH_BYTES - bytes).max(self.options.cluster_size);
+            let most = (self.options.batch_bytes - bytes).max(self.options.cluster_size);
             let piece =
                 region.next_piece(image, &self.options, most, BATCH_SPAN - span.min(BATCH_SPAN - 1))?;
             self.at = region.at.min(image.size());

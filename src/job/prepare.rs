@@ -26,6 +26,11 @@ use crate::{
 /// Clusters of a target whose source has none, and the unit that raw targets are written in.
 const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
 
+/// Large enough for long writes, small enough to stay in a processor's cache for some of the way.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Where memory is written and nothing waits, the cache is all that counts.
+pub(super) const SMALL_BATCH_BYTES: u64 = 256 << 10;
+
 /// A backup that has been found possible. Nothing has been created yet.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -85,7 +90,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
         };
         layer.qcow2().is_some_and(same)
     });
-    let plan = PlanOptions { cluster_size, copy_streams: copy_streams.collect() };
+    let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams: copy_streams.collect() };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
     Ok(Prepared { storage, set, clear_after, plan, layout, backing, record_zeros, backup })
 }
