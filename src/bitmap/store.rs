@@ -14,7 +14,7 @@ use crate::{
     format::bitmap::{Entry, TableEntry, check_directory},
     image::{
         Qcow2,
-        edit::{Edit, HeaderChange},
+        edit::{BitmapsField, Edit, HeaderChange},
     },
 };
 
@@ -52,18 +52,18 @@ pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
         };
         entry.append(&mut directory);
     }
-    let header = if slots.is_empty() {
-        HeaderChange::NoBitmaps
+    let bitmaps = if slots.is_empty() {
+        BitmapsField::None
     } else {
         let clusters = image.geometry().clusters_for(directory.len() as u64);
         let (count, size) = (slots.len() as u32, directory.len() as u64);
         directory.resize((clusters << image.geometry().cluster_bits) as usize, 0);
         let offset = edit.allocate(clusters)?;
         edit.write(offset, &directory)?;
-        HeaderChange::Bitmaps { count, offset, size }
+        BitmapsField::Directory { count, offset, size }
     };
     release_replaced(image, &mut edit, &slots);
-    edit.commit(header)
+    edit.commit(HeaderChange { bitmaps: Some(bitmaps), ..HeaderChange::default() })
 }
 
 /// Writes data and table of a bitmap; returns the entry that refers to them.

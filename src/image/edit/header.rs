@@ -5,6 +5,8 @@
 //! extensions that matter are brought into the first sector, the bitmaps extension first. The table of feature
 //! names, which only explains, goes where it stands in the way; QEMU writes it again when it writes the header.
 
+use std::mem::offset_of;
+
 use zerocopy::IntoBytes;
 
 use super::refcounts::NewTable;
@@ -12,31 +14,49 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         extension::{self, BitmapsExtension, RawExtension},
-        header::autoclear,
+        header::{Header, RawHeader, autoclear},
         read_struct,
     },
-    image::Qcow2,
     storage::File,
 };
 
 const SECTOR: usize = 512;
 
-/// What shall become of the bitmaps extension.
+/// What shall become of the header; the default changes nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeaderChange {
+    /// `None`: the bitmaps extension stays as it is.
+    pub(crate) bitmaps: Option<BitmapsField>,
+    pub(crate) refcount_table: Option<NewTable>,
+    pub(crate) disk: Option<NewDisk>,
+    /// Incompatible feature bits to be cleared.
+    pub(crate) clear_incompatible: u64,
+}
+
+/// What a bitmaps extension shall say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HeaderChange {
+pub(crate) enum BitmapsField {
     /// The image has no bitmaps.
-    NoBitmaps,
+    None,
     /// Its bitmap directory is there.
-    Bitmaps { count: u32, offset: u64, size: u64 },
+    Directory { count: u32, offset: u64, size: u64 },
+}
+
+/// A disk of another size, and its L1 table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewDisk {
+    pub(crate) size: u64,
+    pub(crate) l1_offset: u64,
+    pub(crate) l1_entries: u32,
 }
 
 /// Clears autoclear bits that we do not know, before anything else is written; false if there are none.
-pub(crate) fn clear_unknown_autoclear(image: &Qcow2) -> Result<bool> {
-    let known = image.header().autoclear & (autoclear::BITMAPS | autoclear::DATA_FILE_RAW);
-    if known == image.header().autoclear {
+pub(crate) fn clear_unknown_autoclear(file: &File, header: &Header) -> Result<bool> {
+    let known = header.autoclear & (autoclear::BITMAPS | autoclear::DATA_FILE_RAW);
+    if known == header.autoclear {
         return Ok(false);
     }
-    image.file().write_all(&known.to_be_bytes(), AUTOCLEAR as u64)?;
+    file.write_all(&known.to_be_bytes(), AUTOCLEAR as u64)?;
     Ok(true)
 }
 
@@ -48,88 +68,46 @@ pub(crate) struct NewHeader {
     moved_name: Option<(u64, Vec<u8>)>,
 }
 
-const BACKING_OFFSET: usize = 8;
-const REFCOUNT_TABLE_OFFSET: usize = 48;
-const REFCOUNT_TABLE_CLUSTERS: usize = 56;
-const AUTOCLEAR: usize = 88;
+const BACKING_OFFSET: usize = offset_of!(RawHeader, backing_file_offset);
+const AUTOCLEAR: usize = offset_of!(RawHeader, autoclear_features);
 
 impl NewHeader {
-    pub(crate) fn build(image: &Qcow2, change: HeaderChange, table: Option<NewTable>) -> Result<Self> {
-        let header = image.header();
-        let cluster_size = image.geometry().cluster_size() as usize;
-        let mut cluster = vec![0; cluster_size];
-        let got = image.file().read_up_to(&mut cluster, 0)?;
+    /// The header of `file`, which is parsed in `header`, with a change made.
+    pub(crate) fn build(file: &File, header: &Header, change: &HeaderChange) -> Result<Self> {
+        let mut cluster = vec![0; header.geometry.cluster_size() as usize];
+        let got = file.read_up_to(&mut cluster, 0)?;
         cluster.truncate(got);
-        let no_room = || {
-            let text = "the header has no room for the bitmaps extension";
-            image.file().error(ErrorKind::Unsupported, text)
+        let no_room =
+            || file.error(ErrorKind::Unsupported, "the header has no room for the bitmaps extension");
+        let mut new = match change.bitmaps {
+            Some(bitmaps) => rearrange(header, &cluster, bitmaps)?.ok_or_else(no_room)?,
+            None => NewHeader {
+                sector: cluster.get(..SECTOR.min(cluster.len())).unwrap_or_default().to_vec(),
+                moved_name: None,
+            },
         };
+        new.set_fields(change);
+        Ok(new)
+    }
 
-        let mut sector = cluster.get(..header.length).ok_or_else(no_room)?.to_vec();
-        if let HeaderChange::Bitmaps { count, offset, size } = change {
-            let body = BitmapsExtension {
-                nb_bitmaps: count.into(),
-                reserved: 0.into(),
-                directory_size: size.into(),
-                directory_offset: offset.into(),
-            };
-            extension::append(&mut sector, extension::BITMAPS, body.as_bytes());
+    fn set_fields(&mut self, change: &HeaderChange) {
+        let mut set = |at: usize, bytes: &[u8]| self.sector[at..at + bytes.len()].copy_from_slice(bytes);
+        if let Some(table) = change.refcount_table {
+            set(offset_of!(RawHeader, refcount_table_offset), &table.offset.to_be_bytes());
+            set(offset_of!(RawHeader, refcount_table_clusters), &(table.clusters as u32).to_be_bytes());
         }
-        let mut names = None;
-        for (kind, data) in extension::split(&cluster, header.extension_area.clone())? {
-            match kind {
-                extension::BITMAPS => {}
-                extension::FEATURE_NAMES => names = Some(data),
-                _ => extension::append(&mut sector, kind, data),
+        if let Some(disk) = change.disk {
+            set(offset_of!(RawHeader, size), &disk.size.to_be_bytes());
+            set(offset_of!(RawHeader, l1_size), &disk.l1_entries.to_be_bytes());
+            set(offset_of!(RawHeader, l1_table_offset), &disk.l1_offset.to_be_bytes());
+        }
+        // Version 2 has something else there, and no such bits to clear.
+        if change.clear_incompatible != 0 {
+            let at = offset_of!(RawHeader, incompatible_features);
+            for (byte, clear) in self.sector[at..].iter_mut().zip(change.clear_incompatible.to_be_bytes()) {
+                *byte &= !clear;
             }
         }
-        let room = cluster_size.min(SECTOR);
-        let end_mark = size_of::<RawExtension>();
-        if let Some(names) = names
-            && sector.len() + end_mark + names.len() + end_mark <= room
-        {
-            extension::append(&mut sector, extension::FEATURE_NAMES, names);
-        }
-        extension::append(&mut sector, extension::END, &[]);
-        if sector.len() > room {
-            return Err(no_room());
-        }
-
-        let mut moved_name = None;
-        if let Some(name) = &header.backing_name {
-            let old = u64::from_be_bytes(field(&cluster, BACKING_OFFSET)?) as usize;
-            let end = old + name.len();
-            if old < sector.len() && sector.len() + name.len() <= room {
-                let new = sector.len() as u64;
-                sector[BACKING_OFFSET..BACKING_OFFSET + 8].copy_from_slice(&new.to_be_bytes());
-                sector.extend_from_slice(name);
-            } else if old < sector.len() {
-                // Behind everything that either header uses, so that both are whole at any moment.
-                let new = end.max(sector.len()).next_multiple_of(8).max(room);
-                if new + name.len() > cluster_size {
-                    return Err(no_room());
-                }
-                sector[BACKING_OFFSET..BACKING_OFFSET + 8].copy_from_slice(&(new as u64).to_be_bytes());
-                moved_name = Some((new as u64, name.clone()));
-            } else if old < room {
-                sector.resize(old, 0);
-                sector.extend_from_slice(&name[..name.len().min(room - old)]);
-            }
-        }
-        sector.resize(room, 0);
-
-        if let Some(table) = table {
-            sector[REFCOUNT_TABLE_OFFSET..REFCOUNT_TABLE_OFFSET + 8]
-                .copy_from_slice(&table.offset.to_be_bytes());
-            let clusters = (table.clusters as u32).to_be_bytes();
-            sector[REFCOUNT_TABLE_CLUSTERS..REFCOUNT_TABLE_CLUSTERS + 4].copy_from_slice(&clusters);
-        }
-        let mut bits = header.autoclear & autoclear::DATA_FILE_RAW;
-        if change != HeaderChange::NoBitmaps {
-            bits |= autoclear::BITMAPS;
-        }
-        sector[AUTOCLEAR..AUTOCLEAR + 8].copy_from_slice(&bits.to_be_bytes());
-        Ok(NewHeader { sector, moved_name })
     }
 
     /// Writes what lies outside the deciding sector; the old header does not refer to it.
@@ -149,6 +127,70 @@ impl NewHeader {
         file.write_all(&self.sector, 0).map_err(unknown)?;
         file.sync().map_err(unknown)
     }
+}
+
+/// The first sector with another bitmaps extension; `None` when that has no room.
+fn rearrange(header: &Header, cluster: &[u8], bitmaps: BitmapsField) -> Result<Option<NewHeader>> {
+    let cluster_size = header.geometry.cluster_size() as usize;
+    let Some(mut sector) = cluster.get(..header.length).map(<[u8]>::to_vec) else { return Ok(None) };
+    if let BitmapsField::Directory { count, offset, size } = bitmaps {
+        let body = BitmapsExtension {
+            nb_bitmaps: count.into(),
+            reserved: 0.into(),
+            directory_size: size.into(),
+            directory_offset: offset.into(),
+        };
+        extension::append(&mut sector, extension::BITMAPS, body.as_bytes());
+    }
+    let mut names = None;
+    for (kind, data) in extension::split(cluster, header.extension_area.clone())? {
+        match kind {
+            extension::BITMAPS => {}
+            extension::FEATURE_NAMES => names = Some(data),
+            _ => extension::append(&mut sector, kind, data),
+        }
+    }
+    let room = cluster_size.min(SECTOR);
+    let end_mark = size_of::<RawExtension>();
+    if let Some(names) = names
+        && sector.len() + end_mark + names.len() + end_mark <= room
+    {
+        extension::append(&mut sector, extension::FEATURE_NAMES, names);
+    }
+    extension::append(&mut sector, extension::END, &[]);
+    if sector.len() > room {
+        return Ok(None);
+    }
+
+    let mut moved_name = None;
+    if let Some(name) = &header.backing_name {
+        let old = u64::from_be_bytes(field(cluster, BACKING_OFFSET)?) as usize;
+        let end = old + name.len();
+        if old < sector.len() && sector.len() + name.len() <= room {
+            let new = sector.len() as u64;
+            sector[BACKING_OFFSET..BACKING_OFFSET + 8].copy_from_slice(&new.to_be_bytes());
+            sector.extend_from_slice(name);
+        } else if old < sector.len() {
+            // Behind everything that either header uses, so that both are whole at any moment.
+            let new = end.max(sector.len()).next_multiple_of(8).max(room);
+            if new + name.len() > cluster_size {
+                return Ok(None);
+            }
+            sector[BACKING_OFFSET..BACKING_OFFSET + 8].copy_from_slice(&(new as u64).to_be_bytes());
+            moved_name = Some((new as u64, name.clone()));
+        } else if old < room {
+            sector.resize(old, 0);
+            sector.extend_from_slice(&name[..name.len().min(room - old)]);
+        }
+    }
+    sector.resize(room, 0);
+
+    let mut bits = header.autoclear & autoclear::DATA_FILE_RAW;
+    if bitmaps != BitmapsField::None {
+        bits |= autoclear::BITMAPS;
+    }
+    sector[AUTOCLEAR..AUTOCLEAR + 8].copy_from_slice(&bits.to_be_bytes());
+    Ok(Some(NewHeader { sector, moved_name }))
 }
 
 fn field(cluster: &[u8], at: usize) -> Result<[u8; 8]> {

@@ -19,7 +19,7 @@ mod used;
 
 use std::ops::Range;
 
-pub(crate) use header::HeaderChange;
+pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_autoclear};
 use refcounts::Refcounts;
 use used::UsedClusters;
 
@@ -69,7 +69,7 @@ impl<'a> Edit<'a> {
 
     /// What has to be durable before the first write.
     fn prepare_to_write(&mut self) -> Result<()> {
-        if !self.written && header::clear_unknown_autoclear(self.image)? {
+        if !self.written && clear_unknown_autoclear(self.image.file(), self.image.header())? {
             self.image.file().sync()?;
         }
         self.written = true;
@@ -86,11 +86,11 @@ impl<'a> Edit<'a> {
     ///
     /// After a failure in the deciding moment the state is unknown: the error says so, and the image must be
     /// opened anew.
-    pub(crate) fn commit(mut self, change: HeaderChange) -> Result<()> {
+    pub(crate) fn commit(mut self, mut change: HeaderChange) -> Result<()> {
         let file = self.image.file();
         self.prepare_to_write()?;
-        let new_table = self.refcounts.new_table(self.image, &mut self.used)?;
-        let header = header::NewHeader::build(self.image, change, new_table)?;
+        change.refcount_table = self.refcounts.new_table(self.image, &mut self.used)?;
+        let header = NewHeader::build(file, self.image.header(), &change)?;
         header.write_outside(file)?;
         self.refcounts.write_blocks(file)?;
         file.sync()?;
@@ -99,7 +99,7 @@ impl<'a> Edit<'a> {
         }
         header.publish(file)?;
         // What cannot be given back leaks; the change is made all the same.
-        let _ = self.give_back(new_table.is_some());
+        let _ = self.give_back(change.refcount_table.is_some());
         Ok(())
     }
 
