@@ -65,6 +65,14 @@ impl BitSet {
         }
     }
 
+    /// The same with the bits of `range` set.
+    pub(crate) fn word_with(&self, start: u64, range: &Range<u64>) -> u64 {
+        let (from, to) =
+            (range.start.clamp(start, start + 64) - start, range.end.clamp(start, start + 64) - start);
+        let set = if from < to { (u64::MAX >> (64 - (to - from))) << from } else { 0 };
+        self.word(start) | set
+    }
+
     /// How many bits are set.
     pub(crate) fn count(&self) -> u64 {
         let count = |(index, chunk): (usize, &Chunk)| match chunk {
@@ -187,6 +195,21 @@ mod tests {
             }
             assert_eq!(found, model);
         }
+    }
+
+    #[test]
+    fn words_with_more_bits() {
+        let mut bits = BitSet::new(200);
+        bits.set(3..4);
+        let with = |start, range: Range<u64>| bits.word_with(start, &range);
+        assert_eq!(
+            [with(0, 0..2), with(0, 5..5), with(64, 0..64), with(64, 60..66)],
+            [0b1011, 0b1000, 0, 0b11]
+        );
+        assert_eq!(
+            [with(64, 0..200), with(128, 190..200), with(0, 63..64)],
+            [u64::MAX, 0x3ff << 62, 1 << 63 | 8]
+        );
     }
 
     #[test]

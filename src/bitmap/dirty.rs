@@ -61,7 +61,31 @@ impl DirtyBitmap {
 
     /// Makes a part of the disk dirty.
     pub(crate) fn add(&mut self, bytes: Range<u64>) {
-        self.bits.set(bytes.start >> self.granularity_bits..bytes.end.div_ceil(1 << self.granularity_bits));
+        self.bits.set(self.granules(&bytes));
+    }
+
+    /// The bits for a part of the disk.
+    pub(crate) fn granules(&self, bytes: &Range<u64>) -> Range<u64> {
+        bytes.start >> self.granularity_bits..bytes.end.div_ceil(1 << self.granularity_bits)
+    }
+
+    /// Whether all of a part of the disk is dirty.
+    pub(crate) fn contains(&self, bytes: &Range<u64>) -> bool {
+        let bits = self.granules(bytes);
+        self.bits.next_set_run(bits.start).is_some_and(|run| run.start <= bits.start && bits.end <= run.end)
+    }
+
+    /// The bitmap of the same disk with another size. What is new of it is dirty: it reads as zero, and whoever
+    /// goes by the bitmap may have something else there, from before the disk was shrunk.
+    pub(crate) fn resized(&self, size: u64) -> Self {
+        let mut resized = DirtyBitmap::clean(self.name.clone(), self.granularity_bits, size);
+        for extent in self.extents().take_while(|extent| extent.start < size) {
+            resized.add(extent.start..extent.end.min(size));
+        }
+        if size > self.size {
+            resized.add(self.size..size);
+        }
+        resized
     }
 
     /// The first dirty part that ends behind `from`, without what lies before `from`'s granule.

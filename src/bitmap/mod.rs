@@ -4,6 +4,7 @@ mod bits;
 mod change;
 mod dirty;
 mod persistent;
+mod record;
 mod store;
 
 pub(crate) use bits::BitSet;
@@ -11,4 +12,5 @@ pub use change::{BitmapChange, MergeSource, Recording};
 pub use dirty::DirtyBitmap;
 pub use persistent::BitmapInfo;
 pub(crate) use persistent::{check, ensure_recorded, list, load};
-pub(crate) use store::{change, rehearse};
+pub(crate) use record::Recorder;
+pub(crate) use store::{ResizedBitmaps, change, give_up_untrusted, rehearse, resized};

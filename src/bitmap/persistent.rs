@@ -38,12 +38,10 @@ pub struct BitmapInfo {
 
 /// All bitmaps of an image. Their data is read for the count, one cluster at a time, and not kept.
 pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
-    let tables = trusted_tables(image)?;
-    let doubts = find_foreign_clusters(image, &tables)?;
     let mut infos = Vec::new();
-    for ((entry, table), foreign) in image.bitmaps().iter().zip(tables).zip(doubts) {
+    for (entry, table) in image.bitmaps().iter().zip(tables(image)?) {
         let mut count = 0;
-        let read = doubt_contents(image, entry).and(foreign).and(table).and_then(|table| {
+        let read = table.and_then(|table| {
             for_each_set(image, entry, &table.entries, |_, set| {
                 count += set.count();
             })
@@ -99,20 +97,13 @@ pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
         ErrorKind::Io | ErrorKind::Limit => about(e),
         _ => about(Error::new(ErrorKind::BitmapUnusable, format!("cannot be used: {e}"))),
     };
-    doubt_contents(image, entry).map_err(unusable)?;
-    // Others' tables too: a cluster that two bitmaps share belongs to neither.
-    let mut tables = trusted_tables(image).map_err(about)?;
-    let foreign = find_foreign_clusters(image, &tables).map_err(about)?.swap_remove(index);
-    foreign.map_err(unusable)?;
-    let table = tables.swap_remove(index).map_err(unusable)?;
+    let table = tables(image).map_err(about)?.swap_remove(index).map_err(unusable)?;
+    table.load(image, entry).map_err(unusable)
+}
 
-    let mut bits = BitSet::new(entry.bits(image.header().size));
-    for_each_set(image, entry, &table.entries, |start, set| match set {
-        SetBits::Range(length) => bits.set(start..start + length),
-        SetBits::Word(word) => bits.set_word(start, word),
-    })
-    .map_err(unusable)?;
-    Ok(DirtyBitmap::new(entry.name.clone(), entry.granularity_bits, image.header().size, bits))
+/// Whether a bitmap shall record writes, and nothing but its contents could keep it from doing so.
+pub(super) fn recording(image: &Qcow2, entry: &Entry) -> bool {
+    image.header().bitmaps_are_current() && entry.auto && !entry.in_use
 }
 
 /// Refuses a bitmap that missed writes because it was disabled.
@@ -165,6 +156,29 @@ fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
 pub(super) struct Table {
     pub(super) entries: Vec<TableEntry>,
     _grants: Vec<Grant>,
+}
+
+impl Table {
+    /// The bits.
+    pub(super) fn load(&self, image: &Qcow2, entry: &Entry) -> Result<DirtyBitmap> {
+        let mut bits = BitSet::new(entry.bits(image.header().size));
+        for_each_set(image, entry, &self.entries, |start, set| match set {
+            SetBits::Range(length) => bits.set(start..start + length),
+            SetBits::Word(word) => bits.set_word(start, word),
+        })?;
+        Ok(DirtyBitmap::new(entry.name.clone(), entry.granularity_bits, image.header().size, bits))
+    }
+}
+
+/// The table of each bitmap whose contents can be trusted, and why that of another cannot.
+pub(super) fn tables(image: &Qcow2) -> Result<Vec<Result<Table>>> {
+    let tables = trusted_tables(image)?;
+    // Others' tables too: a cluster that two bitmaps share belongs to neither.
+    let foreign = find_foreign_clusters(image, &tables)?;
+    let verdict = |((entry, table), foreign): ((&Entry, Result<Table>), Result<()>)| {
+        doubt_contents(image, entry).and(foreign).and(table)
+    };
+    Ok(image.bitmaps().iter().zip(tables).zip(foreign).map(verdict).collect())
 }
 
 /// The tables of all bitmaps, or what is wrong with each; empty where the contents are in doubt anyway. Tables
@@ -269,7 +283,7 @@ fn find_foreign_clusters(image: &Qcow2, tables: &[Result<Table>]) -> Result<Vec<
         lying_in(host).for_each(|own| blame(*own, &format!("belongs to {owner}")));
     })?;
     let all = first.0 << geometry.cluster_bits..(last.0 + 1) << geometry.cluster_bits;
-    image.for_each_data_range(all, |host| {
+    image.for_each_data_range(all, |host, _| {
         lying_in(host).for_each(|own| blame(*own, &"belongs to guest data"))
     })?;
     Ok(verdicts)

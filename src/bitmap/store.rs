@@ -6,12 +6,16 @@
 use byteorder::{BigEndian, ByteOrder, LittleEndian};
 
 use super::{
+    DirtyBitmap,
     change::{BitmapChange, Draft, Slot},
-    persistent::read_bitmap_table,
+    persistent::{read_bitmap_table, recording, tables},
 };
 use crate::{
-    error::Result,
-    format::bitmap::{Entry, TableEntry, check_directory},
+    error::{Error, ErrorKind, Result},
+    format::{
+        bitmap::{Entry, TableEntry, check_directory},
+        text::printable,
+    },
     image::{
         Qcow2,
         edit::{BitmapsField, Edit, HeaderChange},
@@ -40,30 +44,94 @@ fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
 /// unknown.
 pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     let slots = draft(image, changes)?;
-    if changes.is_empty() {
-        return Ok(());
+    if changes.is_empty() { Ok(()) } else { store(image, &slots) }
+}
+
+/// Marks bitmaps as inconsistent that should record what is written from now on but cannot be trusted; false if
+/// there are none.
+pub(crate) fn give_up_untrusted(image: &Qcow2) -> Result<bool> {
+    let mut slots = Draft::new(image).slots;
+    let mut found = false;
+    for (slot, table) in slots.iter_mut().zip(tables(image)?) {
+        let trusted = table.and_then(|table| table.load(image, &slot.entry));
+        if recording(image, &slot.entry) && !is_trusted(trusted)? {
+            slot.entry.in_use = true;
+            found = true;
+        }
     }
+    if found {
+        store(image, &slots)?;
+    }
+    Ok(found)
+}
+
+/// The bitmaps of a disk that gets another size.
+#[derive(Debug)]
+pub(crate) struct ResizedBitmaps(Vec<Slot>);
+
+/// All bitmaps as they are for a disk of `size` bytes; refuses a size that one of them cannot have. Those that cannot
+/// be trusted are marked as inconsistent, since their length may be another than the disk's.
+pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<ResizedBitmaps> {
+    let mut slots = Draft::new(image).slots;
+    for (slot, table) in slots.iter_mut().zip(tables(image)?).filter(|(slot, _)| !slot.entry.in_use) {
+        match table.and_then(|table| table.load(image, &slot.entry)) {
+            Ok(bitmap) => {
+                let name = printable(&slot.entry.name);
+                let about = |e: Error| image.file().error(e.kind(), format!("bitmap '{name}': {e}"));
+                slot.entry.check_new(size, image.geometry()).map_err(about)?;
+                slot.contents = Some(bitmap.resized(size));
+            }
+            Err(error) => {
+                is_trusted(Err(error))?;
+                slot.entry.in_use = true;
+            }
+        }
+    }
+    Ok(ResizedBitmaps(slots))
+}
+
+impl ResizedBitmaps {
+    /// Writes them, as a part of a change; `None` if there are none.
+    pub(crate) fn write(&self, image: &Qcow2, edit: &mut Edit<'_>) -> Result<Option<BitmapsField>> {
+        if self.0.is_empty() { Ok(None) } else { write_all(image, edit, &self.0).map(Some) }
+    }
+}
+
+/// Whether a bitmap could be loaded; a failing disk says nothing about it.
+fn is_trusted(loaded: Result<DirtyBitmap>) -> Result<bool> {
+    match loaded {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => Err(e),
+        Err(_) => Ok(false),
+    }
+}
+
+fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
     let mut edit = Edit::begin(image)?;
+    let bitmaps = Some(write_all(image, &mut edit, slots)?);
+    edit.commit(HeaderChange { bitmaps, ..HeaderChange::default() })
+}
+
+/// Writes new contents and a new directory, and releases what they replace.
+fn write_all(image: &Qcow2, edit: &mut Edit<'_>, slots: &[Slot]) -> Result<BitmapsField> {
     let mut directory = Vec::new();
-    for slot in &slots {
+    for slot in slots {
         let entry = match &slot.contents {
             None => slot.entry.clone(),
-            Some(_) => write_contents(image, &mut edit, slot)?,
+            Some(_) => write_contents(image, edit, slot)?,
         };
         entry.append(&mut directory);
     }
-    let bitmaps = if slots.is_empty() {
-        BitmapsField::None
-    } else {
-        let clusters = image.geometry().clusters_for(directory.len() as u64);
-        let (count, size) = (slots.len() as u32, directory.len() as u64);
-        directory.resize((clusters << image.geometry().cluster_bits) as usize, 0);
-        let offset = edit.allocate(clusters)?;
-        edit.write(offset, &directory)?;
-        BitmapsField::Directory { count, offset, size }
-    };
-    release_replaced(image, &mut edit, &slots);
-    edit.commit(HeaderChange { bitmaps: Some(bitmaps), ..HeaderChange::default() })
+    release_replaced(image, edit, slots);
+    if slots.is_empty() {
+        return Ok(BitmapsField::None);
+    }
+    let clusters = image.geometry().clusters_for(directory.len() as u64);
+    let (count, size) = (slots.len() as u32, directory.len() as u64);
+    directory.resize((clusters << image.geometry().cluster_bits) as usize, 0);
+    let offset = edit.allocate(clusters)?;
+    edit.write(offset, &directory)?;
+    Ok(BitmapsField::Directory { count, offset, size })
 }
 
 /// Writes data and table of a bitmap; returns the entry that refers to them.

@@ -1,18 +1,22 @@
-//! A disk in use: an image with its chain and bitmaps, and threads to read it with.
+//! A disk in use: an image with its chain and bitmaps, threads to read it with, and guest writes.
 
 mod busy;
 mod pool;
+mod resize;
+mod write;
 
 use std::{
     collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
 pub(crate) use busy::BusyBitmap;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
+pub(crate) use write::Pinned;
+use write::{Writing, after_change};
 
 use crate::{
     bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
@@ -44,7 +48,17 @@ struct Inner {
     options: DiskOptions,
     /// Names of bitmaps that a running backup will change.
     busy: Mutex<HashSet<Vec<u8>>>,
+    /// How many keep the disk as it is.
+    pins: AtomicUsize,
+    /// While guest data is written. Taken after `image`.
+    writing: Mutex<Option<Writing>>,
     readers: OnceLock<Pool>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        write::finish(self.image.get_mut().unwrap_or_else(PoisonError::into_inner), &self.writing);
+    }
 }
 
 impl Disk {
@@ -69,6 +83,8 @@ impl Disk {
             image: RwLock::new(Arc::new(image)),
             options: options.clone(),
             busy: Mutex::default(),
+            pins: AtomicUsize::new(0),
+            writing: Mutex::default(),
             readers: OnceLock::new(),
         })))
     }
@@ -124,6 +140,7 @@ impl Disk {
     /// # Errors
     /// `Io` when the file's status cannot be read.
     pub fn info(&self) -> Result<DiskInfo> {
+        self.settle()?;
         self.image().info()
     }
 
@@ -138,7 +155,8 @@ impl Disk {
     /// `InvalidArgument` when the range does not lie in the disk, `Io`, and `Corrupt` for damaged tables and
     /// compressed clusters. The contents of `buf` are then undefined.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let image = self.image();
+        // Held all the way: nobody writes meanwhile.
+        let image = self.0.image.read().unwrap_or_else(PoisonError::into_inner);
         image.check_range(buf.len() as u64, offset)?;
         if buf.len() < PARALLEL_READ {
             return image.read_at(buf, offset);
@@ -171,6 +189,7 @@ impl Disk {
     /// # Errors
     /// `Io`, and `Limit` when the bitmaps' tables need too much memory.
     pub fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
+        self.settle()?;
         self.image().qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
     }
 
@@ -181,6 +200,7 @@ impl Disk {
     /// # Errors
     /// `BitmapNotFound`; `BitmapUnusable` for one whose contents cannot be trusted; `Io`; `Limit`.
     pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
+        self.settle()?;
         match self.image().qcow2() {
             Some(image) => bitmap::load(image, name),
             None => {
@@ -200,33 +220,28 @@ impl Disk {
     /// change was made, or that this is unknown: then the disk must be opened anew before it is changed again.
     pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
         self.refuse_busy(changes)?;
-        self.change_kept_bitmaps(changes)
+        self.writable_image()?;
+        let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_pinned()?;
+        self.change_locked(&mut image, changes)
     }
 
     /// The same for those that have kept the bitmap.
     fn change_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
         self.writable_image()?;
-        let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(top) = image.qcow2() {
-            let made = bitmap::change(top, changes);
-            // Also after a failure: structures can have moved before it, and a next change that goes by the old
-            // ones would overwrite them.
-            match image.reread() {
-                Ok(anew) => *image = Arc::new(anew),
-                Err(error) => {
-                    top.file().refuse_writes();
-                    made?;
-                    let text = "the change was made, but the image could not be read afterwards";
-                    return Err(error.within(text));
-                }
-            }
-            made?;
-        }
-        Ok(())
+        self.change_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner), changes)
+    }
+
+    fn change_locked(&self, image: &mut Arc<Image>, changes: &[BitmapChange]) -> Result<()> {
+        self.settle_locked(image)?;
+        let Some(top) = image.qcow2() else { return Ok(()) };
+        let made = bitmap::change(top, changes);
+        after_change(image, made)
     }
 
     /// The image, if its bitmaps may be changed.
     fn writable_image(&self) -> Result<Arc<Image>> {
+        self.settle()?;
         let image = self.image();
         if self.0.options.access != Access::Write {
             let text =

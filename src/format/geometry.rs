@@ -40,6 +40,11 @@ impl Geometry {
         if self.extended_l2 { self.cluster_bits - 5 } else { self.cluster_bits }
     }
 
+    /// A bit for each subcluster of a cluster: one, or 32 of them.
+    pub(crate) fn subcluster_mask(&self) -> u32 {
+        if self.extended_l2 { u32::MAX } else { 1 }
+    }
+
     /// Bytes of one L2 entry.
     pub(crate) fn l2_entry_size(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }

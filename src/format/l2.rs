@@ -89,6 +89,51 @@ impl Rules {
     }
 }
 
+/// A guest cluster in one form for both kinds of entries. Bit i of each mask stands for subcluster i; a plain
+/// cluster has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The host cluster, whether it has data or is only kept.
+    pub(crate) host: Option<u64>,
+    /// Subclusters with data at the host cluster.
+    pub(crate) data: u32,
+    /// Subclusters that read as zero.
+    pub(crate) zero: u32,
+    /// A stream instead of all that.
+    pub(crate) compressed: Option<Compressed>,
+}
+
+impl State {
+    pub(crate) fn new(cluster: Cluster, geometry: &Geometry) -> Self {
+        let all = geometry.subcluster_mask();
+        let (host, data, zero, compressed) = match cluster {
+            Cluster::Unallocated { host } => (host, 0, 0, None),
+            Cluster::Zero { host } => (host, 0, all, None),
+            Cluster::Data { host } => (Some(host), all, 0, None),
+            Cluster::Subclusters { host, allocated, zero } => (host, allocated, zero, None),
+            Cluster::Compressed(stream) => (None, 0, 0, Some(stream)),
+        };
+        State { host, data, zero, compressed }
+    }
+
+    /// The entry, with its second word if it is extended, of a cluster that is not compressed. `exclusive`: the
+    /// host cluster's refcount is exactly 1.
+    pub(crate) fn encode(&self, geometry: &Geometry, exclusive: bool) -> Vec<u8> {
+        let copied = if exclusive { COPIED } else { 0 };
+        let host = self.host.map_or(0, |host| host | copied);
+        if geometry.extended_l2 {
+            let masks = u64::from(self.zero) << 32 | u64::from(self.data);
+            return [host.to_be_bytes(), masks.to_be_bytes()].concat();
+        }
+        let entry = match (self.data, self.zero) {
+            (0, 0) => 0,
+            (0, _) => host | ZERO,
+            _ => host,
+        };
+        entry.to_be_bytes().to_vec()
+    }
+}
+
 fn decode_subclusters(host: Option<u64>, allocated: u32, zero: u32) -> Result<Cluster, &'static str> {
     if allocated & zero != 0 {
         return Err("a subcluster is both allocated and zero");
@@ -177,6 +222,23 @@ mod tests {
         assert!(rules.decode(entry, Some(0x1_0000_0001)).is_err(), "allocated and zero");
         assert!(rules.decode(0, Some(1)).is_err(), "allocated nowhere");
         assert!(rules.decode(entry | 1, Some(1)).is_err(), "zero bit");
+    }
+
+    #[test]
+    fn states_become_the_entries_that_they_came_from() {
+        let plain = [0u64, 1, 0x8000_0000_0005_0001, 0x8000_0000_0005_0000].map(|entry| (entry, None));
+        let pairs =
+            [(0, 0), (0, 3 << 32), (0x8000_0000_0005_0000, 0), (0x8000_0000_0005_0000, 0x1_0000_0002)];
+        let extended = pairs.map(|(entry, masks)| (entry, Some(masks)));
+        for (entry, masks) in plain.into_iter().chain(extended) {
+            let rules = rules(16, masks.is_some());
+            let state = State::new(rules.decode(entry, masks).unwrap(), &rules.geometry);
+            let mut bytes = entry.to_be_bytes().to_vec();
+            bytes.extend(masks.iter().flat_map(|masks| masks.to_be_bytes()));
+            assert_eq!(state.encode(&rules.geometry, true), bytes, "{entry:#x} {masks:?}");
+        }
+        let shared = State { host: Some(0x50000), data: 1, zero: 0, compressed: None };
+        assert_eq!(shared.encode(&rules(16, false).geometry, false), 0x50000u64.to_be_bytes());
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! L2 tables in memory: a small direct-mapped cache of table slices.
+//! L2 tables in memory: a small direct-mapped cache of table slices, and those that guest writes have changed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
 
 use super::budget::{Budget, Grant};
 use crate::{error::Result, format::geometry::Geometry, storage::File};
@@ -12,6 +15,8 @@ const MAX_SLICE: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct L2Cache {
     slots: Vec<Mutex<Option<Slice>>>,
+    /// By their offset, those that differ from the file. They stay until they were written.
+    changed: RwLock<BTreeMap<u64, Arc<Vec<u8>>>>,
     slice_bytes: u64,
     _grant: Grant,
 }
@@ -28,7 +33,7 @@ impl L2Cache {
         let total = (budget.limit() / 128).max(2 * slice_bytes);
         let grant = budget.grant(total, "L2 cache")?;
         let slots = (0..total / slice_bytes).map(|_| Mutex::new(None)).collect();
-        Ok(L2Cache { slots, slice_bytes, _grant: grant })
+        Ok(L2Cache { slots, changed: RwLock::default(), slice_bytes, _grant: grant })
     }
 
     /// Entries in one slice.
@@ -39,7 +44,10 @@ impl L2Cache {
     /// Slice `index` of the L2 table at `table`.
     pub(crate) fn slice(&self, file: &File, table: u64, index: u64) -> Result<Arc<Vec<u8>>> {
         let host = table + index * self.slice_bytes;
-        let slot = &self.slots[(host / self.slice_bytes % self.slots.len() as u64) as usize];
+        if let Some(bytes) = self.changed.read().unwrap_or_else(PoisonError::into_inner).get(&host) {
+            return Ok(bytes.clone());
+        }
+        let slot = self.slot(host);
         if let Some(slice) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
             && slice.host == host
         {
@@ -50,5 +58,53 @@ impl L2Cache {
         let bytes = Arc::new(bytes);
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Slice { host, bytes: bytes.clone() });
         Ok(bytes)
+    }
+
+    fn slot(&self, host: u64) -> &Mutex<Option<Slice>> {
+        &self.slots[(host / self.slice_bytes % self.slots.len() as u64) as usize]
+    }
+
+    /// Puts `bytes` at `offset` of the L2 table at `table`, in memory; they lie in one slice.
+    pub(crate) fn change(&self, file: &File, table: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+        let slice = self.slice(file, table, offset / self.slice_bytes)?;
+        let at = (offset % self.slice_bytes) as usize;
+        let host = table + offset - at as u64;
+        let mut changed = self.changed.write().unwrap_or_else(PoisonError::into_inner);
+        let slice = Arc::make_mut(changed.entry(host).or_insert(slice));
+        slice[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Makes the L2 table at `table`, which is new, a copy of the one at `old`, or all zeros. In memory.
+    pub(crate) fn add_table(&self, file: &File, table: u64, old: Option<u64>, size: u64) -> Result<()> {
+        for index in 0..size / self.slice_bytes {
+            let slice = match old {
+                Some(old) => self.slice(file, old, index)?,
+                None => Arc::new(vec![0; self.slice_bytes as usize]),
+            };
+            let host = table + index * self.slice_bytes;
+            self.changed.write().unwrap_or_else(PoisonError::into_inner).insert(host, slice);
+        }
+        Ok(())
+    }
+
+    /// The changed slices with their offsets.
+    pub(crate) fn changed(&self) -> Vec<(u64, Arc<Vec<u8>>)> {
+        let changed = self.changed.read().unwrap_or_else(PoisonError::into_inner);
+        changed.iter().map(|(host, bytes)| (*host, bytes.clone())).collect()
+    }
+
+    /// How many slices are changed.
+    pub(crate) fn changed_count(&self) -> usize {
+        self.changed.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The file has all changed slices now.
+    pub(crate) fn written(&self) {
+        for (host, bytes) in
+            std::mem::take(&mut *self.changed.write().unwrap_or_else(PoisonError::into_inner))
+        {
+            *self.slot(host).lock().unwrap_or_else(PoisonError::into_inner) = Some(Slice { host, bytes });
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An [`Image`] is a chain of layers, the top first. Everything about it is decided in two steps: first
 //! *where* a guest range is ([`Image::runs`], no data is touched), then its data is moved ([`Image::read_at`]).
-//! Nothing here writes to an image that exists; [`create`] makes new ones.
+//! [`create`] makes new images, [`edit`] changes the metadata of one that exists, [`write`] its guest data.
 
 mod budget;
 mod cache;
@@ -18,6 +18,7 @@ mod policy;
 mod qcow2;
 mod raw;
 mod read;
+mod write;
 
 use std::{path::Path, sync::Arc};
 
@@ -32,6 +33,7 @@ pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
 pub(crate) use policy::check_name;
 pub(crate) use qcow2::{Qcow2, read_table};
+pub(crate) use write::Writer;
 
 use crate::{
     error::{ErrorKind, Result},

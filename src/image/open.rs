@@ -1,7 +1,7 @@
 //! Opening a chain. The order: open, lock, read the header, check every number in it, check what the tables
 //! lie on, then the next image below. Nothing is allocated before the budget has granted it.
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc};
+use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
 
 use super::{Image, Layer, LayerKind, Qcow2, budget::Budget, policy::BackingPolicy, raw::Raw};
 use crate::{
@@ -66,7 +66,7 @@ pub enum Access {
     /// It is read.
     #[default]
     Read,
-    /// Its bitmaps may be changed too. The image is locked against everybody else.
+    /// It is written too: its data, its size, its bitmaps. The image is locked against everybody else.
     Write,
 }
 
@@ -130,7 +130,9 @@ impl Image {
     pub(crate) fn reread(&self) -> Result<Image> {
         let top = self.layers[0].reread()?;
         let mut versions = self.versions.clone();
-        versions[0].1 = top.file().version()?;
+        for (file, version) in &mut versions[..top.files().count()] {
+            *version = file.version()?;
+        }
         let mut layers = self.layers.clone();
         layers[0] = Arc::new(top);
         Ok(Image { layers, versions, storage: self.storage.clone() })
@@ -194,6 +196,29 @@ fn lock_named(storage: &dyn Storage, file: &File, lock: Lock) -> Result<()> {
     }
 }
 
+/// Opens a file that may be read for writing too; false, and it stays as it is, where that is not permitted. Its
+/// bitmaps can be changed all the same.
+fn reopen_for_writing(storage: &dyn Storage, file: &mut File) -> Result<bool> {
+    match storage.open_writable(file.path()) {
+        Ok(inner) => {
+            let writable = File::new(inner, file.path());
+            if writable.id()? != file.id()? {
+                return Err(
+                    file.error(ErrorKind::Locked, "the file was replaced while it was opened; try again")
+                );
+            }
+            *file = writable;
+            Ok(true)
+        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            Ok(false)
+        }
+        Err(e) => {
+            Err(Error::io(format!("cannot open the data file '{}' for writing", file.path().display()), e))
+        }
+    }
+}
+
 impl Layer {
     fn open(file: File, format: Format, budget: &Budget) -> Result<Layer> {
         match format {
@@ -219,18 +244,20 @@ impl Layer {
         let LayerKind::Qcow2(image) = &mut self.kind else { return Ok(()) };
         let Some(name) = image.data_file_name()? else { return Ok(()) };
         let path = image.file().path().to_owned();
-        let file = options.backing_policy.open(storage, &path, name, "data file")?;
+        let mut file = options.backing_policy.open(storage, &path, name, "data file")?;
+        let writable = options.access == Access::Write && reopen_for_writing(storage, &mut file)?;
         if file.id()? == image.file().id()? {
             let text = "the image names itself as its data file";
             return Err(image.file().error(ErrorKind::Corrupt, text));
         }
         let lock = match options.sharing {
+            Sharing::Locked if writable => Lock::Write,
             Sharing::Locked => Lock::Backing,
             Sharing::ForceShare => Lock::ForceShare,
         };
         lock_named(storage, &file, lock)?;
         versions.push((file.clone(), file.version()?));
-        image.set_data_file(file);
+        image.set_data_file(file, writable);
         Ok(())
     }
 
@@ -242,7 +269,7 @@ impl Layer {
         let budget = Budget::new(old.budget().limit());
         let mut image = Qcow2::open(old.file().clone(), &budget).map_err(|e| e.in_file(path))?;
         if let Some(file) = old.external_data_file() {
-            image.set_data_file(file.clone());
+            image.set_data_file(file.clone(), old.data_file_is_writable());
         }
         Ok(Layer { size: image.header().size, kind: LayerKind::Qcow2(Box::new(image)) })
     }

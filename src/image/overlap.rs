@@ -52,8 +52,9 @@ impl MetadataMap {
     /// Refuses an image whose metadata overlaps or is cut short by the end of the file, or whose L1 or
     /// refcount table has invalid entries.
     pub(crate) fn new(image: &Qcow2) -> Result<Self> {
-        let used = |table: &[u64]| table.iter().filter(|entry| **entry != 0).count();
-        let count = used(image.l1()) + used(image.refcount_table()) + image.snapshots().len() + 8;
+        let tables = image.l1().filter(|entry| *entry != 0).count();
+        let blocks = image.refcount_table().iter().filter(|entry| **entry != 0).count();
+        let count = tables + blocks + image.snapshots().len() + 8;
         let bytes = (count * size_of::<(Range<u64>, Owner)>()) as u64;
         let grant = image.budget().grant(bytes, "list of tables")?;
 
@@ -116,8 +117,8 @@ fn for_each_own_range(image: &Qcow2, mut see: impl FnMut(Range<u64>, Owner)) -> 
             add(offset, geometry.cluster_size(), Owner::RefcountBlock(index as u32))?;
         }
     }
-    for (index, entry) in image.l1().iter().enumerate() {
-        if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
+    for (index, entry) in image.l1().enumerate() {
+        if let Some(offset) = l1::l2_table_offset(entry, index, geometry)? {
             add(offset, geometry.cluster_size(), Owner::L2Table(index as u32))?;
         }
     }
@@ -151,11 +152,20 @@ fn for_each_snapshot_l2_table(image: &Qcow2, mut see: impl FnMut(u64)) -> Result
 }
 
 impl Qcow2 {
-    /// The host ranges of guest data, of snapshots too, that touch `within`. Reads all L2 tables.
+    /// The metadata on a host range, for a message about what lies there too.
+    pub(crate) fn describe_metadata(&self, host: &Range<u64>) -> String {
+        match self.metadata().find(host) {
+            Some(owner) => format!("on {owner}"),
+            None => "on an L2 table of a snapshot".to_owned(),
+        }
+    }
+
+    /// Hands the host ranges of guest data that touch `within` to `see`, those of snapshots too, each with the
+    /// number of references to it that one table makes. Reads all L2 tables.
     pub(crate) fn for_each_data_range(
         &self,
         within: Range<u64>,
-        mut see: impl FnMut(Range<u64>),
+        mut see: impl FnMut(Range<u64>, u32),
     ) -> Result<()> {
         if self.external_data_file_bit() {
             return Ok(());
@@ -171,8 +181,8 @@ impl Qcow2 {
             tables.push(offset);
             Ok(())
         };
-        for (index, entry) in self.l1().iter().enumerate() {
-            if let Some(offset) = l1::l2_table_offset(*entry, index, geometry)? {
+        for (index, entry) in self.l1().enumerate() {
+            if let Some(offset) = l1::l2_table_offset(entry, index, geometry)? {
                 add(&mut tables, offset)?;
             }
         }
@@ -185,16 +195,16 @@ impl Qcow2 {
         full?;
         // Snapshots share most of their tables.
         tables.sort_unstable();
-        tables.dedup();
 
         let mut bytes = vec![0; geometry.cluster_size() as usize];
-        for table in tables {
+        for alike in tables.chunk_by(|a, b| a == b) {
+            let (table, times) = (alike[0], alike.len() as u32);
             self.file().read_exact(&mut bytes, table, "L2 table")?;
             for entry in bytes.chunks_exact(geometry.l2_entry_size() as usize) {
                 let entry = entry[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
                 let host = l2::host_range(entry, geometry);
                 if host.start < within.end && host.end > within.start {
-                    see(host);
+                    see(host, times);
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::{
     prepare::{Prepared, SMALL_BATCH_BYTES},
 };
 use crate::{
-    disk::{BusyBitmap, Disk},
+    disk::{BusyBitmap, Disk, Pinned},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
     image::{
@@ -42,6 +42,8 @@ pub(crate) struct Copy {
     clear_after: Option<BusyBitmap>,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
+    /// And its source as it is.
+    _pinned: Pinned,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,8 @@ pub(crate) enum Step {
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
     pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
-        let Prepared { backup, set, clear_after, mut plan, layout, backing, record_zeros, .. } = prepared;
+        let Prepared { backup, set, clear_after, mut plan, layout, backing, record_zeros, pinned, .. } =
+            prepared;
         let source = backup.source;
         let image = source.image();
         let total = Planner::total(&image, &set, plan.cluster_size);
@@ -113,6 +116,7 @@ impl Copy {
             turned: Condvar::new(),
             clear_after,
             _backing: backing,
+            _pinned: pinned,
         })
     }
 

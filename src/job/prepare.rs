@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     bitmap::{self, DirtyBitmap},
-    disk::{BusyBitmap, Disk, DiskOptions},
+    disk::{BusyBitmap, Disk, DiskOptions, Pinned},
     error::{Error, ErrorKind, Result},
     format::{header::CompressionType, text::printable},
     image::{Access, Format, Image, Layers, Sharing, check_name, create::LayoutOptions},
@@ -46,6 +46,8 @@ pub(crate) struct Prepared {
     pub(crate) backing: Option<Disk>,
     /// Zeros must be recorded: what is left out would show what is below.
     pub(crate) record_zeros: bool,
+    /// Nobody writes the source from now on.
+    pub(crate) pinned: Pinned,
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -65,6 +67,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
     if source.options().layers == Layers::TopOnly {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
+    let pinned = source.pin()?;
     let (mut set, clear_after) = copy_set(&backup)?;
     let image = source.image();
     let own = image.qcow2().map(|top| top.geometry().cluster_size());
@@ -92,7 +95,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
     });
     let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams: copy_streams.collect() };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { storage, set, clear_after, plan, layout, backing, record_zeros, backup })
+    Ok(Prepared { storage, set, clear_after, plan, layout, backing, record_zeros, pinned, backup })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {

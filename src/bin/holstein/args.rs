@@ -1,9 +1,9 @@
 //! What several commands accept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use holstein::{BackingPolicy, Disk, DiskOptions, Format, Layers, Sharing};
+use holstein::{Access, BackingPolicy, Disk, DiskOptions, Format, Layers, Sharing};
 
 /// For whom a command writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -52,6 +52,31 @@ impl ImageArgs {
         let sharing = if self.force_share { Sharing::ForceShare } else { Sharing::Locked };
         let backing_policy = self.backing_policy.clone().unwrap_or_default();
         Disk::open(path, &DiskOptions { format, backing_policy, sharing, layers, ..DiskOptions::default() })
+    }
+}
+
+/// The image of a command that writes its disk.
+#[derive(Args)]
+pub(crate) struct WritableArgs {
+    /// The image
+    pub(crate) image: PathBuf,
+
+    /// Format of the image, never guessed [default: qcow2]
+    #[arg(short, long, value_name = "qcow2|raw")]
+    pub(crate) format: Option<Format>,
+
+    /// Which files named inside images may be opened, as for other commands [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny")]
+    pub(crate) backing_policy: Option<BackingPolicy>,
+}
+
+impl WritableArgs {
+    /// Opens the image for writing, with all of its chain.
+    pub(crate) fn open(&self) -> holstein::Result<Disk> {
+        let backing_policy = self.backing_policy.clone().unwrap_or_default();
+        let format = self.format.unwrap_or_default();
+        let options = DiskOptions { format, backing_policy, access: Access::Write, ..DiskOptions::default() };
+        Disk::open(&self.image, &options)
     }
 }
 

@@ -15,6 +15,8 @@ mod info;
 mod map;
 mod output;
 mod progress;
+mod resize;
+mod write;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,8 @@ enum Command {
     Map(map::MapArgs),
     Check(check::CheckArgs),
     Compare(compare::CompareArgs),
+    Resize(resize::ResizeArgs),
+    Write(write::WriteArgs),
     Bitmap(bitmap::BitmapArgs),
     Backup(backup::BackupArgs),
     Demo(demo::DemoArgs),
@@ -58,6 +62,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Map(args) => map::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Resize(args) => resize::run(&args),
+        Command::Write(args) => write::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Demo(args) => demo::run(&args),

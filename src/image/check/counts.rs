@@ -10,10 +10,10 @@ const WHAT: &str = "reference counts";
 /// How often each host cluster is referred to. A byte each while that is enough, then two; what is more than
 /// two bytes can tell stays at [`Counts::MOST`].
 #[derive(Debug)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     width: Width,
     budget: Budget,
-    _grant: Grant,
+    grants: Vec<Grant>,
 }
 
 #[derive(Debug)]
@@ -24,15 +24,60 @@ enum Width {
 
 impl Counts {
     /// The largest count: this many references or more.
-    pub(super) const MOST: u64 = u16::MAX as u64;
+    pub(crate) const MOST: u64 = u16::MAX as u64;
 
-    pub(super) fn new(clusters: u64, budget: &Budget) -> Result<Self> {
+    pub(crate) fn new(clusters: u64, budget: &Budget) -> Result<Self> {
         let grant = budget.grant(clusters, WHAT)?;
         let width = Width::Byte(vec![0; clusters as usize]);
-        Ok(Counts { width, budget: budget.clone(), _grant: grant })
+        Ok(Counts { width, budget: budget.clone(), grants: vec![grant] })
     }
 
-    pub(super) fn get(&self, cluster: u64) -> u64 {
+    /// How many clusters are counted.
+    pub(crate) fn len(&self) -> u64 {
+        match &self.width {
+            Width::Byte(counts) => counts.len() as u64,
+            Width::Word(counts) => counts.len() as u64,
+        }
+    }
+
+    /// Counts `clusters` clusters from now on, the new ones without references.
+    pub(crate) fn grow(&mut self, clusters: u64) -> Result<()> {
+        let more = clusters.saturating_sub(self.len());
+        let width = if matches!(self.width, Width::Byte(_)) { 1 } else { 2 };
+        self.grants.push(self.budget.grant(more * width, WHAT)?);
+        match &mut self.width {
+            Width::Byte(counts) => counts.resize(counts.len() + more as usize, 0),
+            Width::Word(counts) => counts.resize(counts.len() + more as usize, 0),
+        }
+        Ok(())
+    }
+
+    /// The first cluster from `from` on without references, be it behind those that are counted.
+    pub(crate) fn next_zero(&self, from: u64) -> u64 {
+        fn find<T: Copy + PartialEq + Default>(counts: &[T], from: usize) -> usize {
+            let rest = counts.get(from..).unwrap_or_default();
+            from + rest.iter().position(|count| *count == T::default()).unwrap_or(rest.len())
+        }
+        match &self.width {
+            Width::Byte(counts) => find(counts, from as usize) as u64,
+            Width::Word(counts) => find(counts, from as usize) as u64,
+        }
+    }
+
+    /// Takes one reference of a counted cluster away; returns how many are left.
+    pub(crate) fn subtract_one(&mut self, cluster: u64) -> u64 {
+        match &mut self.width {
+            Width::Byte(counts) => {
+                counts[cluster as usize] = counts[cluster as usize].saturating_sub(1);
+            }
+            // What is more than can be told stays so.
+            Width::Word(counts) if counts[cluster as usize] == u16::MAX => {}
+            Width::Word(counts) => counts[cluster as usize] = counts[cluster as usize].saturating_sub(1),
+        }
+        self.get(cluster)
+    }
+
+    pub(crate) fn get(&self, cluster: u64) -> u64 {
         match &self.width {
             Width::Byte(counts) => counts[cluster as usize].into(),
             Width::Word(counts) => counts[cluster as usize].into(),
@@ -40,7 +85,7 @@ impl Counts {
     }
 
     /// Adds `weight` to each of `clusters`.
-    pub(super) fn add(&mut self, clusters: Range<u64>, weight: u32) -> Result<()> {
+    pub(crate) fn add(&mut self, clusters: Range<u64>, weight: u32) -> Result<()> {
         let range = clusters.start as usize..clusters.end as usize;
         if let Width::Byte(counts) = &mut self.width {
             let part = &mut counts[range.clone()];
@@ -60,14 +105,14 @@ impl Counts {
 
     fn widen(&mut self) -> Result<()> {
         if let Width::Byte(counts) = &self.width {
-            self._grant = self.budget.grant(counts.len() as u64 * 2, WHAT)?;
+            self.grants = vec![self.budget.grant(counts.len() as u64 * 2, WHAT)?];
             self.width = Width::Word(counts.iter().map(|count| u16::from(*count)).collect());
         }
         Ok(())
     }
 
     /// Whether each of the 64 clusters from `first` on, or those of them that there are, has `count` references.
-    pub(super) fn group_is(&self, first: u64, count: u8) -> bool {
+    pub(crate) fn group_is(&self, first: u64, count: u8) -> bool {
         fn all<T: Copy + PartialEq>(counts: &[T], first: u64, count: T) -> bool {
             let first = (first as usize).min(counts.len());
             let group = &counts[first..counts.len().min(first + 64)];

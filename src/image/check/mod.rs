@@ -19,6 +19,7 @@ mod tally;
 
 use std::{path::Path, sync::Arc};
 
+pub(crate) use counts::Counts;
 pub use report::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity};
 
 use self::{

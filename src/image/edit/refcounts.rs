@@ -1,18 +1,21 @@
-//! Refcounts while they change: blocks in memory, written when the edit says so.
+//! Refcounts while they change: blocks in memory, written when the change says so.
 
 use std::collections::BTreeMap;
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::used::UsedClusters;
+use super::references::References;
 use crate::{
     error::{ErrorKind, Result},
-    format::{geometry::Geometry, refcount},
+    format::{geometry::Geometry, header::MAX_REFCOUNT_TABLE_BYTES, refcount},
     image::Qcow2,
     storage::File,
 };
 
-/// Where a refcount table that had to grow lies now.
+/// More unchanged blocks than this are not kept in memory.
+const MAX_CLEAN_BLOCKS: usize = 64;
+
+/// Where a refcount table lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewTable {
     pub(crate) offset: u64,
@@ -22,13 +25,16 @@ pub(crate) struct NewTable {
 /// The refcount table and those blocks that were looked at.
 #[derive(Debug)]
 pub(crate) struct Refcounts {
+    file: File,
     geometry: Geometry,
+    /// Where the table lies on disk.
+    place: NewTable,
     table: Vec<u64>,
     /// Entries of the table that are not on disk yet.
     new_entries: Vec<usize>,
     grown: bool,
     blocks: BTreeMap<usize, Block>,
-    /// Where the search for free clusters goes on.
+    /// No cluster before this one is free.
     cursor: u64,
 }
 
@@ -40,8 +46,14 @@ struct Block {
 
 impl Refcounts {
     pub(crate) fn new(image: &Qcow2) -> Self {
+        let header = image.header();
         Refcounts {
-            geometry: *image.geometry(),
+            file: image.file().clone(),
+            geometry: header.geometry,
+            place: NewTable {
+                offset: header.refcount_table_offset,
+                clusters: header.refcount_table_clusters.into(),
+            },
             table: image.refcount_table().to_vec(),
             new_entries: Vec::new(),
             grown: false,
@@ -50,63 +62,100 @@ impl Refcounts {
         }
     }
 
-    fn place(&self, cluster: u64) -> (usize, usize) {
+    fn index_of(&self, cluster: u64) -> (usize, usize) {
         let per_block = self.geometry.refcount_block_entries();
         ((cluster / per_block) as usize, (cluster % per_block) as usize)
     }
 
     /// The block of table entry `index`, if there is one.
-    fn block(&mut self, image: &Qcow2, index: usize) -> Result<Option<&mut Block>> {
+    fn block(&mut self, index: usize) -> Result<Option<&mut Block>> {
         if !self.blocks.contains_key(&index) {
             let entry = self.table.get(index).copied().unwrap_or(0);
             let Some(offset) = refcount::block_offset(entry, index, &self.geometry)? else { return Ok(None) };
             let mut bytes = vec![0; self.geometry.cluster_size() as usize];
-            image.file().read_exact(&mut bytes, offset, "refcount block")?;
+            self.file.read_exact(&mut bytes, offset, "refcount block")?;
+            if self.blocks.len() >= MAX_CLEAN_BLOCKS {
+                self.blocks.retain(|_, block| block.dirty);
+            }
             self.blocks.insert(index, Block { bytes, dirty: false });
         }
         Ok(self.blocks.get_mut(&index))
     }
 
-    fn get(&mut self, image: &Qcow2, cluster: u64) -> Result<u64> {
-        let (index, entry) = self.place(cluster);
+    /// The refcount of a cluster.
+    pub(crate) fn get(&mut self, cluster: u64) -> Result<u64> {
+        let (index, entry) = self.index_of(cluster);
         let order = self.geometry.refcount_order;
-        Ok(self.block(image, index)?.map_or(0, |block| refcount::get(&block.bytes, order, entry)))
+        Ok(self.block(index)?.map_or(0, |block| refcount::get(&block.bytes, order, entry)))
     }
 
-    /// Takes `count` free clusters in a row, with refcount 1 from now on, and returns their offset.
-    pub(crate) fn allocate(&mut self, image: &Qcow2, used: &mut UsedClusters, count: u64) -> Result<u64> {
-        let mut first = self.cursor;
-        let mut found = 0;
-        while found < count {
-            let cluster = first + found;
-            if used.is_free(cluster) && self.get(image, cluster)? == 0 {
-                found += 1;
-            } else {
-                first = cluster + 1;
-                found = 0;
-            }
-        }
-        if (first + count) << self.geometry.cluster_bits >> 56 != 0 {
-            return Err(image.file().error(ErrorKind::Limit, "the image has no room left"));
-        }
-        if count == 1 {
-            self.cursor = first + 1;
-        }
-        (first..first + count).for_each(|cluster| used.take(cluster));
-        for cluster in first..first + count {
-            self.set(image, used, cluster, 1)?;
-        }
-        Ok(first << self.geometry.cluster_bits)
-    }
-
-    fn set(&mut self, image: &Qcow2, used: &mut UsedClusters, cluster: u64, count: u64) -> Result<()> {
-        let (index, entry) = self.place(cluster);
+    /// Sets the refcount of a cluster that has a block.
+    pub(crate) fn lower(&mut self, cluster: u64, count: u64) -> Result<()> {
+        let (index, entry) = self.index_of(cluster);
         let order = self.geometry.refcount_order;
-        if self.block(image, index)?.is_none() {
-            self.add_block(image, used, index)?;
-        }
-        if let Some(block) = self.block(image, index)? {
+        if let Some(block) = self.block(index)? {
             refcount::set(&mut block.bytes, order, entry, count);
+            block.dirty = true;
+        }
+        if count == 0 {
+            self.cursor = self.cursor.min(cluster);
+        }
+        Ok(())
+    }
+
+    /// The first cluster from `from` on that nothing refers to and whose refcount is zero.
+    fn next_free(&mut self, references: &References, from: u64) -> Result<u64> {
+        let mut cluster = references.next_free(from);
+        while self.get(cluster)? != 0 {
+            cluster = references.next_free(cluster + 1);
+        }
+        Ok(cluster)
+    }
+
+    /// Takes up to `wanted` clusters, at least one, that follow each other; returns the first one and how many.
+    pub(crate) fn allocate(&mut self, references: &mut References, wanted: u64) -> Result<(u64, u64)> {
+        let first = self.next_free(references, self.cursor)?;
+        let mut count = 1;
+        while count < wanted && self.next_free(references, first + count)? == first + count {
+            count += 1;
+        }
+        self.take(references, first, count)?;
+        self.cursor = first + count;
+        Ok((first, count))
+    }
+
+    /// Takes `count` clusters that follow each other; returns the first one.
+    pub(crate) fn allocate_row(&mut self, references: &mut References, count: u64) -> Result<u64> {
+        let mut first = self.next_free(references, self.cursor)?;
+        let mut found = 1;
+        while found < count {
+            let next = self.next_free(references, first + found)?;
+            (first, found) = if next == first + found { (first, found + 1) } else { (next, 1) };
+        }
+        self.take(references, first, count)?;
+        Ok(first)
+    }
+
+    fn take(&mut self, references: &mut References, first: u64, count: u64) -> Result<()> {
+        if (first + count) << self.geometry.cluster_bits >> 56 != 0 {
+            return Err(self.file.error(ErrorKind::Limit, "the image has no room left"));
+        }
+        references.take(first..first + count)?;
+        for cluster in first..first + count {
+            self.set_used(references, cluster)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the refcount of a cluster that was taken to 1.
+    fn set_used(&mut self, references: &mut References, cluster: u64) -> Result<()> {
+        let (index, entry) = self.index_of(cluster);
+        let order = self.geometry.refcount_order;
+        if self.block(index)?.is_none() {
+            self.add_block(references, index)?;
+        }
+        if let Some(block) = self.block(index)? {
+            refcount::set(&mut block.bytes, order, entry, 1);
             block.dirty = true;
         }
         Ok(())
@@ -114,25 +163,22 @@ impl Refcounts {
 
     /// A block of zeros for table entry `index`, and a longer table if need be. The block is known before its
     /// own refcount is set, which it may hold itself.
-    fn add_block(&mut self, image: &Qcow2, used: &mut UsedClusters, index: usize) -> Result<()> {
+    fn add_block(&mut self, references: &mut References, index: usize) -> Result<()> {
         if index >= self.table.len() {
             self.grown = true;
             self.table.resize(index + 1, 0);
         }
-        let mut cluster = self.cursor;
-        while !used.is_free(cluster) || self.get(image, cluster)? != 0 {
-            cluster += 1;
-        }
-        used.take(cluster);
+        let cluster = self.next_free(references, self.cursor)?;
+        references.take(cluster..cluster + 1)?;
         self.table[index] = cluster << self.geometry.cluster_bits;
         self.new_entries.push(index);
         let bytes = vec![0; self.geometry.cluster_size() as usize];
         self.blocks.insert(index, Block { bytes, dirty: true });
-        self.set(image, used, cluster, 1)
+        self.set_used(references, cluster)
     }
 
     /// The place of the table if it had to grow; it is written there.
-    pub(crate) fn new_table(&mut self, image: &Qcow2, used: &mut UsedClusters) -> Result<Option<NewTable>> {
+    pub(crate) fn write_grown_table(&mut self, references: &mut References) -> Result<Option<NewTable>> {
         if !self.grown {
             return Ok(None);
         }
@@ -140,54 +186,44 @@ impl Refcounts {
         let entries = self.table.len() as u64 * 3 / 2 + 2;
         let clusters = self.geometry.clusters_for(entries * 8);
         let capacity = (clusters << self.geometry.cluster_bits) / 8;
-        let offset = self.allocate(image, used, clusters)?;
-        if self.table.len() as u64 > capacity || clusters << self.geometry.cluster_bits > (8 << 20) {
-            return Err(image.file().error(ErrorKind::Limit, "the image needs a refcount table over 8 MiB"));
+        let offset = self.allocate_row(references, clusters)? << self.geometry.cluster_bits;
+        if self.table.len() as u64 > capacity
+            || clusters << self.geometry.cluster_bits > MAX_REFCOUNT_TABLE_BYTES
+        {
+            return Err(self.file.error(ErrorKind::Limit, "the image needs a refcount table over 8 MiB"));
         }
         self.table.resize(capacity as usize, 0);
         let mut bytes = vec![0; self.table.len() * 8];
         BigEndian::write_u64_into(&self.table, &mut bytes);
-        image.file().write_all(&bytes, offset)?;
+        self.file.write_all(&bytes, offset)?;
         Ok(Some(NewTable { offset, clusters }))
     }
 
     /// Writes all changed blocks.
-    pub(crate) fn write_blocks(&mut self, file: &File) -> Result<()> {
+    pub(crate) fn write_blocks(&mut self) -> Result<()> {
         for (index, block) in self.blocks.iter_mut().filter(|(_, block)| block.dirty) {
-            file.write_all(&block.bytes, self.table[*index])?;
+            self.file.write_all(&block.bytes, self.table[*index])?;
             block.dirty = false;
         }
         Ok(())
     }
 
     /// Enters new blocks, which are durable, into a table that stays where it is. False if there are none.
-    pub(crate) fn hook_blocks(&mut self, image: &Qcow2) -> Result<bool> {
+    pub(crate) fn hook_blocks(&mut self) -> Result<bool> {
         if self.grown || self.new_entries.is_empty() {
             return Ok(false);
         }
         for index in &self.new_entries {
-            let at = image.header().refcount_table_offset + *index as u64 * 8;
-            image.file().write_all(&self.table[*index].to_be_bytes(), at)?;
+            let at = self.place.offset + *index as u64 * 8;
+            self.file.write_all(&self.table[*index].to_be_bytes(), at)?;
         }
         Ok(true)
     }
 
-    /// What was new is what there is.
-    pub(crate) fn published(&mut self) {
+    /// What was new is what there is, and durable; returns the place of the table that was replaced.
+    pub(crate) fn published(&mut self, table: Option<NewTable>) -> Option<NewTable> {
         self.new_entries.clear();
         self.grown = false;
-    }
-
-    /// Gives a cluster back whose refcount is 1.
-    pub(crate) fn release(&mut self, image: &Qcow2, offset: u64) -> Result<()> {
-        let (index, entry) = self.place(offset >> self.geometry.cluster_bits);
-        let order = self.geometry.refcount_order;
-        if let Some(block) = self.block(image, index)?
-            && refcount::get(&block.bytes, order, entry) == 1
-        {
-            refcount::set(&mut block.bytes, order, entry, 0);
-            block.dirty = true;
-        }
-        Ok(())
+        table.map(|table| std::mem::replace(&mut self.place, table))
     }
 }

@@ -72,7 +72,7 @@ impl Qcow2 {
             let coverage = geometry.l2_coverage();
             let mut index = (offset / coverage) as usize + 1;
             let last = (end.div_ceil(coverage) as usize).min(self.l1.len());
-            while index < last && self.l1[index] == 0 {
+            while index < last && self.l1_entry(index) == 0 {
                 index += 1;
             }
             return Ok((Mapping::Unallocated { host: None }, (index as u64 * coverage).min(end) - offset));
@@ -112,14 +112,17 @@ impl Qcow2 {
     fn entries_at(&self, offset: u64) -> Result<Option<(Arc<Vec<u8>>, usize)>> {
         let geometry = self.geometry();
         let index = (offset / geometry.l2_coverage()) as usize;
-        let Some(table) = l1::l2_table_offset(self.l1[index], index, geometry)? else { return Ok(None) };
+        let Some(table) = l1::l2_table_offset(self.l1_entry(index), index, geometry)? else {
+            return Ok(None);
+        };
         let entry = (offset >> geometry.cluster_bits) % geometry.l2_entries();
         let per_slice = self.cache.slice_entries(geometry);
         let slice = self.cache.slice(&self.file, table, entry / per_slice)?;
         Ok(Some((slice, (entry % per_slice) as usize)))
     }
 
-    fn decode(&self, guest: u64, entries: &[U64]) -> Result<Cluster> {
+    /// What entry of an L2 table, the one of guest offset `guest`, says.
+    pub(crate) fn decode(&self, guest: u64, entries: &[U64]) -> Result<Cluster> {
         let entry = entries.first().map_or(0, |e| e.get());
         let bitmap = self.geometry().extended_l2.then(|| entries.get(1).map_or(0, |e| e.get()));
         self.rules.decode(entry, bitmap).map_err(|problem| {

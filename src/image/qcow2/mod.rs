@@ -4,7 +4,10 @@ mod map;
 mod refcounts;
 mod tables;
 
-use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicU64};
+use std::sync::{
+    Mutex, OnceLock, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tables::{read_bitmap_directory, read_snapshots};
 pub(crate) use tables::{read_first_cluster, read_table};
@@ -32,9 +35,11 @@ use crate::{
 pub(crate) struct Qcow2 {
     file: File,
     data_file: Option<File>,
+    data_file_is_writable: bool,
     header: Header,
     rules: Rules,
-    l1: Vec<u64>,
+    /// Atomic, since guest writes hang L2 tables in while others read.
+    l1: Vec<AtomicU64>,
     refcount_table: Vec<u64>,
     snapshots: Vec<Snapshot>,
     bitmaps: Vec<bitmap::Entry>,
@@ -60,6 +65,7 @@ impl Qcow2 {
 
         let l1_bytes = u64::from(header.l1_entries) * 8;
         let l1 = read_table(&file, header.l1_offset, l1_bytes, "L1 table", budget, &mut grants)?;
+        let l1 = l1.into_iter().map(AtomicU64::new).collect();
         let table_bytes = u64::from(header.refcount_table_clusters) << geometry.cluster_bits;
         let at = header.refcount_table_offset;
         let refcount_table = read_table(&file, at, table_bytes, "refcount table", budget, &mut grants)?;
@@ -72,6 +78,7 @@ impl Qcow2 {
         let mut image = Qcow2 {
             file,
             data_file: None,
+            data_file_is_writable: false,
             header,
             rules,
             l1,
@@ -103,8 +110,23 @@ impl Qcow2 {
         &self.header.geometry
     }
 
-    pub(crate) fn l1(&self) -> &[u64] {
-        &self.l1
+    /// The entries of the L1 table.
+    pub(crate) fn l1(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.l1.iter().map(|entry| entry.load(Ordering::Acquire))
+    }
+
+    /// Entry `index` of the L1 table, which must have it.
+    pub(crate) fn l1_entry(&self, index: usize) -> u64 {
+        self.l1[index].load(Ordering::Acquire)
+    }
+
+    /// Changes an entry of the L1 table in memory.
+    pub(super) fn set_l1_entry(&self, index: usize, entry: u64) {
+        self.l1[index].store(entry, Ordering::Release);
+    }
+
+    pub(super) fn cache(&self) -> &L2Cache {
+        &self.cache
     }
 
     pub(crate) fn refcount_table(&self) -> &[u64] {
@@ -124,6 +146,10 @@ impl Qcow2 {
         &self.bitmaps
     }
 
+    pub(crate) fn metadata(&self) -> &MetadataMap {
+        &self.metadata
+    }
+
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -132,8 +158,13 @@ impl Qcow2 {
         self.data_file.as_ref()
     }
 
-    pub(crate) fn set_data_file(&mut self, file: File) {
+    pub(crate) fn set_data_file(&mut self, file: File, writable: bool) {
         self.data_file = Some(file);
+        self.data_file_is_writable = writable;
+    }
+
+    pub(crate) fn data_file_is_writable(&self) -> bool {
+        self.data_file_is_writable
     }
 
     pub(crate) fn external_data_file_bit(&self) -> bool {

@@ -1,0 +1,145 @@
+//! The host clusters of an image that is being changed: which are free, which are ours alone, and the order in
+//! which their refcounts become durable.
+
+use std::ops::Range;
+
+use super::{
+    header::{HeaderChange, NewHeader, clear_unknown_autoclear},
+    refcounts::{NewTable, Refcounts},
+    references::References,
+};
+use crate::{
+    error::{ErrorKind, Result},
+    format::{geometry::Geometry, header::incompatible},
+    image::Qcow2,
+    storage::File,
+};
+
+/// The clusters of one image. Nothing of them is given away unless both its refcount and the references that
+/// were counted are zero, and nothing is written in place unless both are one: so neither a wrong refcount nor
+/// a wrong table costs data.
+#[derive(Debug)]
+pub(crate) struct Clusters {
+    file: File,
+    geometry: Geometry,
+    references: References,
+    refcounts: Refcounts,
+    /// What has lost a reference, once the change is published.
+    released: Vec<Range<u64>>,
+    /// Unknown autoclear bits are gone from the file.
+    prepared: bool,
+    /// A cluster was given away in part: what is in memory is worth nothing any more.
+    broken: bool,
+}
+
+impl Clusters {
+    /// Begins a change. Refuses an image that cannot be trusted to say what is free.
+    pub(crate) fn begin(image: &Qcow2) -> Result<Self> {
+        image.file().ensure_writable()?;
+        let refuse = |text: &str| Err(image.file().error(ErrorKind::Corrupt, text));
+        if image.header().has(incompatible::CORRUPT) {
+            return refuse("the image is marked as corrupt; repair it first (holstein check --repair all)");
+        }
+        if image.header().has(incompatible::DIRTY) {
+            return refuse(
+                "the refcounts are marked as stale; repair the image first (holstein check --repair all)",
+            );
+        }
+        let references = References::collect(image).map_err(|e| e.in_file(image.file().path()))?;
+        Ok(Clusters {
+            file: image.file().clone(),
+            geometry: *image.geometry(),
+            references,
+            refcounts: Refcounts::new(image),
+            released: Vec::new(),
+            prepared: false,
+            broken: false,
+        })
+    }
+
+    /// What has to be durable before the first write.
+    pub(crate) fn prepare_to_write(&mut self, image: &Qcow2) -> Result<()> {
+        if !self.prepared && clear_unknown_autoclear(&self.file, image.header())? {
+            self.file.sync()?;
+        }
+        self.prepared = true;
+        Ok(())
+    }
+
+    /// Takes up to `wanted` free clusters, at least one, that follow each other; returns their range.
+    pub(crate) fn allocate(&mut self, wanted: u64) -> Result<Range<u64>> {
+        let taken = self.refcounts.allocate(&mut self.references, wanted);
+        self.broken |= taken.is_err();
+        let (first, count) = taken?;
+        let bits = self.geometry.cluster_bits;
+        Ok(first << bits..(first + count) << bits)
+    }
+
+    /// Takes `clusters` free clusters in a row, and returns their offset.
+    pub(crate) fn allocate_row(&mut self, clusters: u64) -> Result<u64> {
+        let taken = self.refcounts.allocate_row(&mut self.references, clusters);
+        self.broken |= taken.is_err();
+        Ok(taken? << self.geometry.cluster_bits)
+    }
+
+    /// Whether the cluster at `offset` has one user alone, so that this one may write it in place.
+    pub(crate) fn is_exclusive(&mut self, offset: u64) -> Result<bool> {
+        let cluster = offset >> self.geometry.cluster_bits;
+        Ok(self.references.get(cluster) == 1 && self.refcounts.get(cluster)? == 1)
+    }
+
+    /// Takes one reference from each cluster that a range touches, once the change is published.
+    pub(crate) fn release(&mut self, range: Range<u64>) {
+        self.released.push(range);
+    }
+
+    /// How many ranges wait to be given back.
+    pub(crate) fn waiting(&self) -> usize {
+        self.released.len()
+    }
+
+    /// Makes refcounts durable, and everything else that was written: what is referred to from now on is owned.
+    /// A refcount table that had to grow needs `change`, and with it the header; its old place is returned.
+    pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<NewTable>> {
+        if self.broken {
+            let text = "an earlier failure left its refcounts unknown; the image must be opened anew";
+            return Err(self.file.error(ErrorKind::Io, text));
+        }
+        let table = self.refcounts.write_grown_table(&mut self.references)?;
+        let header = match (change, table) {
+            (None, None) => None,
+            (change, refcount_table) => {
+                let change = HeaderChange { refcount_table, ..change.unwrap_or_default() };
+                Some(NewHeader::build(&self.file, image.header(), &change)?)
+            }
+        };
+        if let Some(header) = &header {
+            header.write_outside(&self.file)?;
+        }
+        self.refcounts.write_blocks()?;
+        self.file.sync()?;
+        if self.refcounts.hook_blocks()? {
+            self.file.sync()?;
+        }
+        if let Some(header) = header {
+            header.publish(&self.file)?;
+        }
+        Ok(self.refcounts.published(table))
+    }
+
+    /// Lets the refcounts of what was released go down, as the change is published. Nothing is given back that
+    /// something else refers to.
+    pub(crate) fn give_back(&mut self) -> Result<()> {
+        for range in std::mem::take(&mut self.released) {
+            let bits = self.geometry.cluster_bits;
+            for cluster in range.start >> bits..range.end.div_ceil(self.geometry.cluster_size()) {
+                let left = self.references.drop_one(cluster);
+                let refcount = self.refcounts.get(cluster)?;
+                if refcount > left {
+                    self.refcounts.lower(cluster, refcount - 1)?;
+                }
+            }
+        }
+        self.refcounts.write_blocks()
+    }
+}

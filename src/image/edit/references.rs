@@ -1,0 +1,148 @@
+//! How often each host cluster is referred to, whatever the refcounts say.
+
+use std::{collections::HashSet, ops::Range};
+
+use crate::{
+    error::{ErrorKind, Result},
+    format::{
+        bitmap::{TableEntry, decode_table_entry},
+        corrupt,
+        geometry::Geometry,
+    },
+    image::{Qcow2, check::Counts, for_each_metadata_range, read_table},
+};
+
+/// The references to each cluster of the file, and to those behind its end that are in use by now.
+#[derive(Debug)]
+pub(crate) struct References {
+    counts: Counts,
+    /// Clusters behind the end of the file that a broken bitmap refers to.
+    beyond: HashSet<u64>,
+    geometry: Geometry,
+}
+
+impl References {
+    /// Walks everything in the image. Guest data on metadata or behind the end of the file is an error; other
+    /// sharing is counted.
+    pub(crate) fn collect(image: &Qcow2) -> Result<Self> {
+        let geometry = *image.geometry();
+        let length = image.file().len()?;
+        let clusters = geometry.clusters_for(length) + 1;
+        let counts = Counts::new(clusters, image.budget())?;
+        let mut references = References { counts, beyond: HashSet::new(), geometry };
+
+        let mut metadata = vec![0u64; clusters.div_ceil(64) as usize];
+        let mut full = Ok(());
+        for_each_metadata_range(image, |range, _| {
+            for cluster in references.clusters_of(&range) {
+                if let Some(word) = metadata.get_mut((cluster / 64) as usize) {
+                    *word |= 1 << (cluster % 64);
+                }
+            }
+            full = std::mem::replace(&mut full, Ok(())).and(references.add(range, 1));
+        })?;
+        full?;
+        let lies_on_metadata = |clusters: Range<u64>| {
+            clusters
+                .into_iter()
+                .any(|c| metadata.get((c / 64) as usize).is_some_and(|w| w >> (c % 64) & 1 == 1))
+        };
+        let (mut wrong, mut full) = (None, Ok(()));
+        image.for_each_data_range(0..u64::MAX, |range, times| {
+            if range.start >= length {
+                wrong = wrong.take().or(Some((range.start, "behind the end of the file".to_owned())));
+            } else if lies_on_metadata(references.clusters_of(&range)) {
+                wrong = wrong.take().or_else(|| Some((range.start, image.describe_metadata(&range))));
+            }
+            full = std::mem::replace(&mut full, Ok(())).and(references.add(range, times));
+        })?;
+        full?;
+        if let Some((offset, place)) = wrong {
+            let text =
+                format!("guest data at {offset:#x} lies {place}; repair the image before it is changed");
+            return Err(corrupt(text));
+        }
+        references.add_bitmaps(image)?;
+        Ok(references)
+    }
+
+    /// Bitmaps that are broken themselves keep what can be read of them.
+    fn add_bitmaps(&mut self, image: &Qcow2) -> Result<()> {
+        if !image.header().bitmaps_are_current() {
+            return Ok(());
+        }
+        for entry in image.bitmaps() {
+            let bytes = u64::from(entry.table_entries) * 8;
+            let Some(end) = entry.table_offset.checked_add(bytes) else { continue };
+            self.add(entry.table_offset..end, 1)?;
+            let mut grants = Vec::new();
+            let table = read_table(
+                image.file(),
+                entry.table_offset,
+                bytes,
+                "bitmap table",
+                image.budget(),
+                &mut grants,
+            );
+            let table = match table {
+                Ok(table) => table,
+                Err(e) if e.kind() == ErrorKind::Corrupt => continue,
+                Err(e) => return Err(e),
+            };
+            for word in table {
+                if let Ok(TableEntry::Data { host }) = decode_table_entry(word, &self.geometry) {
+                    self.add(host..host.saturating_add(self.geometry.cluster_size()), 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn clusters_of(&self, range: &Range<u64>) -> Range<u64> {
+        range.start >> self.geometry.cluster_bits..range.end.div_ceil(self.geometry.cluster_size())
+    }
+
+    fn add(&mut self, range: Range<u64>, times: u32) -> Result<()> {
+        let clusters = self.clusters_of(&range);
+        let known = self.counts.len();
+        if clusters.end > known {
+            self.beyond.extend(clusters.start.max(known)..clusters.end);
+        }
+        let inside = clusters.start.min(known)..clusters.end.min(known);
+        if inside.is_empty() { Ok(()) } else { self.counts.add(inside, times) }
+    }
+
+    /// How often a cluster is referred to.
+    pub(crate) fn get(&self, cluster: u64) -> u64 {
+        if cluster < self.counts.len() {
+            return self.counts.get(cluster);
+        }
+        u64::from(self.beyond.contains(&cluster))
+    }
+
+    /// The first cluster from `from` on that nothing refers to.
+    pub(crate) fn next_free(&self, from: u64) -> u64 {
+        let mut at = self.counts.next_zero(from);
+        while self.beyond.contains(&at) {
+            at = self.counts.next_zero(at + 1);
+        }
+        at
+    }
+
+    /// Counts a reference to clusters that were free.
+    pub(crate) fn take(&mut self, clusters: Range<u64>) -> Result<()> {
+        if clusters.end > self.counts.len() {
+            self.counts.grow(clusters.end + clusters.end / 8)?;
+            let known = self.counts.len();
+            for cluster in self.beyond.extract_if(|cluster| *cluster < known).collect::<Vec<_>>() {
+                self.counts.add(cluster..cluster + 1, 1)?;
+            }
+        }
+        self.counts.add(clusters, 1)
+    }
+
+    /// Forgets one reference to a cluster; returns how many are left.
+    pub(crate) fn drop_one(&mut self, cluster: u64) -> u64 {
+        if cluster < self.counts.len() { self.counts.subtract_one(cluster) } else { self.get(cluster) }
+    }
+}
