@@ -1,44 +1,7 @@
 /* Changing bitmaps: each function, several changes as one step, what is refused, and QEMU's word on the image. */
-#include "check.h"
-
-#define KIB UINT64_C(1024)
+#include "changing.h"
 
 static const char *images, *work;
-
-/* Copies an image from the shared folder, to be changed. */
-static void copy(const char *name, const char *to)
-{
-    static char bytes[1 << 16];
-    FILE *in = fopen(path_in(images, name), "rb"), *out = fopen(path_in(work, to), "wb");
-    CHECK(in != NULL && out != NULL);
-    for (size_t length; (length = fread(bytes, 1, sizeof bytes, in)) > 0;)
-        CHECK(fwrite(bytes, 1, length, out) == length);
-    CHECK(fclose(out) == 0 && fclose(in) == 0);
-}
-
-static hol_disk *open_to_write(const char *name)
-{
-    hol_disk_options options = HOL_OPTIONS_INIT(hol_disk_options);
-    options.access = HOL_ACCESS_WRITE;
-    hol_disk *disk = NULL;
-    OK(hol_disk_open(path_in(work, name), &options, &disk));
-    return disk;
-}
-
-/* QEMU finds no fault with the image. */
-static void check_image(const char *name)
-{
-    char command[2048];
-    snprintf(command, sizeof command, "qemu-img check -q '%s'", path_in(work, name));
-    CHECK(system(command) == 0);
-}
-
-static uint64_t dirty(hol_disk *disk, const char *name)
-{
-    uint64_t bytes = UINT64_MAX;
-    OK(hol_bitmap_count(disk, name, &bytes));
-    return bytes;
-}
 
 static hol_bitmap_details about(hol_disk *disk, const char *name)
 {
@@ -59,8 +22,8 @@ static size_t number_of(hol_disk *disk)
 
 static void one_by_one(void)
 {
-    copy("disk.qcow2", "one.qcow2");
-    hol_disk *disk = open_to_write("one.qcow2");
+    copy(images, "disk.qcow2", work, "one.qcow2");
+    hol_disk *disk = open_to_write(work, "one.qcow2");
     CHECK(number_of(disk) == 1);
     /* Texts that are lent before a change stay after it. */
     hol_bitmap_details before = about(disk, "nightly");
@@ -96,13 +59,13 @@ static void one_by_one(void)
     check_same(disk, original);
     OK(hol_disk_close(original));
     OK(hol_disk_close(disk));
-    check_image("one.qcow2");
+    check_image(work, "one.qcow2");
 }
 
 static void from_another_disk(void)
 {
-    copy("disk.qcow2", "from.qcow2");
-    hol_disk *disk = open_to_write("from.qcow2"), *other = open_disk(images, "disk.qcow2");
+    copy(images, "disk.qcow2", work, "from.qcow2");
+    hol_disk *disk = open_to_write(work, "from.qcow2"), *other = open_disk(images, "disk.qcow2");
     OK(hol_bitmap_clear(disk, "nightly"));
     OK(hol_bitmap_merge_from(disk, "nightly", other, "nightly"));
     CHECK(dirty(disk, "nightly") == 192 * KIB);
@@ -112,19 +75,19 @@ static void from_another_disk(void)
     CHECK_CODE(HOL_ERR_BITMAP_UNUSABLE, "inuse.qcow2", hol_bitmap_merge_from(disk, "nightly", other, "nightly"));
     OK(hol_disk_close(other));
 
-    copy("second.qcow2", "small.qcow2");
-    other = open_to_write("small.qcow2");
+    copy(images, "second.qcow2", work, "small.qcow2");
+    other = open_to_write(work, "small.qcow2");
     OK(hol_bitmap_add(other, "small", NULL));
     CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "small", hol_bitmap_merge_from(disk, "nightly", other, "small"));
     OK(hol_disk_close(other));
     OK(hol_disk_close(disk));
-    check_image("from.qcow2");
+    check_image(work, "from.qcow2");
 }
 
 static void as_one_step(void)
 {
-    copy("disk.qcow2", "step.qcow2");
-    hol_disk *disk = open_to_write("step.qcow2"), *other = open_disk(images, "disk.qcow2");
+    copy(images, "disk.qcow2", work, "step.qcow2");
+    hol_disk *disk = open_to_write(work, "step.qcow2"), *other = open_disk(images, "disk.qcow2");
     const char *here[] = { "today" }, *there[] = { "nightly" };
     hol_bitmap_change changes[] = {
         { .kind = HOL_CHANGE_RENAME, .name = "nightly", .new_name = "today" },
@@ -151,7 +114,7 @@ static void as_one_step(void)
     CHECK(number_of(disk) == 2);
     OK(hol_disk_close(other));
     OK(hol_disk_close(disk));
-    check_image("step.qcow2");
+    check_image(work, "step.qcow2");
 }
 
 /* One change is refused, whatever is wrong with it. */
@@ -163,7 +126,7 @@ static void refuse(hol_disk *disk, int code, const char *part, hol_bitmap_change
 
 static void refusals(void)
 {
-    hol_disk *disk = open_to_write("one.qcow2");
+    hol_disk *disk = open_to_write(work, "one.qcow2");
     hol_bitmap_options options = HOL_OPTIONS_INIT(hol_bitmap_options);
     const char *sources[] = { "weekly", NULL, "absent" };
 
@@ -229,20 +192,20 @@ static void refusals(void)
 
 static void unusable(void)
 {
-    copy("inuse.qcow2", "inuse.qcow2");
-    hol_disk *disk = open_to_write("inuse.qcow2");
+    copy(images, "inuse.qcow2", work, "inuse.qcow2");
+    hol_disk *disk = open_to_write(work, "inuse.qcow2");
     CHECK_CODE(HOL_ERR_BITMAP_UNUSABLE, "nightly", hol_bitmap_clear(disk, "nightly"));
     OK(hol_bitmap_add(disk, "next", NULL));
     OK(hol_bitmap_remove(disk, "nightly"));
     CHECK(number_of(disk) == 1);
     OK(hol_disk_close(disk));
-    check_image("inuse.qcow2");
+    check_image(work, "inuse.qcow2");
 }
 
 static void after_a_backup(void)
 {
-    copy("disk.qcow2", "backed.qcow2");
-    hol_disk *disk = open_to_write("backed.qcow2");
+    copy(images, "disk.qcow2", work, "backed.qcow2");
+    hol_disk *disk = open_to_write(work, "backed.qcow2");
     CHECK(about(disk, "nightly").count == 192 * KIB);
     hol_backup_options options = HOL_OPTIONS_INIT(hol_backup_options);
     options.sync = HOL_SYNC_INCREMENTAL;
@@ -254,7 +217,7 @@ static void after_a_backup(void)
     /* What the disk tells is of now. */
     CHECK(about(disk, "nightly").count == 0 && dirty(disk, "nightly") == 0);
     OK(hol_disk_close(disk));
-    check_image("backed.qcow2");
+    check_image(work, "backed.qcow2");
 }
 
 int main(int argc, char **argv)

@@ -940,7 +940,7 @@ void hol_last_error_clear(void);
 
 /**
  * Opens the image at `path`, and what it is made of as far as the options allow, for reading; with HOL_ACCESS_WRITE the
- * image itself also for changing its bitmaps.
+ * image itself also for writing: its data, its size, its bitmaps.
  *
  * `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
  * NULL.
@@ -958,13 +958,13 @@ int hol_disk_open(const char *path,
                   struct hol_disk **disk);
 
 /**
- * Closes a disk and frees the handle, whatever is returned. NULL is allowed and does nothing. Texts that were
- * borrowed from the disk end here. Actions and running transactions that use the disk keep its files open until they
- * are freed.
+ * Closes a disk and frees the handle, whatever is returned; what was written is durable then, or the failure tells that
+ * it may not be. NULL is allowed and does nothing. Texts that were borrowed from the disk end here. Actions and
+ * running transactions that use the disk keep its files open until they are freed.
  *
- * Errors: HOL_ERR_PANIC.
+ * Errors: those of hol_disk_flush().
  *
- * Threads: any, but no other call may use the disk. Blocks: no. From callbacks: not the disk that calls back.
+ * Threads: any, but no other call may use the disk. Blocks: yes, for output of what was written. From callbacks: not the disk that calls back.
  * Since: 0.1.
  */
 int hol_disk_close(struct hol_disk *disk);
@@ -1021,6 +1021,79 @@ int hol_disk_extents(const struct hol_disk *disk,
                      uint64_t length,
                      hol_extent_cb callback,
                      void *opaque);
+
+/**
+ * Writes `length` bytes from `buffer` to the disk, from byte `offset` on. Every bitmap that records has the range,
+ * durably, before the data is written. The data is durable after hol_disk_flush(). The disk was opened with
+ * HOL_ACCESS_WRITE and all of its chain.
+ *
+ * After a failure the range holds old or new data, in any mixture; everything else is as it was.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (past the disk's end), HOL_ERR_WRONG_STATE (opened for reading or without its
+ * backing files, or a running backup reads it), HOL_ERR_UNSUPPORTED (a raw image), HOL_ERR_CORRUPT (the image cannot
+ * be trusted to say which clusters are free), HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_LIMIT, HOL_ERR_NULL,
+ * HOL_ERR_PANIC.
+ *
+ * Threads: any; calls that use the same disk wait for each other. Blocks: yes, for input and output. From callbacks:
+ * yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_write(struct hol_disk *disk,
+                   uint64_t offset,
+                   const uint8_t *buffer,
+                   size_t length);
+
+/**
+ * Makes `length` bytes of the disk from `offset` on read as zero, without storing zeros where that is possible.
+ * Otherwise as hol_disk_write().
+ *
+ * Errors: those of hol_disk_write().
+ *
+ * Threads: as hol_disk_write(). Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_write_zeroes(struct hol_disk *disk,
+                          uint64_t offset,
+                          uint64_t length);
+
+/**
+ * Gives up what `length` bytes of the disk from `offset` on hold: the clusters that they cover whole read as zero
+ * then, and their space is free for others. Where that is not possible (an image of version 2 over a backing file, a
+ * raw data file) they stay as they are. Otherwise as hol_disk_write().
+ *
+ * Errors: those of hol_disk_write().
+ *
+ * Threads: as hol_disk_write(). Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_discard(struct hol_disk *disk,
+                     uint64_t offset,
+                     uint64_t length);
+
+/**
+ * Makes everything durable that was written to the disk.
+ *
+ * Errors: HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_NULL, HOL_ERR_PANIC. After a failed flush nobody knows what is
+ * durable; where the system refused to say, every further write fails too, and the disk must be opened anew.
+ *
+ * Threads: as hol_disk_write(). Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_flush(struct hol_disk *disk);
+
+/**
+ * Changes the size of the disk to `size` bytes, a multiple of 512: durable when this returns, all of it or nothing.
+ * What lies behind a smaller size is gone, what is new reads as zero, and is dirty in every bitmap. All bitmaps are
+ * written for the new size with the same step; one that is inconsistent stays so.
+ *
+ * Errors: those of hol_disk_write(); HOL_ERR_INVALID_ARGUMENT for a size that the image or one of its bitmaps cannot
+ * have; HOL_ERR_UNSUPPORTED where version 2 of the format lacks what is needed.
+ *
+ * Threads: as hol_disk_write(). Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_resize(struct hol_disk *disk,
+                    uint64_t size);
 
 /**
  * Writes the number of persistent bitmaps of the disk's top image to `*number`, with those that cannot be used.

@@ -95,8 +95,8 @@ class Disk:
         memory_limit: int = 0,
     ) -> None:
         """Opens the image. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
-        (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". The bitmaps of
-        a writable disk can be changed, and nobody else can open its image meanwhile."""
+        (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". A writable disk
+        can be changed, its data, its size and its bitmaps, and nobody else can open its image meanwhile."""
         self._handle = c_void_p()
         options = _abi.DiskOptions(
             backing_dir=None if backing_dir is None else path_bytes(backing_dir),
@@ -156,6 +156,28 @@ class Disk:
         buffer = (c_uint8 * length).from_buffer(data) if length else (c_uint8 * 1)()
         check(lib.hol_disk_read(self.handle, offset, buffer, length))
         return bytes(data)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes to a writable disk; every bitmap that records has the range before. Durable after flush or close."""
+        data = bytes(data)
+        buffer = (c_uint8 * max(len(data), 1)).from_buffer_copy(data or b"\0")
+        check(lib.hol_disk_write(self.handle, _natural(offset), buffer, len(data)))
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Makes a part of a writable disk read as zero, without storing zeros where that is possible."""
+        check(lib.hol_disk_write_zeroes(self.handle, _natural(offset), _natural(length)))
+
+    def discard(self, offset: int, length: int) -> None:
+        """Gives up what a part of a writable disk holds: the clusters that it covers whole read as zero then."""
+        check(lib.hol_disk_discard(self.handle, _natural(offset), _natural(length)))
+
+    def flush(self) -> None:
+        """Makes everything durable that was written."""
+        check(lib.hol_disk_flush(self.handle))
+
+    def resize(self, size: int) -> None:
+        """Changes the size of a writable disk, durably; what is new reads as zero and is dirty in every bitmap."""
+        check(lib.hol_disk_resize(self.handle, _natural(size)))
 
     def extents(self, start: int = 0, length: int | None = None) -> list[Extent]:
         """How the disk is stored, in runs; all of it unless told which part. Reads no data."""
@@ -223,7 +245,8 @@ class Disk:
         return BitmapChanges(self)
 
     def close(self) -> None:
-        """Closes the disk; a second time does nothing. Transactions that use it keep what they need."""
+        """Closes the disk, with what was written durable; a second time does nothing. Transactions that use it keep what
+        they need."""
         handle, self._handle = self._handle, c_void_p()
         check(lib.hol_disk_close(handle))
 
@@ -251,6 +274,13 @@ class Disk:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             lib.hol_disk_close(self._handle)
+
+
+def _natural(number: int) -> int:
+    # ctypes would take a negative number for a huge one.
+    if number < 0:
+        raise ValueError("offset, length and size cannot be negative")
+    return number
 
 
 def _collect(call: Callable[[object], int]) -> list[Extent]:

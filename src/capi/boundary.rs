@@ -181,6 +181,19 @@ pub(super) unsafe fn buffer<'a>(
     Ok(unsafe { slice::from_raw_parts_mut(pointer, length) })
 }
 
+/// The `length` bytes behind an input pointer.
+///
+/// # Safety
+/// A pointer that is not NULL has `length` bytes behind it that nobody writes during the call.
+pub(super) unsafe fn bytes<'a>(
+    pointer: *const u8,
+    length: usize,
+    name: &'static str,
+) -> Result<&'a [u8], Failure> {
+    // SAFETY: as promised above; what is made of it is only read.
+    unsafe { buffer(pointer.cast_mut(), length, name) }.map(|bytes| &*bytes)
+}
+
 /// The text behind a pointer from C; `None` for NULL.
 ///
 /// # Safety

@@ -153,7 +153,7 @@ impl Details {
 }
 
 /// Opens the image at `path`, and what it is made of as far as the options allow, for reading; with HOL_ACCESS_WRITE the
-/// image itself also for changing its bitmaps.
+/// image itself also for writing: its data, its size, its bitmaps.
 ///
 /// `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
 /// NULL.
@@ -187,19 +187,22 @@ pub unsafe extern "C" fn hol_disk_open(
     })
 }
 
-/// Closes a disk and frees the handle, whatever is returned. NULL is allowed and does nothing. Texts that were
-/// borrowed from the disk end here. Actions and running transactions that use the disk keep its files open until they
-/// are freed.
+/// Closes a disk and frees the handle, whatever is returned; what was written is durable then, or the failure tells that
+/// it may not be. NULL is allowed and does nothing. Texts that were borrowed from the disk end here. Actions and
+/// running transactions that use the disk keep its files open until they are freed.
 ///
-/// Errors: HOL_ERR_PANIC.
+/// Errors: those of hol_disk_flush().
 ///
-/// Threads: any, but no other call may use the disk. Blocks: no. From callbacks: not the disk that calls back.
+/// Threads: any, but no other call may use the disk. Blocks: yes, for output of what was written. From callbacks: not the disk that calls back.
 /// Since: 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_disk_close(disk: *mut hol_disk) -> c_int {
     boundary(|| {
         // SAFETY: the argument is as the header asks.
-        drop(unsafe { take(disk) });
+        if let Some(handle) = unsafe { take(disk) } {
+            let hol_disk { disk, .. } = *handle;
+            disk.close()?;
+        }
         Ok(HOL_OK)
     })
 }

@@ -26,7 +26,7 @@ impl<T> Kept<T> {
     ) -> Result<Arc<T>, Failure> {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before the reading: a change in between makes the next call read again.
-        let now = Arc::downgrade(&disk.image());
+        let now = Arc::downgrade(&disk.settled_image()?);
         if let Some((_, value)) = values.last().filter(|(state, _)| state.ptr_eq(&now)) {
             return Ok(value.clone());
         }

@@ -26,3 +26,4 @@ pub mod job;
 pub mod options;
 pub mod txn;
 pub mod version;
+pub mod write;

@@ -149,6 +149,12 @@ impl Disk {
         self.settle_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The image as its file has it.
+    pub(crate) fn settled_image(&self) -> Result<Arc<Image>> {
+        self.settle()?;
+        Ok(self.image())
+    }
+
     pub(super) fn settle_locked(&self, image: &mut Arc<Image>) -> Result<()> {
         let mut writing = self.writing();
         let Some(active) = &mut *writing else { return Ok(()) };
