@@ -32,6 +32,14 @@ pub(crate) struct Clusters {
     broken: bool,
 }
 
+/// A header that is ready to be written.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    header: NewHeader,
+    /// The refcount table that it names, if that moves.
+    table: Option<NewTable>,
+}
+
 impl Clusters {
     /// Begins a change. Refuses an image that cannot be trusted to say what is free.
     pub(crate) fn begin(image: &Qcow2) -> Result<Self> {
@@ -98,33 +106,48 @@ impl Clusters {
         self.released.len()
     }
 
-    /// Makes refcounts durable, and everything else that was written: what is referred to from now on is owned.
-    /// A refcount table that had to grow needs `change`, and with it the header; its old place is returned.
-    pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<NewTable>> {
+    /// Makes refcounts durable, and everything else that was written: what will be referred to is owned. Returns
+    /// the header that decides on `change`, or on a refcount table that had to grow; `None` if nothing is to be
+    /// decided.
+    pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<Decision>> {
         if self.broken {
             let text = "an earlier failure left its refcounts unknown; the image must be opened anew";
             return Err(self.file.error(ErrorKind::Io, text));
         }
         let table = self.refcounts.write_grown_table(&mut self.references)?;
-        let header = match (change, table) {
+        let decision = match (change, table) {
             (None, None) => None,
             (change, refcount_table) => {
                 let change = HeaderChange { refcount_table, ..change.unwrap_or_default() };
-                Some(NewHeader::build(&self.file, image.header(), &change)?)
+                let header = NewHeader::build(&self.file, image.header(), &change)?;
+                Some(Decision { header, table })
             }
         };
-        if let Some(header) = &header {
-            header.write_outside(&self.file)?;
+        if let Some(decision) = &decision {
+            decision.header.write_outside(&self.file)?;
         }
         self.refcounts.write_blocks()?;
         self.file.sync()?;
         if self.refcounts.hook_blocks()? {
             self.file.sync()?;
         }
-        if let Some(header) = header {
-            header.publish(&self.file)?;
+        if table.is_none() {
+            self.refcounts.published(None);
         }
-        Ok(self.refcounts.published(table))
+        Ok(decision)
+    }
+
+    /// Writes the deciding sector, durably; returns the place of the refcount table that was replaced. On an error
+    /// nobody knows which of the two headers is there.
+    pub(crate) fn decide(&mut self, decision: &Decision) -> Result<Option<NewTable>> {
+        decision.header.publish(&self.file)?;
+        Ok(self.refcounts.published(decision.table))
+    }
+
+    /// Gives back what was taken for a change that is not made; what the change would have released stays.
+    pub(crate) fn abandon(&mut self, taken: Vec<Range<u64>>) -> Result<()> {
+        self.released = taken;
+        self.give_back()
     }
 
     /// Lets the refcounts of what was released go down, as the change is published. Nothing is given back that

@@ -22,32 +22,37 @@ mod resize;
 use std::ops::Range;
 
 pub(crate) use clusters::Clusters;
+use clusters::Decision;
 use header::NewDisk;
 pub(crate) use header::{BitmapsField, HeaderChange};
 pub(crate) use resize::check_resize;
 
 use super::Qcow2;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// A change of one image, in memory until [`Edit::commit`].
 #[derive(Debug)]
 pub(crate) struct Edit<'a> {
     image: &'a Qcow2,
     clusters: Clusters,
+    /// New clusters of this change.
+    taken: Vec<Range<u64>>,
 }
 
 impl<'a> Edit<'a> {
     /// Begins a change. Refuses an image that cannot be trusted to say what is free.
     pub(crate) fn begin(image: &'a Qcow2) -> Result<Self> {
-        Ok(Edit { image, clusters: Clusters::begin(image)? })
+        Ok(Edit { image, clusters: Clusters::begin(image)?, taken: Vec::new() })
     }
 
     /// Takes `clusters` free clusters in a row, and returns their offset.
     pub(crate) fn allocate(&mut self, clusters: u64) -> Result<u64> {
-        match clusters {
-            1 => Ok(self.clusters.allocate(1)?.start),
-            _ => self.clusters.allocate_row(clusters),
-        }
+        let offset = match clusters {
+            1 => self.clusters.allocate(1)?.start,
+            _ => self.clusters.allocate_row(clusters)?,
+        };
+        self.taken.push(offset..offset + (clusters << self.image.geometry().cluster_bits));
+        Ok(offset)
     }
 
     /// Writes into allocated clusters.
@@ -65,10 +70,42 @@ impl<'a> Edit<'a> {
     ///
     /// After a failure in the deciding moment the state is unknown: the error says so, and the image must be
     /// opened anew.
-    pub(crate) fn commit(mut self, change: HeaderChange) -> Result<()> {
-        self.clusters.prepare_to_write(self.image)?;
-        if let Some(old) = self.clusters.own(self.image, Some(change))? {
-            self.release(old.offset..old.offset + (old.clusters << self.image.geometry().cluster_bits));
+    pub(crate) fn commit(self, change: HeaderChange) -> Result<()> {
+        self.stage(change)?.publish()
+    }
+
+    /// Makes everything durable but the decision. On a failure nothing has changed.
+    pub(crate) fn stage(mut self, change: HeaderChange) -> Result<Staged> {
+        let owned = self.clusters.prepare_to_write(self.image);
+        match owned.and_then(|()| self.clusters.own(self.image, Some(change))) {
+            Ok(Some(decision)) => Ok(Staged {
+                clusters: self.clusters,
+                decision,
+                cluster_bits: self.image.geometry().cluster_bits,
+            }),
+            Ok(None) => Err(self.image.file().error(ErrorKind::Internal, "there is nothing to decide")),
+            Err(error) => {
+                // What cannot be given back leaks.
+                let _ = self.clusters.abandon(self.taken);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A change that is durable but for the one sector that decides.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    clusters: Clusters,
+    decision: Decision,
+    cluster_bits: u32,
+}
+
+impl Staged {
+    /// Decides, and gives back what the change replaced. After a failure the state is unknown, and the error says so.
+    pub(crate) fn publish(mut self) -> Result<()> {
+        if let Some(old) = self.clusters.decide(&self.decision)? {
+            self.clusters.release(old.offset..old.offset + (old.clusters << self.cluster_bits));
         }
         // What cannot be given back leaks; the change is made all the same.
         let _ = self.clusters.give_back();

@@ -137,7 +137,8 @@ impl Writer {
 
     /// Makes the refcounts of new clusters durable, and what was written into them.
     pub(crate) fn own(&mut self, top: &Qcow2) -> Result<()> {
-        if let Some(old) = self.clusters.own(top, None)? {
+        let Some(decision) = self.clusters.own(top, None)? else { return Ok(()) };
+        if let Some(old) = self.clusters.decide(&decision)? {
             self.retired.push(old.offset..old.offset + (old.clusters << top.geometry().cluster_bits));
         }
         Ok(())
