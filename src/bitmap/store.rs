@@ -18,7 +18,7 @@ use crate::{
     },
     image::{
         Qcow2,
-        edit::{BitmapsField, Edit, HeaderChange},
+        edit::{BitmapsField, Edit, HeaderChange, Staged},
     },
 };
 
@@ -45,6 +45,30 @@ fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
 pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     let slots = draft(image, changes)?;
     if changes.is_empty() { Ok(()) } else { store(image, &slots) }
+}
+
+/// The same, but for the decision.
+pub(crate) fn stage(image: &Qcow2, changes: &[BitmapChange]) -> Result<Staged> {
+    let slots = draft(image, changes)?;
+    let (edit, change) = begin_store(image, &slots)?;
+    edit.stage(change)
+}
+
+/// Where the directory of an image's bitmaps lies; 0 if there is none.
+pub(crate) fn directory_offset(image: &Qcow2) -> u64 {
+    image.header().extensions.bitmaps.as_ref().map_or(0, |bitmaps| bitmaps.directory_offset.get())
+}
+
+/// Marks the bitmaps that record as inconsistent, unless their directory lies elsewhere than at `before`: then whoever
+/// wrote has stored them. False if there are none.
+pub(crate) fn give_up_unless_moved(image: &Qcow2, before: u64) -> Result<bool> {
+    let mut slots = Draft::new(image).slots;
+    let recording: Vec<_> = slots.iter_mut().filter(|slot| recording(image, &slot.entry)).collect();
+    if recording.is_empty() || directory_offset(image) != before {
+        return Ok(false);
+    }
+    recording.into_iter().for_each(|slot| slot.entry.in_use = true);
+    store(image, &slots).map(|()| true)
 }
 
 /// Marks bitmaps as inconsistent that should record what is written from now on but cannot be trusted; false if
@@ -107,9 +131,14 @@ fn is_trusted(loaded: Result<DirtyBitmap>) -> Result<bool> {
 }
 
 fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
+    let (edit, change) = begin_store(image, slots)?;
+    edit.commit(change)
+}
+
+fn begin_store<'a>(image: &'a Qcow2, slots: &[Slot]) -> Result<(Edit<'a>, HeaderChange)> {
     let mut edit = Edit::begin(image)?;
     let bitmaps = Some(write_all(image, &mut edit, slots)?);
-    edit.commit(HeaderChange { bitmaps, ..HeaderChange::default() })
+    Ok((edit, HeaderChange { bitmaps, ..HeaderChange::default() }))
 }
 
 /// Writes new contents and a new directory, and releases what they replace.

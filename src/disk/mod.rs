@@ -3,6 +3,7 @@
 mod busy;
 mod pool;
 mod resize;
+mod staged;
 mod write;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 pub(crate) use busy::BusyBitmap;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
+pub(crate) use staged::{StagedBitmaps, Switch, Switched, switch};
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
 

@@ -1,6 +1,7 @@
 //! The operating system's files.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
@@ -48,6 +49,10 @@ impl Storage for HostStorage {
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         fs::File::open(folder)?.sync_all()
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
     }
 
     fn status(&self, path: &Path) -> io::Result<FileStatus> {

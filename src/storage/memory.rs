@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     hash::{DefaultHasher, Hash, Hasher},
     io,
     path::{Component, Path, PathBuf},
@@ -105,6 +106,12 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        let names = self.names();
+        let inside = names.keys().filter(|name| folder_of(name) == folder);
+        Ok(inside.filter_map(|name| name.file_name()).map(OsString::from).collect())
+    }
+
     fn status(&self, path: &Path) -> io::Result<FileStatus> {
         if let Ok(file) = self.find(path) {
             return Ok(FileStatus { id: file.id()?, kind: FileKind::Regular });
@@ -117,6 +124,14 @@ impl Storage for MemoryStorage {
         is_folder
             .then_some(FileStatus { id, kind: FileKind::Other })
             .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// The folder that a name lies in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 

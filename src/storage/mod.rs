@@ -12,7 +12,7 @@ mod memory;
 pub mod simulated;
 mod sys;
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{ffi::OsString, fmt, io, path::Path, sync::Arc};
 
 pub(crate) use file::File;
 pub use host::HostStorage;
@@ -45,6 +45,9 @@ pub trait Storage: fmt::Debug + Send + Sync {
 
     /// Makes the names in `folder` durable.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// The names in a folder, in no particular order.
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>>;
 
     /// What a path leads to, symbolic links followed.
     fn status(&self, path: &Path) -> io::Result<FileStatus>;

@@ -6,6 +6,7 @@
 //! temporary files at worst, or, in the moment of the renames, some of the targets.
 
 mod events;
+mod journal;
 mod run;
 
 use std::{os::fd::BorrowedFd, sync::Arc, thread::JoinHandle, time::Duration};

@@ -40,6 +40,12 @@ pub(crate) struct Decision {
     table: Option<NewTable>,
 }
 
+impl Decision {
+    pub(crate) fn sector(&self) -> &[u8] {
+        self.header.sector()
+    }
+}
+
 impl Clusters {
     /// Begins a change. Refuses an image that cannot be trusted to say what is free.
     pub(crate) fn begin(image: &Qcow2) -> Result<Self> {

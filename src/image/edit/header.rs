@@ -118,6 +118,11 @@ impl NewHeader {
         }
     }
 
+    /// The bytes that decide.
+    pub(crate) fn sector(&self) -> &[u8] {
+        &self.sector
+    }
+
     /// Decides. On an error nobody knows which of the two headers is there.
     pub(crate) fn publish(&self, file: &File) -> Result<()> {
         let unknown = |e: Error| {

@@ -80,6 +80,7 @@ impl<'a> Edit<'a> {
         match owned.and_then(|()| self.clusters.own(self.image, Some(change))) {
             Ok(Some(decision)) => Ok(Staged {
                 clusters: self.clusters,
+                taken: self.taken,
                 decision,
                 cluster_bits: self.image.geometry().cluster_bits,
             }),
@@ -97,6 +98,7 @@ impl<'a> Edit<'a> {
 #[derive(Debug)]
 pub(crate) struct Staged {
     clusters: Clusters,
+    taken: Vec<Range<u64>>,
     decision: Decision,
     cluster_bits: u32,
 }
@@ -110,5 +112,15 @@ impl Staged {
         // What cannot be given back leaks; the change is made all the same.
         let _ = self.clusters.give_back();
         Ok(())
+    }
+
+    /// The first bytes of the file as the decision writes them.
+    pub(crate) fn sector(&self) -> &[u8] {
+        self.decision.sector()
+    }
+
+    /// Gives back what was taken for the change, which is not made.
+    pub(crate) fn abandon(mut self) -> Result<()> {
+        self.clusters.abandon(self.taken)
     }
 }

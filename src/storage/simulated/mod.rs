@@ -18,6 +18,7 @@ mod state;
 mod tree;
 
 use std::{
+    ffi::OsString,
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -247,6 +248,17 @@ impl Storage for SimulatedStorage {
             return Err(errno(libc::ENOENT));
         }
         state.perform(Operation::SyncFolder { folder })
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        let folder = normal(folder);
+        let mut state = self.0.state();
+        state.faults.meet(OperationKind::Status)?;
+        if !state.tree.is_folder(&folder) {
+            return Err(errno(libc::ENOENT));
+        }
+        let inside = state.tree.names().filter(|(name, _)| parent(name) == folder);
+        Ok(inside.filter_map(|(name, _)| name.file_name()).map(OsString::from).collect())
     }
 
     fn status(&self, path: &Path) -> io::Result<FileStatus> {

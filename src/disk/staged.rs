@@ -1,0 +1,146 @@
+//! Changes of a disk's bitmaps that are durable but for the one sector that decides: a transaction over several
+//! disks decides on all of them together.
+
+use std::{
+    path::{Path, PathBuf, absolute},
+    sync::{Arc, PoisonError},
+};
+
+use super::{Disk, write::after_change};
+use crate::{
+    bitmap::{self, BitmapChange},
+    error::{Error, ErrorKind, Result},
+    image::{Access, ImageOptions, Layers, edit::Staged},
+    storage::{File, FileVersion, Lock, Storage},
+};
+
+/// A staged change; dropped undecided, it is taken back.
+#[derive(Debug)]
+pub(crate) struct StagedBitmaps {
+    disk: Disk,
+    staged: Option<Staged>,
+}
+
+/// What tells later whether an image is still as it was staged, and what then remains to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Switch {
+    /// Absolute.
+    pub(crate) path: PathBuf,
+    pub(crate) inode: u64,
+    pub(crate) version: FileVersion,
+    /// Where the directory of its bitmaps lies by the old sector; 0 if there is none.
+    pub(crate) directory: u64,
+    pub(crate) old_sector: Vec<u8>,
+    pub(crate) new_sector: Vec<u8>,
+}
+
+/// What recovery found an image to be, and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Switched {
+    /// It was as staged, and has its new sector now.
+    Now,
+    /// It had its new sector already.
+    Before,
+    /// Somebody wrote it since, and kept its bitmaps up to date or gave them up: they stay.
+    Left,
+    /// Somebody wrote it since without recording that: its bitmaps are inconsistent now.
+    GivenUp,
+}
+
+impl Disk {
+    /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else may change the
+    /// image: the disk is pinned.
+    pub(crate) fn stage_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<StagedBitmaps> {
+        self.writable_image()?;
+        let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        self.settle_locked(&mut image)?;
+        let top = super::write::top(&image)?;
+        let staged = bitmap::stage(top, changes)?;
+        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged) })
+    }
+}
+
+impl StagedBitmaps {
+    /// For the journal.
+    pub(crate) fn switch(&self) -> Result<Switch> {
+        let image = self.disk.image();
+        let top = super::write::top(&image)?;
+        let (file, directory) = (top.file(), bitmap::directory_offset(top));
+        let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
+        let mut old_sector = vec![0; new_sector.len()];
+        file.read_exact(&mut old_sector, 0, "header")?;
+        let path = absolute(file.path())
+            .map_err(|e| Error::io(format!("cannot name '{}' in full", file.path().display()), e))?;
+        let (inode, version) = (file.id()?.inode, file.version()?);
+        Ok(Switch { path, inode, version, directory, old_sector, new_sector })
+    }
+
+    /// Decides. After a failure it is unknown which of the two states the image is in.
+    pub(crate) fn publish(mut self) -> Result<()> {
+        let Some(staged) = self.staged.take() else { return Ok(()) };
+        let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        let made = staged.publish();
+        after_change(&mut image, made)
+    }
+
+    /// For messages.
+    pub(crate) fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// Forgets the change without taking it back: who decides on it is not known any more.
+    pub(crate) fn leave(mut self) {
+        self.staged = None;
+        if let Some(top) = self.disk.image().qcow2() {
+            top.file().refuse_writes();
+        }
+    }
+}
+
+impl Drop for StagedBitmaps {
+    fn drop(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+            // What cannot be given back leaks.
+            let _ = after_change(&mut image, staged.abandon());
+        }
+    }
+}
+
+/// Carries out what was decided for an image whose transaction died, unless somebody has written it since.
+pub(crate) fn switch(storage: &Arc<dyn Storage>, wanted: &Switch) -> Result<Switched> {
+    let path = &wanted.path;
+    let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let file = File::new(storage.open_writable(path).map_err(context)?, path);
+    file.lock(Lock::Write)?;
+    let mut sector = vec![0; wanted.new_sector.len()];
+    let read = file.read_up_to(&mut sector, 0)?;
+    if file.id()?.inode != wanted.inode || read < sector.len() {
+        return Err(file.error(ErrorKind::NotFound, "another file has taken this name"));
+    }
+    if sector == wanted.new_sector {
+        // It may not have been durable.
+        file.sync()?;
+        return Ok(Switched::Before);
+    }
+    if sector == wanted.old_sector && file.version()? == wanted.version {
+        file.write_all(&wanted.new_sector, 0)?;
+        file.sync()?;
+        return Ok(Switched::Now);
+    }
+    drop(file);
+    give_up(storage, wanted)
+}
+
+/// A stranger has written the image. One who knows bitmaps has stored them anew, or left them marked as in use; one who
+/// does not has cleared the image's bit for them. Where neither is so, writes are missing in them.
+fn give_up(storage: &Arc<dyn Storage>, wanted: &Switch) -> Result<Switched> {
+    let options =
+        ImageOptions { access: Access::Write, layers: Layers::TopOnly, ..ImageOptions::default() };
+    let disk = Disk::open_in(storage.clone(), &wanted.path, &options)?;
+    let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+    let given_up = bitmap::give_up_unless_moved(super::write::top(&image)?, wanted.directory);
+    let found = given_up.as_ref().is_ok_and(|found| *found);
+    after_change(&mut image, given_up.map(drop))?;
+    Ok(if found { Switched::GivenUp } else { Switched::Left })
+}

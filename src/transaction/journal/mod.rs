@@ -1,0 +1,120 @@
+//! The journal of a transaction: one file that decides for all of its targets and sources together.
+//!
+//! The protocol, its order of writes, and what each crash leaves are in `docs/commit.md`.
+
+mod record;
+mod recover;
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    path::{Path, PathBuf, absolute},
+    sync::Arc,
+};
+
+use record::{ALIGNMENT, Begun, Block, Decided, TargetRecord};
+pub use recover::{Recovery, RecoveryItem, RecoveryKind};
+pub(crate) use recover::{recover, recover_quietly};
+
+use crate::{
+    disk::Switch,
+    error::{Error, ErrorKind, Result},
+    storage::{File, Lock, Storage},
+};
+
+/// What the name of a journal begins and ends with.
+const PREFIX: &str = ".holstein-";
+const SUFFIX: &str = ".journal";
+
+/// The journal of a transaction at work. Its file is locked, so nobody takes it for that of one that died.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    storage: Arc<dyn Storage>,
+    file: File,
+    folder: PathBuf,
+    path: PathBuf,
+    /// Where the decision goes.
+    second: u64,
+}
+
+/// A target that shall get its name.
+#[derive(Debug)]
+pub(crate) struct TargetSwitch {
+    pub(crate) temporary: PathBuf,
+    pub(crate) path: PathBuf,
+    pub(crate) inode: u64,
+    pub(crate) replaced: Option<u64>,
+}
+
+impl Journal {
+    /// Begins a journal in `folder`, which is durable before this returns: the files that are made from now on under
+    /// `temporaries` are found, and removed, if the transaction dies.
+    pub(crate) fn begin(storage: Arc<dyn Storage>, folder: &Path, temporaries: &[PathBuf]) -> Result<Self> {
+        let context = |e| Error::io(format!("cannot create the journal in '{}'", folder.display()), e);
+        let number = RandomState::new().build_hasher().finish();
+        let path = folder.join(format!("{PREFIX}{number:016x}{SUFFIX}"));
+        let file = File::new(storage.create(&path).map_err(context)?, &path);
+        let begun = Begun { temporaries: temporaries.iter().map(|path| in_full(path)).collect::<Result<_>>()? };
+        let bytes = begun.encode();
+        let second = (bytes.len() as u64).next_multiple_of(ALIGNMENT);
+        let journal = Journal { storage, file, folder: folder.to_owned(), path, second };
+        let written = journal
+            .file
+            .lock(Lock::Write)
+            .and_then(|()| journal.file.write_all(&bytes, 0))
+            .and_then(|()| journal.file.sync())
+            .and_then(|()| journal.sync_folder());
+        match written {
+            Ok(()) => Ok(journal),
+            Err(error) => {
+                let _ = journal.forget();
+                Err(error)
+            }
+        }
+    }
+
+    /// Decides, durably. On an error nobody knows whether the decision is there: [`Journal::revoke`] it.
+    pub(crate) fn decide(&self, targets: &[TargetSwitch], sources: Vec<Switch>) -> Result<()> {
+        let target = |target: &TargetSwitch| {
+            Ok(TargetRecord {
+                temporary: in_full(&target.temporary)?,
+                path: in_full(&target.path)?,
+                inode: target.inode,
+                replaced: target.replaced,
+            })
+        };
+        let targets = targets.iter().map(target).collect::<Result<_>>()?;
+        self.file.write_all(&Decided { targets, sources }.encode(), self.second)?;
+        self.file.sync()
+    }
+
+    /// Removes the journal: what it says is done, or shall not be done. Durable when this returns.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let context = || format!("cannot remove the journal '{}'", self.path.display());
+        self.storage.unlink(&self.path).map_err(|e| Error::io(context(), e))?;
+        self.sync_folder()
+    }
+
+    fn sync_folder(&self) -> Result<()> {
+        let context = || format!("cannot make the folder '{}' durable", self.folder.display());
+        self.storage.sync_folder(&self.folder).map_err(|e| Error::io(context(), e))
+    }
+
+    /// For messages.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// A path that means the same whatever the current folder is.
+fn in_full(path: &Path) -> Result<PathBuf> {
+    absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
+}
+
+/// The parent of a path, for names alone the current folder.
+fn folder_of(path: &Path) -> Result<&Path> {
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(folder) => Ok(folder),
+        None => Err(Error::new(ErrorKind::InvalidArgument, format!("'{}' is no file's path", path.display()))),
+    }
+}

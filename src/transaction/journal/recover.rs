@@ -1,0 +1,260 @@
+//! What is done about transactions that died: a decision that is whole is carried out, anything else is taken back.
+//!
+//! Each step can be repeated, and is done in the order that the transaction itself keeps: names, folders durable,
+//! images, files that were replaced, the journal. So a crash in here leaves what the next recovery finishes.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    PREFIX, SUFFIX, folder_of,
+    record::{ALIGNMENT, Begun, Block, Decided, LARGEST, TargetRecord},
+};
+use crate::{
+    disk::{Switched, switch},
+    error::{Error, ErrorKind, Result},
+    storage::{File, Lock, RenameRule, Storage},
+};
+
+/// What recovery found in a journal folder, and did about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Each thing that was looked at, in order.
+    pub items: Vec<RecoveryItem>,
+}
+
+/// One thing that recovery found or did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryItem {
+    /// What became of it.
+    pub kind: RecoveryKind,
+    /// The file it is about.
+    pub path: PathBuf,
+    /// The reason, where there is more to say than the kind does; else empty.
+    pub reason: String,
+}
+
+/// What became of one file of a transaction that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RecoveryKind {
+    /// A temporary file of a transaction that was never decided was removed.
+    TemporaryRemoved,
+    /// A target got its name.
+    TargetPublished,
+    /// A target had its name already.
+    TargetWasPublished,
+    /// A target is not there any more, or its name is taken: the bitmaps of its transaction stay dirty.
+    TargetMissing,
+    /// The bitmaps of an image are as the transaction makes them.
+    BitmapsChanged,
+    /// They were so already.
+    BitmapsWereChanged,
+    /// The bitmaps stay as they are, dirtier than they could be.
+    BitmapsLeft,
+    /// Somebody wrote to an image without recording it in its bitmaps: they are inconsistent now, and the next backup
+    /// is a full one.
+    BitmapsGivenUp,
+    /// Something cannot be finished now; the journal stays for the next recovery.
+    Unfinished,
+    /// The transaction is at work: nothing was touched.
+    AtWork,
+}
+
+/// Finishes or takes back every transaction that died and has its journal in `folder`. Doing it again changes nothing.
+pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Recovery> {
+    let names = storage
+        .list(folder)
+        .map_err(|e| Error::io(format!("cannot look into the journal folder '{}'", folder.display()), e))?;
+    let is_journal = |name: &&std::ffi::OsString| {
+        name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+    };
+    let mut recovery = Recovery::default();
+    let sorted: BTreeSet<_> = names.iter().filter(is_journal).collect();
+    for name in sorted {
+        let path = folder.join(name);
+        Dead { storage, items: &mut recovery.items }.recover(&path)?;
+    }
+    Ok(recovery)
+}
+
+/// The same before a transaction: what cannot be recovered is no reason not to begin another.
+pub(crate) fn recover_quietly(storage: &Arc<dyn Storage>, folder: &Path) {
+    let _ = recover(storage, folder);
+}
+
+/// The transaction of one journal.
+struct Dead<'a> {
+    storage: &'a Arc<dyn Storage>,
+    items: &'a mut Vec<RecoveryItem>,
+}
+
+impl Dead<'_> {
+    fn tell(&mut self, kind: RecoveryKind, path: &Path, reason: impl ToString) {
+        self.items.push(RecoveryItem { kind, path: path.to_owned(), reason: reason.to_string() });
+    }
+
+    fn recover(&mut self, path: &Path) -> Result<()> {
+        let file = match self.storage.open_writable(path) {
+            Ok(file) => File::new(file, path),
+            // Its owner has just finished.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(format!("cannot open the journal '{}'", path.display()), e)),
+        };
+        match file.lock(Lock::Write) {
+            Err(e) if e.kind() == ErrorKind::Locked => {
+                self.tell(RecoveryKind::AtWork, path, "");
+                return Ok(());
+            }
+            other => other?,
+        }
+        let bytes = read_all(&file)?;
+        let (begun, length) = Begun::decode(&bytes).unwrap_or_default();
+        let second = length.next_multiple_of(ALIGNMENT as usize);
+        let decided = bytes.get(second..).and_then(Decided::decode);
+        let finished = match decided {
+            Some((decided, _)) if length > 0 => self.roll_forward(path, &decided)?,
+            _ => {
+                self.take_back(&begun)?;
+                true
+            }
+        };
+        if finished {
+            self.forget(path)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing was decided: the temporary files go.
+    fn take_back(&mut self, begun: &Begun) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for path in &begun.temporaries {
+            if self.remove(path)? {
+                self.tell(RecoveryKind::TemporaryRemoved, path, "");
+                folders.insert(folder_of(path)?);
+            }
+        }
+        folders.into_iter().try_for_each(|folder| self.sync_folder(folder))
+    }
+
+    /// Carries out what was decided; false if something has to wait.
+    fn roll_forward(&mut self, journal: &Path, decided: &Decided) -> Result<bool> {
+        let mut complete = true;
+        for target in &decided.targets {
+            complete &= self.publish(target)?;
+        }
+        let folders: BTreeSet<&Path> =
+            decided.targets.iter().map(|target| folder_of(&target.path)).collect::<Result<_>>()?;
+        for folder in &folders {
+            if self.storage.status(folder).is_ok() {
+                self.sync_folder(folder)?;
+            }
+        }
+        let mut finished = true;
+        for source in &decided.sources {
+            finished &= self.switch(source, complete, journal);
+        }
+        if !finished {
+            return Ok(false);
+        }
+        let mut removed = false;
+        for target in &decided.targets {
+            removed |= self.remove(&target.temporary)?;
+        }
+        if removed {
+            folders.iter().try_for_each(|folder| self.sync_folder(folder))?;
+        }
+        Ok(true)
+    }
+
+    /// Lets a target have its name; false if there is no such target any more.
+    fn publish(&mut self, target: &TargetRecord) -> Result<bool> {
+        let inode = |path: &Path| match self.storage.entry(path) {
+            Ok(status) => Ok(Some(status.id.inode)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot look at '{}'", path.display()), e)),
+        };
+        let (there, temporary) = (inode(&target.path)?, inode(&target.temporary)?);
+        if there == Some(target.inode) {
+            self.tell(RecoveryKind::TargetWasPublished, &target.path, "");
+            return Ok(true);
+        }
+        let rule = match there {
+            _ if temporary != Some(target.inode) => {
+                self.tell(RecoveryKind::TargetMissing, &target.path, "it was moved or removed");
+                return Ok(false);
+            }
+            None => RenameRule::NoReplace,
+            Some(_) if there == target.replaced => RenameRule::Exchange,
+            Some(_) => {
+                self.tell(RecoveryKind::TargetMissing, &target.path, "another file has taken its name");
+                return Ok(false);
+            }
+        };
+        self.storage.rename(&target.temporary, &target.path, rule).map_err(|e| {
+            Error::io(format!("cannot rename the finished target to '{}'", target.path.display()), e)
+        })?;
+        self.tell(RecoveryKind::TargetPublished, &target.path, "");
+        Ok(true)
+    }
+
+    /// Switches one image; false if that has to wait.
+    fn switch(&mut self, source: &crate::disk::Switch, complete: bool, journal: &Path) -> bool {
+        let path = &source.path;
+        if !complete {
+            self.tell(RecoveryKind::BitmapsLeft, path, "a target of the transaction is missing");
+            return true;
+        }
+        match switch(self.storage, source) {
+            Ok(Switched::Now) => self.tell(RecoveryKind::BitmapsChanged, path, ""),
+            Ok(Switched::Before) => self.tell(RecoveryKind::BitmapsWereChanged, path, ""),
+            Ok(Switched::Left) => self.tell(RecoveryKind::BitmapsLeft, path, "it was written since"),
+            Ok(Switched::GivenUp) => {
+                let reason = "it was written since by a program that did not record it";
+                self.tell(RecoveryKind::BitmapsGivenUp, path, reason);
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.tell(RecoveryKind::BitmapsLeft, path, e);
+            }
+            Err(e) => {
+                let reason = format!("{e}; the journal '{}' stays", journal.display());
+                self.tell(RecoveryKind::Unfinished, path, reason);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn remove(&self, path: &Path) -> Result<bool> {
+        match self.storage.unlink(path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io(format!("cannot remove '{}'", path.display()), e)),
+        }
+    }
+
+    fn forget(&self, path: &Path) -> Result<()> {
+        self.remove(path)?;
+        self.sync_folder(folder_of(path)?)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        let context = || format!("cannot make the folder '{}' durable", folder.display());
+        self.storage.sync_folder(folder).map_err(|e| Error::io(context(), e))
+    }
+}
+
+fn read_all(file: &File) -> Result<Vec<u8>> {
+    let length = file.len()?;
+    if length > 2 * LARGEST {
+        return Err(file.error(ErrorKind::Corrupt, format!("a journal of {length} bytes is none")));
+    }
+    let mut bytes = vec![0; length as usize];
+    let got = file.read_up_to(&mut bytes, 0)?;
+    bytes.truncate(got);
+    Ok(bytes)
+}
