@@ -89,6 +89,18 @@ impl Error {
         if self.context.contains(&shown) { self } else { self.within(shown) }
     }
 
+    /// The same error with more to say at the end of its own text.
+    #[must_use]
+    pub(crate) fn and_also(mut self, text: impl fmt::Display) -> Self {
+        // The operating system's word would come last otherwise.
+        if let Some(source) = &self.source {
+            self.context = format!("{}: {source}", self.context);
+        }
+        self.context = format!("{}; {text}", self.context);
+        self.source = None;
+        self
+    }
+
     /// The same error with `prefix: ` before its text.
     #[must_use]
     pub fn within(mut self, prefix: impl fmt::Display) -> Self {

@@ -36,4 +36,7 @@ pub use job::{
     SyncMode, ZeroDetection,
 };
 pub use storage::FileKind;
-pub use transaction::{CompletionMode, Event, EventKind, RunningTransaction, Transaction};
+pub use transaction::{
+    CompletionMode, Event, EventKind, Recovery, RecoveryItem, RecoveryKind, RunningTransaction, Transaction,
+    recover, recover_in,
+};

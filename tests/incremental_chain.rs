@@ -147,7 +147,7 @@ fn modes_that_mean_nothing_are_refused() {
         ("sync=full,bitmap=nightly,bitmap-mode=never", "no use"),
         ("sync=top,bitmap=nightly", "no use"),
         ("sync=incremental,bitmap=nightly,bitmap-mode=never", "incremental"),
-        ("sync=bitmap,bitmap=nightly,bitmap-mode=always", "always"),
+        ("sync=incremental,bitmap=nightly,bitmap-mode=always", "incremental"),
         ("sync=incremental,bitmap=absent", "absent"),
     ] {
         let output = night.backup(&[&format!("source=a.qcow2,target=x.qcow2,{options}")]);

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use super::Disk;
 use crate::{
-    bitmap::{self, BitmapChange},
+    bitmap::{self, BitmapChange, DirtyBitmap, MergeSource},
     error::{Error, ErrorKind, Result},
     format::text::printable,
 };
@@ -51,9 +51,29 @@ impl Disk {
 }
 
 impl BusyBitmap {
-    /// Makes the bitmap clean, durably.
-    pub(crate) fn clear(&self) -> Result<()> {
-        self.disk.change_kept_bitmaps(&[BitmapChange::Clear { name: self.name.clone() }])
+    /// Its disk.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The changes that make it clean.
+    pub(crate) fn clear(&self) -> Vec<BitmapChange> {
+        vec![BitmapChange::Clear { name: self.name.clone() }]
+    }
+
+    /// The changes that make it dirty where `dirty` is, and nowhere else.
+    pub(crate) fn replace(&self, dirty: DirtyBitmap) -> Vec<BitmapChange> {
+        let merge =
+            BitmapChange::Merge { name: self.name.clone(), sources: vec![MergeSource::Loaded(dirty)] };
+        [self.clear(), vec![merge]].concat()
+    }
+
+    /// A clean bitmap of its disk with its granularity.
+    pub(crate) fn emptied(&self) -> DirtyBitmap {
+        let image = self.disk.image();
+        let entry = image.qcow2().and_then(|top| top.bitmaps().iter().find(|entry| entry.name == self.name));
+        let bits = entry.map_or(16, |entry| entry.granularity_bits);
+        DirtyBitmap::clean(self.name.clone(), bits, image.size())
     }
 
     /// For messages.

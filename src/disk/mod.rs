@@ -225,20 +225,15 @@ impl Disk {
         self.writable_image()?;
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
-        self.change_locked(&mut image, changes)
-    }
-
-    /// The same for those that have kept the bitmap.
-    fn change_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
-        self.writable_image()?;
-        self.change_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner), changes)
-    }
-
-    fn change_locked(&self, image: &mut Arc<Image>, changes: &[BitmapChange]) -> Result<()> {
-        self.settle_locked(image)?;
+        self.settle_locked(&mut image)?;
         let Some(top) = image.qcow2() else { return Ok(()) };
         let made = bitmap::change(top, changes);
-        after_change(image, made)
+        after_change(&mut image, made)
+    }
+
+    /// Whether two handles are of the same open disk.
+    pub(crate) fn is_same(&self, other: &Disk) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The image, if its bitmaps may be changed.

@@ -107,37 +107,81 @@ impl Drop for StagedBitmaps {
     }
 }
 
-/// Carries out what was decided for an image whose transaction died, unless somebody has written it since.
-pub(crate) fn switch(storage: &Arc<dyn Storage>, wanted: &Switch) -> Result<Switched> {
+/// Carries out what was decided for an image whose transaction died, unless somebody has written it since. An image that
+/// is open for writing in `held` is locked against everybody else, us included, and is written through that.
+pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch) -> Result<Switched> {
     let path = &wanted.path;
+    let status =
+        storage.status(path).map_err(|e| Error::io(format!("cannot look at '{}'", path.display()), e))?;
+    if status.id.inode != wanted.inode {
+        let text = format!("another file has taken the name '{}'", path.display());
+        return Err(Error::new(ErrorKind::NotFound, text));
+    }
+    for disk in held.iter().filter(|disk| disk.0.options.access == Access::Write) {
+        if disk.image().layers()[0].file().id()? == status.id {
+            return switch_open(disk, wanted);
+        }
+    }
+    // Whatever else is wrong with the image: the sector comes first.
     let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
     let file = File::new(storage.open_writable(path).map_err(context)?, path);
     file.lock(Lock::Write)?;
+    match compare(&file, wanted)? {
+        Found::New => Ok(Switched::Before),
+        Found::Old => write_sector(&file, wanted),
+        Found::Other => {
+            drop(file);
+            let options =
+                ImageOptions { access: Access::Write, layers: Layers::TopOnly, ..ImageOptions::default() };
+            give_up(&Disk::open_in(storage.clone(), path, &options)?, wanted)
+        }
+    }
+}
+
+fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
+    disk.settle()?;
+    let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+    let file = image.layers()[0].file().clone();
+    let switched = match compare(&file, wanted)? {
+        Found::New => return Ok(Switched::Before),
+        Found::Old => write_sector(&file, wanted),
+        Found::Other => {
+            drop(image);
+            return give_up(disk, wanted);
+        }
+    };
+    let made = after_change(&mut image, switched.as_ref().map(drop).map_err(Error::clone));
+    made.and(switched)
+}
+
+/// What an image is now, compared with how it was staged.
+enum Found {
+    Old,
+    New,
+    Other,
+}
+
+fn compare(file: &File, wanted: &Switch) -> Result<Found> {
     let mut sector = vec![0; wanted.new_sector.len()];
     let read = file.read_up_to(&mut sector, 0)?;
-    if file.id()?.inode != wanted.inode || read < sector.len() {
-        return Err(file.error(ErrorKind::NotFound, "another file has taken this name"));
-    }
-    if sector == wanted.new_sector {
+    if read == sector.len() && sector == wanted.new_sector {
         // It may not have been durable.
         file.sync()?;
-        return Ok(Switched::Before);
+        return Ok(Found::New);
     }
-    if sector == wanted.old_sector && file.version()? == wanted.version {
-        file.write_all(&wanted.new_sector, 0)?;
-        file.sync()?;
-        return Ok(Switched::Now);
-    }
-    drop(file);
-    give_up(storage, wanted)
+    let same = sector == wanted.old_sector && file.version()? == wanted.version;
+    Ok(if same { Found::Old } else { Found::Other })
+}
+
+fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {
+    file.write_all(&wanted.new_sector, 0)?;
+    file.sync()?;
+    Ok(Switched::Now)
 }
 
 /// A stranger has written the image. One who knows bitmaps has stored them anew, or left them marked as in use; one who
 /// does not has cleared the image's bit for them. Where neither is so, writes are missing in them.
-fn give_up(storage: &Arc<dyn Storage>, wanted: &Switch) -> Result<Switched> {
-    let options =
-        ImageOptions { access: Access::Write, layers: Layers::TopOnly, ..ImageOptions::default() };
-    let disk = Disk::open_in(storage.clone(), &wanted.path, &options)?;
+fn give_up(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let given_up = bitmap::give_up_unless_moved(super::write::top(&image)?, wanted.directory);
     let found = given_up.as_ref().is_ok_and(|found| *found);

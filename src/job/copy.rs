@@ -11,9 +11,10 @@ use super::{
     Compression, Job, JobReport, ZeroDetection,
     encoders::Encoders,
     plan::{Batch, Piece, PieceKind, Planner},
-    prepare::{Prepared, SMALL_BATCH_BYTES},
+    prepare::{KeptBitmap, Prepared, SMALL_BATCH_BYTES},
 };
 use crate::{
+    bitmap::BitmapChange,
     disk::{BusyBitmap, Disk, Pinned},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
@@ -32,6 +33,8 @@ pub(crate) struct Copy {
     target: Target,
     job: Job,
     cluster_size: usize,
+    /// Whether several threads write the target at once.
+    in_parallel: bool,
     /// Of a compressing copy.
     encoders: Option<Encoders>,
     zero_detection: ZeroDetection,
@@ -39,7 +42,9 @@ pub(crate) struct Copy {
     planner: Mutex<Planning>,
     turn: Mutex<Turn>,
     turned: Condvar,
-    clear_after: Option<BusyBitmap>,
+    /// The bitmap that changes when the target is there.
+    bitmap: Option<KeptBitmap>,
+    source: Disk,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
     /// And its source as it is.
@@ -58,6 +63,12 @@ struct Planning {
 struct Turn {
     next: u64,
     stopped: bool,
+    /// Up to this guest offset everything is in the target.
+    done_to: u64,
+    /// A write of the target failed, or it is being finished: what it holds is no longer a part that can be kept.
+    spoilt: bool,
+    /// The target is complete.
+    finished: bool,
 }
 
 /// What a thread keeps from batch to batch.
@@ -82,8 +93,7 @@ pub(crate) enum Step {
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
     pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
-        let Prepared { backup, set, clear_after, mut plan, layout, backing, record_zeros, pinned, .. } =
-            prepared;
+        let Prepared { backup, set, bitmap, mut plan, layout, backing, record_zeros, pinned, .. } = prepared;
         let source = backup.source;
         let image = source.image();
         let total = Planner::total(&image, &set, plan.cluster_size);
@@ -94,6 +104,7 @@ impl Copy {
         if target.writes_in_parallel() {
             plan.batch_bytes = SMALL_BATCH_BYTES;
         }
+        let always = bitmap.as_ref().is_some_and(|bitmap| bitmap.always);
         let encoders = match backup.options.compression {
             Compression::None => None,
             Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),
@@ -102,7 +113,6 @@ impl Copy {
         Ok(Copy {
             job: Job::new(index, source.path(), &backup.target, total),
             image,
-            target,
             cluster_size: plan.cluster_size as usize,
             encoders,
             zero_detection: backup.options.zero_detection,
@@ -112,17 +122,52 @@ impl Copy {
                 in_flight: 0,
                 exhausted: false,
             }),
-            turn: Mutex::new(Turn { next: 0, stopped: false }),
+            turn: Mutex::new(Turn { next: 0, stopped: false, done_to: 0, spoilt: false, finished: false }),
             turned: Condvar::new(),
-            clear_after,
+            // What may have to be kept is written in turn, so that it ends somewhere.
+            in_parallel: target.writes_in_parallel() && !always,
+            bitmap,
+            source,
+            target,
             _backing: backing,
             _pinned: pinned,
         })
     }
 
-    /// The bitmap that becomes clean when the target is there.
-    pub(crate) fn clear_after(&self) -> Option<&BusyBitmap> {
-        self.clear_after.as_ref()
+    /// The disk that is copied.
+    pub(crate) fn source(&self) -> &Disk {
+        &self.source
+    }
+
+    /// The bitmap that changes when the target is there.
+    pub(crate) fn bitmap(&self) -> Option<&BusyBitmap> {
+        self.bitmap.as_ref().map(|bitmap| &bitmap.busy)
+    }
+
+    /// How that bitmap changes: all of it becomes clean, or with a part of the target up to guest offset `kept` it has
+    /// what is not in there.
+    pub(crate) fn bitmap_changes(&self, kept: Option<u64>) -> Result<Vec<BitmapChange>> {
+        let Some(KeptBitmap { busy, .. }) = &self.bitmap else { return Ok(Vec::new()) };
+        let Some(kept) = kept else { return Ok(busy.clear()) };
+        let mut rest = busy.emptied();
+        self.planning().planner.set().add_rest(&self.image, kept, &mut rest)?;
+        Ok(busy.replace(rest))
+    }
+
+    /// After an early end, when all threads have left: completes the target with what is in it already, if the bitmap's
+    /// mode asks for that. Returns how far it goes, or `None` if there is nothing to keep.
+    pub(crate) fn finish_part(&self) -> Result<Option<u64>> {
+        let Turn { done_to, spoilt, finished, .. } = *self.turn();
+        let wanted = self.bitmap.as_ref().is_some_and(|bitmap| bitmap.always);
+        if wanted && finished {
+            return Ok(Some(self.image.size()));
+        }
+        if !wanted || spoilt || done_to == 0 {
+            return Ok(None);
+        }
+        self.image.ensure_unchanged()?;
+        self.target.finish()?;
+        Ok(Some(done_to))
     }
 
     pub(crate) fn job(&self) -> &Job {
@@ -154,8 +199,10 @@ impl Copy {
             planning.exhausted && planning.in_flight == 0
         };
         if last {
+            self.turn().spoilt = true;
             self.image.ensure_unchanged()?;
             self.target.finish()?;
+            self.turn().finished = true;
         }
         guard.done();
         Ok(if last { Step::Finished } else { Step::Copied })
@@ -171,7 +218,12 @@ impl Copy {
             // An empty batch at the end makes somebody the last one, also where there is nothing to copy.
             None => {
                 planning.exhausted = true;
-                Batch { sequence: planning.planner.batches(), pieces: Vec::new(), span: 0 }
+                Batch {
+                    sequence: planning.planner.batches(),
+                    pieces: Vec::new(),
+                    span: 0,
+                    end: self.image.size(),
+                }
             }
         };
         planning.in_flight += 1;
@@ -197,15 +249,14 @@ impl Copy {
             items.retain(|item| item.content != Content::Zero);
         }
         let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
-        let together = self.target.writes_in_parallel();
-        let extents = self.in_turn(batch.sequence, || {
+        let extents = self.in_turn(&batch, || {
             let extents = self.target.place(&items)?;
-            if !together {
+            if !self.in_parallel {
                 self.target.write(&extents, buffer)?;
             }
             Ok(extents)
         })?;
-        if together {
+        if self.in_parallel {
             self.target.write(&extents, buffer)?;
         }
         report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
@@ -313,17 +364,23 @@ impl Copy {
     }
 
     /// Runs `write` when all batches before this one have had their turn.
-    fn in_turn<T>(&self, sequence: u64, write: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn in_turn<T>(&self, batch: &Batch, write: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut turn = self.turn();
-        while turn.next != sequence && !turn.stopped {
+        while turn.next != batch.sequence && !turn.stopped {
             turn = self.turned.wait(turn).unwrap_or_else(PoisonError::into_inner);
         }
         if turn.stopped {
             return Err(cancelled());
         }
+        // Until it has gone well; also a panic leaves it so.
+        turn.spoilt = true;
         drop(turn);
         let written = write()?;
-        self.turn().next += 1;
+        let mut turn = self.turn();
+        turn.next += 1;
+        turn.done_to = batch.end;
+        turn.spoilt = false;
+        drop(turn);
         self.turned.notify_all();
         Ok(written)
     }

@@ -15,6 +15,6 @@ pub(crate) use copy::{Copy, Scratch, Step, cancelled};
 pub use options::{
     Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, SyncMode, ZeroDetection,
 };
-pub(crate) use prepare::{check_together, prepare};
+pub(crate) use prepare::{check_group, check_together, prepare};
 pub use status::{Job, JobReport, JobStatus, Progress};
-pub(crate) use target::TargetFile;
+pub(crate) use target::{TargetFile, folder_of};

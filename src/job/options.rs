@@ -19,6 +19,8 @@ pub enum SyncMode {
     Bitmap,
     /// The same as `Bitmap`, with the bitmap mode fixed.
     Incremental,
+    /// Nothing: of a disk at rest the target is an empty image over its backing file.
+    None,
 }
 
 /// What becomes of the bitmap afterwards.
@@ -28,7 +30,8 @@ pub enum BitmapMode {
     OnSuccess,
     /// Left as it is.
     Never,
-    /// Cleared of all that was copied, also if the backup fails. Not supported yet.
+    /// Cleared of all that was copied, also if the backup fails or is cancelled: the target is kept then, as a partial
+    /// increment, and the bitmap holds the rest. Not for several backups as a group, which is all or none.
     Always,
 }
 
@@ -127,7 +130,8 @@ impl FromStr for SyncMode {
             "top" => Ok(SyncMode::Top),
             "bitmap" => Ok(SyncMode::Bitmap),
             "incremental" => Ok(SyncMode::Incremental),
-            _ => Err(unknown("sync mode", text, "full, top, bitmap or incremental")),
+            "none" => Ok(SyncMode::None),
+            _ => Err(unknown("sync mode", text, "full, top, bitmap, incremental or none")),
         }
     }
 }
@@ -139,6 +143,7 @@ impl fmt::Display for SyncMode {
             SyncMode::Top => "top",
             SyncMode::Bitmap => "bitmap",
             SyncMode::Incremental => "incremental",
+            SyncMode::None => "none",
         })
     }
 }

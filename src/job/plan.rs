@@ -22,6 +22,31 @@ pub(crate) enum CopySet {
     Top,
     /// What a bitmap says.
     Dirty(DirtyBitmap),
+    /// None of it.
+    Nothing,
+}
+
+impl CopySet {
+    /// Makes everything of the set dirty in `bitmap` that lies behind guest offset `from`.
+    pub(crate) fn add_rest(&self, image: &Image, from: u64, bitmap: &mut DirtyBitmap) -> Result<()> {
+        match self {
+            CopySet::All => bitmap.add(from..image.size()),
+            CopySet::Top => {
+                for run in image.runs(from..image.size()) {
+                    let run = run?;
+                    if run.depth == 0 && run.present() {
+                        bitmap.add(run.start..run.end());
+                    }
+                }
+            }
+            CopySet::Dirty(dirty) => dirty
+                .extents()
+                .filter(|extent| extent.end > from)
+                .for_each(|extent| bitmap.add(extent.start.max(from)..extent.end)),
+            CopySet::Nothing => {}
+        }
+        Ok(())
+    }
 }
 
 /// How the source is cut up.
@@ -44,6 +69,8 @@ pub(crate) struct Batch {
     pub(crate) pieces: Vec<Piece>,
     /// Bytes of the disk that are dealt with by it.
     pub(crate) span: u64,
+    /// With it, everything of the copy set is dealt with up to this guest offset.
+    pub(crate) end: u64,
 }
 
 /// Some target clusters that are alike.
@@ -95,15 +122,18 @@ impl Planner {
     /// Bytes of the disk that the batches will span together.
     pub(crate) fn total(image: &Image, set: &CopySet, cluster_size: u64) -> u64 {
         let mut total = 0;
-        if let CopySet::Dirty(bitmap) = set {
-            let mut at = 0;
-            while let Some(range) = next_dirty(bitmap, at, cluster_size, image.size()) {
-                total += range.end - range.start;
-                at = range.end;
+        match set {
+            CopySet::All | CopySet::Top => total = image.size(),
+            CopySet::Nothing => {}
+            CopySet::Dirty(bitmap) => {
+                let mut at = 0;
+                while let Some(range) = next_dirty(bitmap, at, cluster_size, image.size()) {
+                    total += range.end - range.start;
+                    at = range.end;
+                }
             }
-            return total;
         }
-        image.size()
+        total
     }
 
     /// The next batch; `None` when everything has been planned.
@@ -113,7 +143,7 @@ impl Planner {
             if self.region.is_none() {
                 self.region = self.next_region(image)?;
                 // Of an implicit set, what lies between regions has been dealt with too.
-                if !matches!(self.set, CopySet::Dirty(_)) {
+                if matches!(self.set, CopySet::All | CopySet::Top) {
                     let next = self.region.as_ref().map_or(image.size(), |region| region.at);
                     span += next - self.at;
                     self.at = next;
@@ -137,7 +167,12 @@ impl Planner {
             return Ok(None);
         }
         self.sequence += 1;
-        Ok(Some(Batch { sequence: self.sequence - 1, pieces, span }))
+        Ok(Some(Batch { sequence: self.sequence - 1, pieces, span, end: self.at }))
+    }
+
+    /// What is copied.
+    pub(crate) fn set(&self) -> &CopySet {
+        &self.set
     }
 
     /// How many batches there have been.
@@ -152,6 +187,7 @@ impl Planner {
             CopySet::All => (self.at < size).then_some(self.at..size),
             CopySet::Dirty(bitmap) => next_dirty(bitmap, self.at, cluster_size, size),
             CopySet::Top => self.next_in_top(image, size)?,
+            CopySet::Nothing => None,
         };
         Ok(range.map(|range| Region {
             at: range.start,

@@ -37,8 +37,8 @@ pub(crate) struct Prepared {
     pub(crate) backup: Backup,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) set: CopySet,
-    /// The bitmap that becomes clean when the target is there.
-    pub(crate) clear_after: Option<BusyBitmap>,
+    /// The bitmap that changes when the target is there.
+    pub(crate) bitmap: Option<KeptBitmap>,
     pub(crate) plan: PlanOptions,
     /// Of a qcow2 target.
     pub(crate) layout: Option<LayoutOptions>,
@@ -48,6 +48,14 @@ pub(crate) struct Prepared {
     pub(crate) record_zeros: bool,
     /// Nobody writes the source from now on.
     pub(crate) pinned: Pinned,
+}
+
+/// The bitmap of a backup that changes it.
+#[derive(Debug)]
+pub(crate) struct KeptBitmap {
+    pub(crate) busy: BusyBitmap,
+    /// It also changes when the backup ends early: the target is kept, and the bitmap has the rest.
+    pub(crate) always: bool,
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -68,7 +76,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
     let pinned = source.pin()?;
-    let (mut set, clear_after) = copy_set(&backup)?;
+    let (mut set, bitmap) = copy_set(&backup)?;
     let image = source.image();
     let own = image.qcow2().map(|top| top.geometry().cluster_size());
     let cluster_size = backup.options.cluster_size.or(own).unwrap_or(DEFAULT_CLUSTER_SIZE);
@@ -95,7 +103,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
     });
     let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams: copy_streams.collect() };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { storage, set, clear_after, plan, layout, backing, record_zeros, pinned, backup })
+    Ok(Prepared { storage, set, bitmap, plan, layout, backing, record_zeros, pinned, backup })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {
@@ -107,28 +115,33 @@ fn stream_kind(compression: Compression) -> Option<CompressionType> {
 }
 
 /// What to copy, and what becomes of the bitmap afterwards, from the sync mode, the bitmap and its mode.
-fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
+fn copy_set(backup: &Backup) -> Result<(CopySet, Option<KeptBitmap>)> {
     let BackupOptions { sync, bitmap, bitmap_mode, .. } = &backup.options;
     let sync = sync.unwrap_or(if bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
+    if sync == SyncMode::None && backup.options.backing.is_none() {
+        return Err(invalid(
+            "sync mode none copies nothing, so that all of the target would read as zero; give it a backing file",
+        ));
+    }
     let Some(name) = bitmap else {
         return match sync {
             _ if bitmap_mode.is_some() => Err(invalid("a bitmap mode was given without a bitmap")),
             SyncMode::Full => Ok((CopySet::All, None)),
             SyncMode::Top => Ok((CopySet::Top, None)),
+            SyncMode::None => Ok((CopySet::Nothing, None)),
             _ => Err(invalid(format!("sync mode {sync} needs the name of a bitmap"))),
         };
     };
     let mode = match (sync, bitmap_mode) {
-        (_, Some(BitmapMode::Always)) => {
-            let text = "bitmap mode always is not supported in this version; use on-success or never";
-            return Err(Error::new(ErrorKind::Unsupported, text));
+        (SyncMode::None, _) => {
+            return Err(invalid("sync mode none copies nothing, so that a bitmap has no use with it"));
         }
-        (SyncMode::Incremental, Some(BitmapMode::Never)) => {
+        (SyncMode::Incremental, Some(BitmapMode::Never | BitmapMode::Always)) => {
             return Err(invalid("sync mode incremental has bitmap mode on-success; use sync mode bitmap"));
         }
         (SyncMode::Full | SyncMode::Top, None | Some(BitmapMode::Never)) => {
             return Err(invalid(format!(
-                "a bitmap has no use with sync mode {sync} unless its mode is on-success"
+                "a bitmap has no use with sync mode {sync} unless its mode is on-success or always"
             )));
         }
         (SyncMode::Incremental, None) => BitmapMode::OnSuccess,
@@ -137,6 +150,7 @@ fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
     let set = match sync {
         SyncMode::Full => CopySet::All,
         SyncMode::Top => CopySet::Top,
+        SyncMode::None => CopySet::Nothing,
         SyncMode::Bitmap | SyncMode::Incremental => {
             let bitmap = backup.source.bitmap(name)?;
             if let Some(image) = backup.source.image().qcow2() {
@@ -145,8 +159,23 @@ fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
             CopySet::Dirty(bitmap)
         }
     };
-    let kept = (mode == BitmapMode::OnSuccess).then(|| backup.source.keep_bitmap(name)).transpose()?;
-    Ok((set, kept))
+    if mode == BitmapMode::Never {
+        return Ok((set, None));
+    }
+    let busy = backup.source.keep_bitmap(name)?;
+    Ok((set, Some(KeptBitmap { busy, always: mode == BitmapMode::Always })))
+}
+
+/// Refuses what contradicts that several backups are all or none.
+pub(crate) fn check_group(list: &[Prepared]) -> Result<()> {
+    match list.iter().find(|prepared| prepared.bitmap.as_ref().is_some_and(|bitmap| bitmap.always)) {
+        Some(prepared) if list.len() > 1 => Err(invalid(format!(
+            "the backup to '{}' has bitmap mode always, which keeps what an unfinished backup has; a group of backups is \
+             all or none: use individual completion, or mode on-success",
+            prepared.backup.target.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Makes dirty what reads as zero in the source but not in the image below the target. Such a place has

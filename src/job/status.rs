@@ -43,6 +43,9 @@ pub struct JobReport {
     pub zero_bytes: u64,
     /// Bytes of the target that the data takes, compressed or not.
     pub stored_bytes: u64,
+    /// Of a backup with bitmap mode always that ended early, and whose target was kept: up to this offset the target has
+    /// all that it was to have, and the bitmap has the rest.
+    pub kept_bytes: Option<u64>,
 }
 
 /// A handle of a job, valid for as long as one likes. Every method may be called from any thread.
@@ -67,6 +70,7 @@ struct Shared {
 struct State {
     status: JobStatus,
     error: Option<Error>,
+    kept: Option<u64>,
 }
 
 impl Job {
@@ -81,7 +85,7 @@ impl Job {
             zero: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
-            state: Mutex::new(State { status: JobStatus::Created, error: None }),
+            state: Mutex::new(State { status: JobStatus::Created, error: None, kept: None }),
         }))
     }
 
@@ -122,6 +126,7 @@ impl Job {
             data_bytes: self.0.data.load(Ordering::Relaxed),
             zero_bytes: self.0.zero.load(Ordering::Relaxed),
             stored_bytes: self.0.stored.load(Ordering::Relaxed),
+            kept_bytes: self.state().kept,
         }
     }
 
@@ -146,6 +151,15 @@ impl Job {
             Some(first) if first.kind() != ErrorKind::Cancelled => {}
             _ => state.error = Some(error),
         }
+    }
+
+    /// Remembers how far a target goes that is kept though the job failed, and says so.
+    pub(crate) fn keep(&self, bytes: u64) {
+        let mut state = self.state();
+        state.kept = Some(bytes);
+        let text =
+            format!("what was copied is kept in '{}', and the bitmap has the rest", self.0.target.display());
+        state.error = state.error.take().map(|error| error.and_also(text));
     }
 
     pub(crate) fn advance(&self, guest: u64, report: JobReport) {

@@ -41,25 +41,27 @@ enum State {
 }
 
 impl TargetFile {
+    /// A name for the temporary file of a target, which nobody else uses.
+    pub(crate) fn temporary_name(path: &Path) -> PathBuf {
+        // The hasher's keys are random, and differ for each one that is made.
+        let number = RandomState::new().build_hasher().finish();
+        folder_of(path).join(format!(".holstein-{number:016x}.tmp"))
+    }
+
     /// Creates the temporary file, locked against everybody else.
-    pub(crate) fn create(storage: Arc<dyn Storage>, path: &Path, existing: Existing) -> Result<Self> {
-        let folder = folder_of(path);
+    pub(crate) fn create(
+        storage: Arc<dyn Storage>,
+        path: &Path,
+        temporary: PathBuf,
+        existing: Existing,
+    ) -> Result<Self> {
         let replaced = match existing {
             Existing::Overwrite if storage.entry(path).is_ok() => Some(lock_existing(&*storage, path)?),
             _ => None,
         };
-        let (inner, temporary) = loop {
-            // The hasher's keys are random, and differ for each one that is made.
-            let number = RandomState::new().build_hasher().finish();
-            let temporary = folder.join(format!(".holstein-{number:016x}.tmp"));
-            match storage.create(&temporary) {
-                Ok(inner) => break (inner, temporary),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => {
-                    return Err(Error::io(format!("cannot create the target '{}'", path.display()), e));
-                }
-            }
-        };
+        let inner = storage
+            .create(&temporary)
+            .map_err(|e| Error::io(format!("cannot create the target '{}'", path.display()), e))?;
         // Messages name the file by the name that people know.
         let file = File::new(inner, path);
         let state = State::Temporary;
@@ -70,6 +72,11 @@ impl TargetFile {
 
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The final name.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Gives the file its final name. The name is durable after [`TargetFile::sync_folder`]; until
@@ -92,6 +99,34 @@ impl TargetFile {
         })?;
         self.state = state;
         Ok(())
+    }
+
+    /// Takes the final name back: the file has its temporary name, and what was there before its own.
+    pub(crate) fn withdraw(&mut self) -> Result<()> {
+        let (from, to, rule) = match self.state {
+            State::Published => (&self.path, &self.temporary, RenameRule::NoReplace),
+            State::Exchanged => (&self.temporary, &self.path, RenameRule::Exchange),
+            State::Temporary | State::Settled => return Ok(()),
+        };
+        let context = || format!("cannot take back the name '{}'", self.path.display());
+        self.storage.rename(from, to, rule).map_err(|e| Error::io(context(), e))?;
+        self.state = State::Temporary;
+        Ok(())
+    }
+
+    /// Leaves everything as it is, for a recovery to finish.
+    pub(crate) fn leave(mut self) {
+        self.state = State::Settled;
+    }
+
+    /// The name of the file before it is published, and of the file that it replaces afterwards.
+    pub(crate) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// The file that it replaces.
+    pub(crate) fn replaced(&self) -> Option<&File> {
+        self.replaced.as_ref()
     }
 
     /// Makes the names in the target's folder durable.

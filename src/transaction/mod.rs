@@ -1,22 +1,32 @@
 //! All or none: several backups that succeed or fail together.
 //!
-//! Starting a transaction checks everything that can be checked, then creates each target under a temporary
-//! name. All disks are copied by one pool of threads, in turns. When every target is complete and durable they
-//! are renamed one after the other; if one rename fails, those before it are taken back. A crash leaves
-//! temporary files at worst, or, in the moment of the renames, some of the targets.
+//! Starting a transaction checks everything that can be checked, begins a journal, then creates each target under a
+//! temporary name. All disks are copied by one pool of threads, in turns. When every target is complete and durable,
+//! and every bitmap's new state too, one record in the journal decides; then the targets get their names and the
+//! bitmaps change. What a crash interrupts a recovery finishes, or takes back.
 
+mod commit;
 mod events;
 mod journal;
 mod run;
 
-use std::{os::fd::BorrowedFd, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 pub use events::{Event, EventKind};
+use journal::Journal;
+pub use journal::{Recovery, RecoveryItem, RecoveryKind};
 use run::{Run, Work};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    job::{Backup, Copy, Job, TargetFile, check_together, prepare},
+    job::{Backup, Copy, Job, TargetFile, check_group, check_together, folder_of, prepare},
+    storage::{HostStorage, Storage},
 };
 
 /// What the failure of one backup means for the others.
@@ -34,6 +44,7 @@ pub enum CompletionMode {
 pub struct Transaction {
     backups: Vec<Backup>,
     completion: CompletionMode,
+    journal: Option<PathBuf>,
 }
 
 impl Transaction {
@@ -45,6 +56,12 @@ impl Transaction {
     /// Sets what a failure means for the others.
     pub fn set_completion(&mut self, mode: CompletionMode) {
         self.completion = mode;
+    }
+
+    /// Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
+    /// first target. [`recover`] finishes there what a crash interrupted.
+    pub fn set_journal(&mut self, folder: impl Into<PathBuf>) {
+        self.journal = Some(folder.into());
     }
 
     /// Appends a backup. Nothing is checked or changed before the start.
@@ -63,19 +80,39 @@ impl Transaction {
         if self.backups.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "the transaction has no actions"));
         }
+        let first = &self.backups[0];
+        let storage = first.source.image().storage().clone();
+        let folder = self.journal.unwrap_or_else(|| folder_of(&first.target).to_owned());
+        // What a dead transaction left comes first: it may be about these disks. What cannot be recovered now is no
+        // reason not to go on.
+        let disks: Vec<_> = self.backups.iter().map(|backup| backup.source.clone()).collect();
+        let _ = journal::recover(&storage, &folder, &disks);
+
         let prepared = self.backups.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
+        if self.completion == CompletionMode::Grouped {
+            check_group(&prepared)?;
+        }
         check_together(&prepared)?;
 
+        let names: Vec<_> =
+            prepared.iter().map(|prepared| TargetFile::temporary_name(&prepared.backup.target)).collect();
+        let together = if self.completion == CompletionMode::Grouped { names.len() } else { 1 };
+        let journals = names
+            .chunks(together)
+            .map(|names| Journal::begin(storage.clone(), &folder, names))
+            .collect::<Result<Vec<_>>>()?;
+        // Dropped in this order on an error: the files before the journals that lead to them.
         let (mut copies, mut targets) = (Vec::new(), Vec::new());
-        for (index, prepared) in prepared.into_iter().enumerate() {
+        for (index, (prepared, name)) in prepared.into_iter().zip(names).enumerate() {
             let existing = prepared.backup.options.existing;
-            let target = TargetFile::create(prepared.storage.clone(), &prepared.backup.target, existing)?;
+            let target =
+                TargetFile::create(prepared.storage.clone(), &prepared.backup.target, name, existing)?;
             let file = target.file().clone();
             targets.push(target);
             copies.push(Copy::new(prepared, file, index)?);
         }
         let run = Arc::new(Run::new(copies.iter().map(|copy| copy.job().clone()).collect())?);
-        let work = Work::new(run.clone(), copies, targets, self.completion);
+        let work = Work::new(run.clone(), copies, targets, journals, self.completion);
         let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
         let thread =
             builder.spawn(move || work.execute()).map_err(|e| Error::io("cannot start a thread", e))?;
@@ -94,6 +131,26 @@ impl Transaction {
             _ => Ok(running.jobs().to_vec()),
         }
     }
+}
+
+/// Finishes or takes back every transaction that died, by a crash of the process or of the machine, and has its journal in
+/// `folder`: where it was decided the targets get their names and the bitmaps change, where it was not its temporary
+/// files go. Transactions that are at work are left alone. Doing it again changes nothing. Each new transaction does
+/// the same for its own journal folder.
+///
+/// # Errors
+/// `NotFound` and `Io` when the folder cannot be looked into. What cannot be finished for now, an image that is in use for
+/// instance, is told as [`RecoveryKind::Unfinished`], and its journal stays.
+pub fn recover(folder: impl AsRef<Path>) -> Result<Recovery> {
+    recover_in(&(Arc::new(HostStorage) as Arc<dyn Storage>), folder)
+}
+
+/// The same in `storage`.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_in(storage: &Arc<dyn Storage>, folder: impl AsRef<Path>) -> Result<Recovery> {
+    journal::recover(storage, folder.as_ref(), &[])
 }
 
 /// A transaction at work. Every method may be called from any thread. Dropping it cancels what still runs,

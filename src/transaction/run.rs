@@ -9,9 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CompletionMode, EventKind, events::Events};
+use super::{
+    CompletionMode, EventKind,
+    commit::{Commit, Outcome, StagedDisk},
+    events::Events,
+    journal::Journal,
+};
 use crate::{
-    disk::Pool,
+    bitmap::BitmapChange,
+    disk::{BusyBitmap, Disk, Pool},
     error::{Error, ErrorKind, Result},
     job::{Copy, Job, JobStatus, Scratch, Step, TargetFile, cancelled},
 };
@@ -33,6 +39,8 @@ pub(crate) struct Work {
     copies: Vec<Copy>,
     /// A target's place is empty once it is settled or taken back.
     targets: Vec<Mutex<Option<TargetFile>>>,
+    /// One for each group of jobs.
+    journals: Vec<Mutex<Option<Journal>>>,
     completion: CompletionMode,
     /// Spreads the threads over the disks.
     next_start: AtomicUsize,
@@ -88,10 +96,12 @@ impl Work {
         run: Arc<Run>,
         copies: Vec<Copy>,
         targets: Vec<TargetFile>,
+        journals: Vec<Journal>,
         completion: CompletionMode,
     ) -> Self {
         let targets = targets.into_iter().map(|target| Mutex::new(Some(target))).collect();
-        Work { run, copies, targets, completion, next_start: AtomicUsize::new(0) }
+        let journals = journals.into_iter().map(|journal| Mutex::new(Some(journal))).collect();
+        Work { run, copies, targets, journals, completion, next_start: AtomicUsize::new(0) }
     }
 
     /// The whole life of the transaction; always leaves a result.
@@ -153,8 +163,9 @@ impl Work {
                 if copy.job().error().is_none() {
                     self.set_status(index, JobStatus::Waiting);
                 }
-                if self.completion == CompletionMode::Individual && !copy.job().is_cancelled() {
-                    self.publish(&[index]);
+                let individual = self.completion == CompletionMode::Individual;
+                if individual && !copy.job().is_cancelled() && self.is_alone(index) {
+                    self.commit(&[index], None);
                 }
             }
             // Stopped because of another thread's failure, which that thread tells.
@@ -199,14 +210,22 @@ impl Work {
                 self.fail(index, cancelled());
             }
         }
-        if self.completion == CompletionMode::Grouped
-            && all.iter().all(|i| self.copies[*i].job().error().is_none())
-        {
-            self.publish(&all);
+        for group in self.groups() {
+            let failed = |index: &usize| self.copies[*index].job().error().is_some();
+            if !group.iter().any(failed) {
+                self.commit(&group, None);
+            } else if let [index] = group[..] {
+                self.keep_part(index);
+            }
         }
         for &index in &all {
             drop(lock(&self.targets[index]).take());
-            self.clear_bitmap(index);
+        }
+        // Only now: until it is gone a journal leads to the temporary files.
+        for journal in &self.journals {
+            drop(lock(journal).take());
+        }
+        for &index in &all {
             let job = self.copies[index].job();
             let kind = match job.error() {
                 None => EventKind::Completed,
@@ -218,34 +237,100 @@ impl Work {
         }
     }
 
-    /// Lets targets appear, all of them or none.
-    fn publish(&self, indices: &[usize]) {
-        let mut targets: Vec<(usize, TargetFile)> =
-            indices.iter().filter_map(|i| Some((*i, lock(&self.targets[*i]).take()?))).collect();
-        for (index, target) in &mut targets {
-            if let Err(error) = target.publish() {
-                return self.fail(*index, error);
-            }
-        }
-        for (index, target) in &targets {
-            if let Err(error) = target.sync_folder() {
-                return self.fail(*index, error);
-            }
-        }
-        for (_, target) in targets {
-            target.settle();
+    /// The jobs that stand and fall together.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let all = 0..self.copies.len();
+        match self.completion {
+            CompletionMode::Grouped => vec![all.collect()],
+            CompletionMode::Individual => all.map(|index| vec![index]).collect(),
         }
     }
 
-    /// Makes a bitmap clean whose changes are in a target that stays. Not before all copying has ended: the
-    /// image must not change while anything is read from it.
-    fn clear_bitmap(&self, index: usize) {
-        let copy = &self.copies[index];
-        let Some(bitmap) = copy.clear_after().filter(|_| copy.job().error().is_none()) else { return };
-        if let Err(error) = bitmap.clear() {
-            let target = copy.job().target().display();
-            let text = format!("the backup '{target}' is complete, but {} was not cleared", bitmap.text());
-            copy.job().fail(error.within(text));
+    /// Whether a job's bitmap can change although others still copy: nothing may be read from its image then.
+    fn is_alone(&self, index: usize) -> bool {
+        let own = self.copies[index].source();
+        let reads_it = |copy: &Copy| copy.source().is_same(own);
+        self.copies[index].bitmap().is_none() || self.copies.iter().filter(|copy| reads_it(copy)).count() == 1
+    }
+
+    /// A target that ended early is kept where its bitmap's mode asks for that.
+    fn keep_part(&self, index: usize) {
+        if lock(&self.targets[index]).is_none() {
+            return;
+        }
+        match self.copies[index].finish_part() {
+            Ok(None) => {}
+            Ok(Some(kept)) => {
+                if self.commit(&[index], Some(kept)) {
+                    self.copies[index].job().keep(kept);
+                }
+            }
+            // Why it ended is told already.
+            Err(_) => {}
+        }
+    }
+
+    /// Lets the targets of a group appear and their bitmaps change, all of them or none. With `kept`, of one target that
+    /// goes so far.
+    fn commit(&self, group: &[usize], kept: Option<u64>) -> bool {
+        let targets: Vec<_> =
+            group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?))).collect();
+        let journal = group.first().and_then(|index| lock(self.journal(*index)).take());
+        // Committed when its job was done, or failed then.
+        let (Some(journal), false) = (journal, targets.is_empty()) else { return false };
+        let staged = match self.stage(group, kept) {
+            Ok(staged) => staged,
+            Err((index, error)) => {
+                // The targets go before the journal that leads to them.
+                drop(targets);
+                drop(journal);
+                self.fail(index, error);
+                return false;
+            }
+        };
+        match (Commit { journal, targets, staged }).carry_out() {
+            Outcome::NotDone(index, error) => {
+                self.fail(index, error);
+                false
+            }
+            Outcome::Done(problems) => {
+                for (index, error) in problems {
+                    self.copies[index].job().fail(error);
+                }
+                true
+            }
+        }
+    }
+
+    /// Stages the bitmaps of a group, those of one disk together.
+    fn stage(&self, group: &[usize], kept: Option<u64>) -> Result<Vec<StagedDisk>, (usize, Error)> {
+        let mut disks: Vec<(&Disk, Vec<usize>, Vec<BitmapChange>)> = Vec::new();
+        for &index in group {
+            let copy = &self.copies[index];
+            let Some(bitmap) = copy.bitmap() else { continue };
+            let changes = copy.bitmap_changes(kept).map_err(|error| (index, error))?;
+            match disks.iter_mut().find(|(disk, ..)| disk.is_same(bitmap.disk())) {
+                Some((_, jobs, list)) => {
+                    jobs.push(index);
+                    list.extend(changes);
+                }
+                None => disks.push((bitmap.disk(), vec![index], changes)),
+            }
+        }
+        let stage = |(disk, jobs, changes): (&Disk, Vec<usize>, Vec<BitmapChange>)| {
+            let text = || self.copies[jobs[0]].bitmap().map(BusyBitmap::text).unwrap_or_default();
+            match disk.stage_kept_bitmaps(&changes) {
+                Ok(bitmaps) => Ok(StagedDisk { jobs, bitmaps }),
+                Err(error) => Err((jobs[0], error.within(format!("cannot change {}", text())))),
+            }
+        };
+        disks.into_iter().map(stage).collect()
+    }
+
+    fn journal(&self, index: usize) -> &Mutex<Option<Journal>> {
+        match self.completion {
+            CompletionMode::Grouped => &self.journals[0],
+            CompletionMode::Individual => &self.journals[index],
         }
     }
 

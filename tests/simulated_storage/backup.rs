@@ -288,7 +288,9 @@ fn a_crash_after_a_failed_sync_leaves_no_half_target() {
             for nth in 1..=whole.calls(kind) {
                 let storage = case.storage();
                 storage.fail(Fault::once(kind, nth, Failure::Errno(libc::EIO)));
-                case.run(&storage).unwrap_err();
+                // Only when the journal is gone already is a failure no reason to fail.
+                let done = case.run(&storage).is_ok();
+                assert!(!done || (kind == OperationKind::SyncFolder && nth == whole.calls(kind)), "{nth}");
                 let name = format!("{}-{kind:?}-{nth}", case.name);
                 let recording = storage.recording();
                 let trial = Trial { name: &name, recording: &recording, limit: 300, seed: nth };

@@ -12,14 +12,17 @@ use std::{
 };
 
 use record::{ALIGNMENT, Begun, Block, Decided, TargetRecord};
+pub(crate) use recover::recover;
 pub use recover::{Recovery, RecoveryItem, RecoveryKind};
-pub(crate) use recover::{recover, recover_quietly};
 
 use crate::{
     disk::Switch,
     error::{Error, ErrorKind, Result},
     storage::{File, Lock, Storage},
 };
+
+/// How often a new journal is tried that others take away.
+const ATTEMPTS: usize = 8;
 
 /// What the name of a journal begins and ends with.
 const PREFIX: &str = ".holstein-";
@@ -34,6 +37,7 @@ pub(crate) struct Journal {
     path: PathBuf,
     /// Where the decision goes.
     second: u64,
+    settled: bool,
 }
 
 /// A target that shall get its name.
@@ -49,30 +53,41 @@ impl Journal {
     /// Begins a journal in `folder`, which is durable before this returns: the files that are made from now on under
     /// `temporaries` are found, and removed, if the transaction dies.
     pub(crate) fn begin(storage: Arc<dyn Storage>, folder: &Path, temporaries: &[PathBuf]) -> Result<Self> {
-        let context = |e| Error::io(format!("cannot create the journal in '{}'", folder.display()), e);
-        let number = RandomState::new().build_hasher().finish();
-        let path = folder.join(format!("{PREFIX}{number:016x}{SUFFIX}"));
-        let file = File::new(storage.create(&path).map_err(context)?, &path);
-        let begun = Begun { temporaries: temporaries.iter().map(|path| in_full(path)).collect::<Result<_>>()? };
+        let begun =
+            Begun { temporaries: temporaries.iter().map(|path| in_full(path)).collect::<Result<_>>()? };
         let bytes = begun.encode();
         let second = (bytes.len() as u64).next_multiple_of(ALIGNMENT);
-        let journal = Journal { storage, file, folder: folder.to_owned(), path, second };
-        let written = journal
-            .file
-            .lock(Lock::Write)
-            .and_then(|()| journal.file.write_all(&bytes, 0))
-            .and_then(|()| journal.file.sync())
-            .and_then(|()| journal.sync_folder());
-        match written {
-            Ok(()) => Ok(journal),
-            Err(error) => {
-                let _ = journal.forget();
-                Err(error)
-            }
-        }
+        let journal = Self::create(storage, folder, second)?;
+        journal.file.write_all(&bytes, 0)?;
+        journal.file.sync()?;
+        journal.sync_folder()?;
+        Ok(journal)
     }
 
-    /// Decides, durably. On an error nobody knows whether the decision is there: [`Journal::revoke`] it.
+    /// An empty journal that is locked.
+    fn create(storage: Arc<dyn Storage>, folder: &Path, second: u64) -> Result<Self> {
+        let context = |e| Error::io(format!("cannot create the journal in '{}'", folder.display()), e);
+        for _ in 0..ATTEMPTS {
+            let path = folder.join(format!("{PREFIX}{}{SUFFIX}", random_name()));
+            let file = File::new(storage.create(&path).map_err(context)?, &path);
+            let folder = folder.to_owned();
+            let journal = Journal { storage: storage.clone(), file, folder, path, second, settled: false };
+            match journal.file.lock(Lock::Write) {
+                Err(e) if e.kind() == ErrorKind::Locked => continue,
+                other => other?,
+            }
+            // A recovery that came in between has taken it for the journal of a dead transaction.
+            if let Ok(status) = storage.status(&journal.path)
+                && status.id == journal.file.id()?
+            {
+                return Ok(journal);
+            }
+        }
+        let text = format!("the journal in '{}' was removed each time while it was made", folder.display());
+        Err(Error::new(ErrorKind::Locked, text))
+    }
+
+    /// Decides, durably. On an error nobody knows whether the decision is there.
     pub(crate) fn decide(&self, targets: &[TargetSwitch], sources: Vec<Switch>) -> Result<()> {
         let target = |target: &TargetSwitch| {
             Ok(TargetRecord {
@@ -87,8 +102,28 @@ impl Journal {
         self.file.sync()
     }
 
-    /// Removes the journal: what it says is done, or shall not be done. Durable when this returns.
-    pub(crate) fn forget(&self) -> Result<()> {
+    /// Removes the journal: what it says is done, or shall not be done. Durable when this returns; after an error it may
+    /// still be there.
+    pub(crate) fn forget(mut self) -> Result<()> {
+        self.settled = true;
+        self.remove()
+    }
+
+    /// Takes the decision back, durably; the journal of what is still to be removed stays. After an error nobody knows
+    /// whether the decision is there.
+    pub(crate) fn revoke(&self) -> Result<()> {
+        let nothing = [0; ALIGNMENT as usize];
+        let overwritten = self.file.write_all(&nothing, self.second).and_then(|()| self.file.sync());
+        // A file whose sync has failed is not written any more, but it can go.
+        overwritten.or_else(|_| self.remove())
+    }
+
+    /// Leaves the journal to a later recovery.
+    pub(crate) fn keep(mut self) {
+        self.settled = true;
+    }
+
+    fn remove(&self) -> Result<()> {
         let context = || format!("cannot remove the journal '{}'", self.path.display());
         self.storage.unlink(&self.path).map_err(|e| Error::io(context(), e))?;
         self.sync_folder()
@@ -105,6 +140,20 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Nothing was decided, and what was made is gone.
+    fn drop(&mut self) {
+        if !self.settled {
+            let _ = self.remove();
+        }
+    }
+}
+
+/// 16 digits; the hasher's keys are random, and differ for each one that is made.
+fn random_name() -> String {
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
 /// A path that means the same whatever the current folder is.
 fn in_full(path: &Path) -> Result<PathBuf> {
     absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
@@ -115,6 +164,8 @@ fn folder_of(path: &Path) -> Result<&Path> {
     match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Ok(Path::new(".")),
         Some(folder) => Ok(folder),
-        None => Err(Error::new(ErrorKind::InvalidArgument, format!("'{}' is no file's path", path.display()))),
+        None => {
+            Err(Error::new(ErrorKind::InvalidArgument, format!("'{}' is no file's path", path.display())))
+        }
     }
 }

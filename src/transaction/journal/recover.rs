@@ -15,7 +15,7 @@ use super::{
     record::{ALIGNMENT, Begun, Block, Decided, LARGEST, TargetRecord},
 };
 use crate::{
-    disk::{Switched, switch},
+    disk::{Disk, Switch, Switched, switch},
     error::{Error, ErrorKind, Result},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -66,7 +66,8 @@ pub enum RecoveryKind {
 }
 
 /// Finishes or takes back every transaction that died and has its journal in `folder`. Doing it again changes nothing.
-pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Recovery> {
+/// Images that are open in `held`, for writing, are written through that.
+pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) -> Result<Recovery> {
     let names = storage
         .list(folder)
         .map_err(|e| Error::io(format!("cannot look into the journal folder '{}'", folder.display()), e))?;
@@ -77,19 +78,18 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Recov
     let sorted: BTreeSet<_> = names.iter().filter(is_journal).collect();
     for name in sorted {
         let path = folder.join(name);
-        Dead { storage, items: &mut recovery.items }.recover(&path)?;
+        let mut dead = Dead { storage, held, items: &mut recovery.items };
+        if let Err(error) = dead.recover(&path) {
+            dead.tell(RecoveryKind::Unfinished, &path, error);
+        }
     }
     Ok(recovery)
-}
-
-/// The same before a transaction: what cannot be recovered is no reason not to begin another.
-pub(crate) fn recover_quietly(storage: &Arc<dyn Storage>, folder: &Path) {
-    let _ = recover(storage, folder);
 }
 
 /// The transaction of one journal.
 struct Dead<'a> {
     storage: &'a Arc<dyn Storage>,
+    held: &'a [Disk],
     items: &'a mut Vec<RecoveryItem>,
 }
 
@@ -203,13 +203,13 @@ impl Dead<'_> {
     }
 
     /// Switches one image; false if that has to wait.
-    fn switch(&mut self, source: &crate::disk::Switch, complete: bool, journal: &Path) -> bool {
+    fn switch(&mut self, source: &Switch, complete: bool, journal: &Path) -> bool {
         let path = &source.path;
         if !complete {
             self.tell(RecoveryKind::BitmapsLeft, path, "a target of the transaction is missing");
             return true;
         }
-        match switch(self.storage, source) {
+        match switch(self.storage, self.held, source) {
             Ok(Switched::Now) => self.tell(RecoveryKind::BitmapsChanged, path, ""),
             Ok(Switched::Before) => self.tell(RecoveryKind::BitmapsWereChanged, path, ""),
             Ok(Switched::Left) => self.tell(RecoveryKind::BitmapsLeft, path, "it was written since"),

@@ -1,0 +1,140 @@
+//! The commit of a group: from "everything is durable, under other names" to "everything is in place".
+//!
+//! The protocol is that of `docs/commit.md`; the steps here bear its numbers.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use super::journal::{Journal, TargetSwitch};
+use crate::{
+    disk::StagedBitmaps,
+    error::{Error, Result},
+    job::{TargetFile, folder_of},
+};
+
+/// What is committed together. The numbers are those of the jobs it belongs to.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub(crate) journal: Journal,
+    pub(crate) targets: Vec<(usize, TargetFile)>,
+    pub(crate) staged: Vec<StagedDisk>,
+}
+
+/// The new bitmaps of one disk, for all jobs that change them.
+#[derive(Debug)]
+pub(crate) struct StagedDisk {
+    pub(crate) jobs: Vec<usize>,
+    pub(crate) bitmaps: StagedBitmaps,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Nothing has changed, because of what happened to this job.
+    NotDone(usize, Error),
+    /// The targets are there. The bitmaps of these jobs may be as before, which a recovery looks after.
+    Done(Vec<(usize, Error)>),
+}
+
+impl Commit {
+    /// Carries it out.
+    pub(crate) fn carry_out(mut self) -> Outcome {
+        let first = self.targets.first().map_or(0, |(index, _)| *index);
+        if let Err(error) = self.sync_folders() {
+            self.take_back();
+            return Outcome::NotDone(first, error);
+        }
+        if let Err(error) = self.decide() {
+            return Outcome::NotDone(first, self.revoke(error));
+        }
+        if let Err((index, error)) = self.publish() {
+            return Outcome::NotDone(index, self.revoke(error));
+        }
+        let Commit { journal, targets, staged } = self;
+        let mut problems = Vec::new();
+        for StagedDisk { jobs, bitmaps } in staged {
+            let path = bitmaps.path().to_owned();
+            if let Err(error) = bitmaps.publish() {
+                let text = format!(
+                    "the backup is complete, but the bitmaps of '{}' may be as before; 'holstein recover {}' looks after them",
+                    path.display(),
+                    journal.folder().display()
+                );
+                problems.extend(jobs.iter().map(|index| (*index, error.clone().within(&text))));
+            }
+        }
+        targets.into_iter().for_each(|(_, target)| target.settle());
+        if problems.is_empty() {
+            // One that stays tells of what is done, and does no harm.
+            let _ = journal.forget();
+        } else {
+            journal.keep();
+        }
+        Outcome::Done(problems)
+    }
+
+    /// Step 4: the temporary names are durable, so that a decision leads to something.
+    fn sync_folders(&self) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for (_, target) in &self.targets {
+            if folders.insert(folder_of(target.temporary()).to_owned()) {
+                target.sync_folder()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 5: the record that decides.
+    fn decide(&self) -> Result<()> {
+        let target = |(_, target): &(usize, TargetFile)| {
+            Ok(TargetSwitch {
+                temporary: target.temporary().to_owned(),
+                path: target.path().to_owned(),
+                inode: target.file().id()?.inode,
+                replaced: target.replaced().map(|file| file.id().map(|id| id.inode)).transpose()?,
+            })
+        };
+        let targets: Vec<_> = self.targets.iter().map(target).collect::<Result<_>>()?;
+        let sources = self.staged.iter().map(|disk| disk.bitmaps.switch()).collect::<Result<_>>()?;
+        self.journal.decide(&targets, sources)
+    }
+
+    /// Steps 6 and 7: the final names, durable.
+    fn publish(&mut self) -> Result<(), (usize, Error)> {
+        for (index, target) in &mut self.targets {
+            target.publish().map_err(|error| (*index, error))?;
+        }
+        let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
+        for (index, target) in &self.targets {
+            if folders.insert(folder_of(target.path()).to_owned()) {
+                target.sync_folder().map_err(|error| (*index, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing was decided: targets and staged bitmaps go, then the journal that leads to them.
+    fn take_back(self) {
+        let Commit { journal, targets, staged } = self;
+        drop(targets);
+        drop(staged);
+        drop(journal);
+    }
+
+    /// Takes a decision back of which nothing has come to pass but names: these first, for as long as the record is there
+    /// a recovery would want them. Where that fails too, all is left for a recovery to finish.
+    fn revoke(mut self, error: Error) -> Error {
+        let withdrawn = self.targets.iter_mut().try_for_each(|(_, target)| target.withdraw());
+        if withdrawn.and_then(|()| self.journal.revoke()).is_ok() {
+            self.take_back();
+            return error;
+        }
+        let Commit { journal, targets, staged } = self;
+        let folder = journal.folder().display().to_string();
+        journal.keep();
+        targets.into_iter().for_each(|(_, target)| target.leave());
+        staged.into_iter().for_each(|disk| disk.bitmaps.leave());
+        let text =
+            format!("whether the transaction was decided is not known; 'holstein recover {folder}' ends it");
+        error.and_also(text)
+    }
+}
