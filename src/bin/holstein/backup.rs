@@ -1,11 +1,16 @@
 //! `holstein backup`: one transaction that copies disks, with a bar for each and a report at the end.
 
-use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use holstein::{
     BackingPolicy, Backup, CompletionMode, Disk, DiskOptions, Error, ErrorKind, Job, RunningTransaction,
-    Transaction,
+    Transaction, recover,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +19,7 @@ use crate::{
     disk_spec::DiskSpec,
     failure::{FAILED, Failure},
     output::{self, escape_path, json_path},
-    progress,
+    progress, recover as recovery_text,
 };
 
 /// Copy disks, whole or only what a bitmap marks as changed, into new images.
@@ -40,6 +45,11 @@ pub(crate) struct BackupArgs {
     /// or none [default: beside]
     #[arg(long, value_name = "beside|under=DIR|any|deny")]
     backing_policy: Option<BackingPolicy>,
+
+    /// The folder of the journal, which must exist; `holstein recover` finishes there what a crash interrupts
+    /// [default: that of the first target]
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
 
     /// No progress bar and no summary
     #[arg(short, long)]
@@ -114,6 +124,15 @@ fn copy(args: &BackupArgs, specs: &[DiskSpec]) -> Outcome {
 
 fn start(args: &BackupArgs, specs: &[DiskSpec]) -> holstein::Result<RunningTransaction> {
     let mut transaction = Transaction::new();
+    if let Some(folder) = args.journal.as_deref().or_else(|| specs.first().map(DiskSpec::folder)) {
+        // Before the disks are open, and so locked. A folder that is not there is told by the transaction.
+        if let Ok(recovery) = recover(folder)
+            && !args.quiet
+        {
+            eprint!("{}", recovery_text::as_text(&recovery));
+        }
+        transaction.set_journal(folder);
+    }
     transaction.set_completion(match args.individual {
         true => CompletionMode::Individual,
         false => CompletionMode::Grouped,

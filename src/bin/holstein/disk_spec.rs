@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -46,6 +46,14 @@ pub(crate) struct DiskSpec {
 }
 
 impl DiskSpec {
+    /// The folder that the target is made in.
+    pub(crate) fn folder(&self) -> &Path {
+        match self.target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+
     /// Reads the value of `--disk`; the error says which key is wrong.
     pub(crate) fn parse(text: &OsStr) -> Result<DiskSpec, String> {
         let mut values = Values::split(text.as_bytes())?;

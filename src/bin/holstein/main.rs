@@ -15,6 +15,7 @@ mod info;
 mod map;
 mod output;
 mod progress;
+mod recover;
 mod resize;
 mod write;
 
@@ -45,6 +46,7 @@ enum Command {
     Write(write::WriteArgs),
     Bitmap(bitmap::BitmapArgs),
     Backup(backup::BackupArgs),
+    Recover(recover::RecoverArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -66,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Write(args) => write::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
         Command::Backup(args) => backup::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }
