@@ -1,6 +1,7 @@
 //! A disk in use: an image with its chain and bitmaps, and threads to read it with.
 
 mod busy;
+mod create;
 mod pool;
 
 use std::{

@@ -15,7 +15,8 @@ use run::{Run, Work};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    job::{Backup, Copy, Job, TargetFile, check_together, prepare},
+    image::create::TargetFile,
+    job::{Backup, Copy, Job, check_together, prepare},
 };
 
 /// What the failure of one backup means for the others.

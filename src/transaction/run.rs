@@ -13,7 +13,8 @@ use super::{CompletionMode, EventKind, events::Events};
 use crate::{
     disk::Pool,
     error::{Error, ErrorKind, Result},
-    job::{Copy, Job, JobStatus, Scratch, Step, TargetFile, cancelled},
+    image::create::TargetFile,
+    job::{Copy, Job, JobStatus, Scratch, Step, cancelled},
 };
 
 /// What the caller's handle and the leading thread share.

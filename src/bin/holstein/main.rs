@@ -8,6 +8,7 @@ mod backup;
 mod bitmap;
 mod check;
 mod compare;
+mod create;
 mod demo;
 mod disk_spec;
 mod failure;
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
 
-/// Inspects qcow2 disks and copies them: whole, or only what changed since the last copy.
+/// Makes and inspects qcow2 disks, and copies them: whole, or only what changed since the last copy.
 #[derive(Parser)]
 #[command(
     version,
@@ -39,6 +40,7 @@ enum Command {
     Map(map::MapArgs),
     Check(check::CheckArgs),
     Compare(compare::CompareArgs),
+    Create(create::CreateArgs),
     Bitmap(bitmap::BitmapArgs),
     Backup(backup::BackupArgs),
     Demo(demo::DemoArgs),
@@ -58,6 +60,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Map(args) => map::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Create(args) => create::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Demo(args) => demo::run(&args),
