@@ -28,6 +28,10 @@ static void without_handles(void)
     IS_NULL("path", hol_disk_open(NULL, NULL, &disk));
     CHECK(disk == NULL);
     IS_NULL("disk", hol_disk_open("x", NULL, NULL));
+    disk = (hol_disk *)&details;
+    IS_NULL("path", hol_disk_create(NULL, 512, NULL, &disk));
+    CHECK(disk == NULL);
+    IS_NULL("disk", hol_disk_create("x", 512, NULL, NULL));
     IS_NULL("disk", hol_disk_size(NULL, &number));
     IS_NULL("disk", hol_disk_info(NULL, &details));
     IS_NULL("disk", hol_disk_read(NULL, 0, &byte, 1));

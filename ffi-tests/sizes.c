@@ -3,6 +3,7 @@
 
 _Static_assert(sizeof(hol_disk_options) == 48, "hol_disk_options");
 _Static_assert(sizeof(hol_backup_options) == 64, "hol_backup_options");
+_Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 112, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 48, "hol_bitmap_details");
 _Static_assert(sizeof(hol_bitmap_options) == 24, "hol_bitmap_options");
@@ -13,6 +14,7 @@ _Static_assert(sizeof(hol_report) == 32, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
 _Static_assert(offsetof(hol_disk_options, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "the last field ends the structure");
+_Static_assert(offsetof(hol_create_options, reserved) == 68, "the last field ends the structure");
 _Static_assert(offsetof(hol_disk_details, layers) == 108, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_options, reserved) == 20, "the last field ends the structure");
@@ -27,6 +29,7 @@ _Static_assert(HOL_LAYERS_CHAIN == 0 && HOL_ACCESS_READ == 0, "disk");
 _Static_assert(HOL_RECORDING_ENABLED == 0, "bitmap");
 _Static_assert(HOL_SYNC_DEFAULT == 0 && HOL_BITMAP_MODE_DEFAULT == 0 && HOL_COMPRESSION_NONE == 0, "backup");
 _Static_assert(HOL_EXISTING_REFUSE == 0 && HOL_ZERO_DETECTION_ON == 0, "backup");
+_Static_assert(HOL_COMPAT_1_1 == 0 && HOL_PREALLOCATION_OFF == 0, "create");
 _Static_assert(HOL_COMPLETION_GROUPED == 0, "all or none unless asked otherwise");
 
 /* Numbers are never given anew. */
@@ -54,6 +57,7 @@ int main(void)
 {
     SAME_SIZE(hol_disk_options);
     SAME_SIZE(hol_backup_options);
+    SAME_SIZE(hol_create_options);
     SAME_SIZE(hol_disk_details);
     SAME_SIZE(hol_bitmap_details);
     SAME_SIZE(hol_bitmap_options);

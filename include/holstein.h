@@ -269,7 +269,7 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_EXISTING_REFUSE 0
 
 /**
- * An existing target is replaced when the backup is complete.
+ * An existing target is replaced when the new one is complete.
  */
 #define HOL_EXISTING_OVERWRITE 1
 
@@ -352,6 +352,26 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
  * In hol_disk_details.flags: the external data file is a raw image of the disk.
  */
 #define HOL_DISK_DATA_FILE_RAW 16
+
+/**
+ * Version 3 of the qcow2 format. The default.
+ */
+#define HOL_COMPAT_1_1 0
+
+/**
+ * Version 2 of the qcow2 format, for programs that know nothing newer: no zero clusters, no bitmaps.
+ */
+#define HOL_COMPAT_0_10 1
+
+/**
+ * Nothing is done for the guest's clusters in advance. The default.
+ */
+#define HOL_PREALLOCATION_OFF 0
+
+/**
+ * Each of the guest's clusters gets its place and its entry in the tables; no data is written.
+ */
+#define HOL_PREALLOCATION_METADATA 1
 
 /**
  * In hol_bitmap_details.flags: the bitmap was not closed cleanly, or is in use.
@@ -656,6 +676,68 @@ typedef struct hol_extent {
  * anything else to stop. No exception may leave it.
  */
 typedef int (*hol_extent_cb)(const struct hol_extent *extent, void *opaque);
+
+/**
+ * What a new image shall be. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
+ * other field is the default. Texts and structures belong to the caller and are copied.
+ */
+typedef struct hol_create_options {
+  /**
+   * sizeof(hol_create_options)
+   */
+  size_t struct_size;
+  /**
+   * The image below, as the new one records it: a relative name starts from the new image's folder. It must
+   * exist, and the policy in `open` must allow to open it. NULL: none.
+   */
+  const char *backing;
+  /**
+   * The name of a file of its own for the guest's data. A relative one starts from the image's folder; QEMU
+   * starts from its working directory, so an absolute one serves both. The file is made, and must not exist
+   * yet; with HOL_DISK_DATA_FILE_RAW it may: then it is the disk as it is, and is not changed. NULL: none.
+   */
+  const char *data_file;
+  /**
+   * How the new disk is opened; NULL: all defaults.
+   */
+  const struct hol_disk_options *open;
+  /**
+   * Bytes of a cluster, a power of two from 512 to 2 MiB; 0: 64 KiB.
+   */
+  uint64_t cluster_size;
+  /**
+   * HOL_COMPAT_*
+   */
+  uint32_t compat;
+  /**
+   * Width of a refcount: 1, 2, 4, 8, 16, 32 or 64 bits; 0: 16.
+   */
+  uint32_t refcount_bits;
+  /**
+   * How clusters are compressed that will be: HOL_COMPRESSION_ZLIB or HOL_COMPRESSION_ZSTD; 0: zlib.
+   */
+  uint32_t compression_type;
+  /**
+   * The backing file's format: HOL_FORMAT_*
+   */
+  uint32_t backing_format;
+  /**
+   * HOL_DISK_EXTENDED_L2, HOL_DISK_LAZY_REFCOUNTS, HOL_DISK_DATA_FILE_RAW, combined
+   */
+  uint32_t flags;
+  /**
+   * HOL_PREALLOCATION_*
+   */
+  uint32_t preallocation;
+  /**
+   * What becomes of an image that exists: HOL_EXISTING_*. A data file is never replaced.
+   */
+  uint32_t existing;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_create_options;
 
 /**
  * What is known of a persistent bitmap. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
@@ -1021,6 +1103,26 @@ int hol_disk_extents(const struct hol_disk *disk,
                      uint64_t length,
                      hol_extent_cb callback,
                      void *opaque);
+
+/**
+ * Makes a new qcow2 image at `path`, a disk of `size` bytes (a multiple of 512) that reads as zeros, or as its backing
+ * file does; and opens it as options->open says. Size 0: that of the backing file, or of a raw data file that exists.
+ *
+ * The image appears under its name complete and durable, or not at all. `options` may be NULL: all defaults. On success
+ * `*disk` belongs to the caller: hol_disk_close(). On failure it is NULL, and nothing was created, unless the message
+ * says that the image was created and cannot be opened.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (options that contradict each other or exceed what the format can hold, the size),
+ * HOL_ERR_EXISTS, HOL_ERR_NOT_FOUND, HOL_ERR_POLICY_DENIED (a backing file or data file outside the policy),
+ * HOL_ERR_LOCKED, HOL_ERR_NO_SPACE, HOL_ERR_IO; those of hol_disk_open() for a backing file; HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_create(const char *path,
+                    uint64_t size,
+                    const struct hol_create_options *options,
+                    struct hol_disk **disk);
 
 /**
  * Writes `length` bytes from `buffer` to the disk, from byte `offset` on. Every bitmap that records has the range,

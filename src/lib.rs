@@ -2,6 +2,7 @@
 //!
 //! A [`Transaction`] is a list of [`Backup`]s, each from a [`Disk`] to a new file. [`Transaction::commit`] runs
 //! them together; either every target appears, complete and durable, under its final name, or none does.
+//! [`Disk::create`] makes a new image in the same way.
 //!
 //! # Reading order
 //! From the format up to the C ABI: `format` (bytes as values), `storage` (where bytes live), `image` (a chain
@@ -27,13 +28,13 @@ pub use disk::{Disk, DiskOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use format::header::CompressionType;
 pub use image::{
-    Access, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind, CheckReport,
-    CheckSeverity, DiskInfo, Format, ImageOptions, LayerInfo, Layers, Map, Mapping, Qcow2Info, Run, Sharing,
-    SnapshotInfo,
+    Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,
+    CheckReport, CheckSeverity, Compat, CreateOptions, DiskInfo, Existing, Format, ImageOptions, LayerInfo,
+    Layers, Map, Mapping, Preallocation, Qcow2Info, Run, Sharing, SnapshotInfo,
 };
 pub use job::{
-    Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, Job, JobReport, JobStatus, Progress,
-    SyncMode, ZeroDetection,
+    Backup, BackupOptions, BitmapMode, Compression, Job, JobReport, JobStatus, Progress, SyncMode,
+    ZeroDetection,
 };
 pub use storage::FileKind;
 pub use transaction::{

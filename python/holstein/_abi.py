@@ -47,6 +47,8 @@ CHOICES = {
     "SYNC": ("default", "full", "top", "bitmap", "incremental"),
     "BITMAP_MODE": ("default", "on-success", "never", "always"),
     "COMPRESSION": ("none", "zlib", "zstd"),
+    "COMPAT": ("1.1", "0.10"),
+    "PREALLOCATION": ("off", "metadata"),
     "EXISTING": ("refuse", "overwrite"),
     "ZERO_DETECTION": ("on", "off"),
     "COMPLETION": ("grouped", "individual"),
@@ -104,6 +106,26 @@ class BackupOptions(_Sized):
         ("compression_level", c_uint32),
         ("existing", c_uint32),
         ("zero_detection", c_uint32),
+    ]
+
+
+class CreateOptions(_Sized):
+    """hol_create_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("backing", c_char_p),
+        ("data_file", c_char_p),
+        ("open", POINTER(DiskOptions)),
+        ("cluster_size", c_uint64),
+        ("compat", c_uint32),
+        ("refcount_bits", c_uint32),
+        ("compression_type", c_uint32),
+        ("backing_format", c_uint32),
+        ("flags", c_uint32),
+        ("preallocation", c_uint32),
+        ("existing", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -215,6 +237,7 @@ class Report(_Sized):
 STRUCTURES = {
     "hol_disk_options": DiskOptions,
     "hol_backup_options": BackupOptions,
+    "hol_create_options": CreateOptions,
     "hol_disk_details": DiskDetails,
     "hol_bitmap_details": BitmapDetails,
     "hol_bitmap_options": BitmapOptions,
@@ -236,6 +259,7 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_last_error_errno": (c_int, ()),
     "hol_last_error_clear": (None, ()),
     "hol_disk_open": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
+    "hol_disk_create": (c_int, (c_char_p, c_uint64, POINTER(CreateOptions), POINTER(c_void_p))),
     "hol_disk_close": (c_int, (c_void_p,)),
     "hol_disk_size": (c_int, (c_void_p, POINTER(c_uint64))),
     "hol_disk_info": (c_int, (c_void_p, POINTER(DiskDetails))),

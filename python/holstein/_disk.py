@@ -98,16 +98,73 @@ class Disk:
         (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". A writable disk
         can be changed, its data, its size and its bitmaps, and nobody else can open its image meanwhile."""
         self._handle = c_void_p()
-        options = _abi.DiskOptions(
-            backing_dir=None if backing_dir is None else path_bytes(backing_dir),
+        options = _disk_options(
+            format=format,
+            backing_policy=backing_policy,
+            backing_dir=backing_dir,
+            sharing=sharing,
+            layers=layers,
+            writable=writable,
             memory_limit=memory_limit,
-            format=choice("FORMAT", "format", format),
-            backing_policy=choice("BACKING", "backing_policy", backing_policy),
-            sharing=choice("SHARING", "sharing", sharing),
-            layers=choice("LAYERS", "layers", layers),
-            access=_abi.CHOICES["ACCESS"].index("write" if writable else "read"),
         )
         check(lib.hol_disk_open(path_bytes(path), byref(options), byref(self._handle)))
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        size: int | None = None,
+        *,
+        cluster_size: int = 0,
+        compat: str = "1.1",
+        refcount_bits: int = 0,
+        extended_l2: bool = False,
+        compression_type: str = "zlib",
+        backing: Path | None = None,
+        backing_format: str | None = None,
+        data_file: Path | None = None,
+        data_file_raw: bool = False,
+        lazy_refcounts: bool = False,
+        preallocation: str = "off",
+        existing: str = "refuse",
+        backing_policy: str = "beside",
+        backing_dir: Path | None = None,
+        layers: str = "chain",
+        writable: bool = False,
+        memory_limit: int = 0,
+    ) -> Disk:
+        """Makes a new qcow2 image, which appears complete or not at all, and opens it: backing_policy and what follows
+        are those of Disk(). Without a size the disk is as large as its backing file, or as a raw data file that exists.
+        The other options are those of hol_create_options, by name; a backing file comes with its format."""
+        if size is not None and size <= 0:
+            raise ValueError("size must be positive")
+        if (backing is None) != (backing_format is None):
+            raise ValueError("backing and backing_format go together: a format is never guessed")
+        open_options = _disk_options(
+            backing_policy=backing_policy,
+            backing_dir=backing_dir,
+            layers=layers,
+            writable=writable,
+            memory_limit=memory_limit,
+        )
+        flags = {"EXTENDED_L2": extended_l2, "LAZY_REFCOUNTS": lazy_refcounts, "DATA_FILE_RAW": data_file_raw}
+        options = _abi.CreateOptions(
+            backing=None if backing is None else path_bytes(backing),
+            data_file=None if data_file is None else path_bytes(data_file),
+            open=ctypes.pointer(open_options),
+            cluster_size=cluster_size,
+            compat=choice("COMPAT", "compat", compat),
+            refcount_bits=refcount_bits,
+            compression_type=choice("COMPRESSION", "compression_type", compression_type),
+            backing_format=0 if backing_format is None else choice("FORMAT", "backing_format", backing_format),
+            flags=sum(_abi.DISK_FLAGS[name] for name, is_set in flags.items() if is_set),
+            preallocation=choice("PREALLOCATION", "preallocation", preallocation),
+            existing=choice("EXISTING", "existing", existing),
+        )
+        disk = cls.__new__(cls)
+        disk._handle = c_void_p()
+        check(lib.hol_disk_create(path_bytes(path), size or 0, byref(options), byref(disk._handle)))
+        return disk
 
     @property
     def handle(self) -> c_void_p:
@@ -281,6 +338,27 @@ def _natural(number: int) -> int:
     if number < 0:
         raise ValueError("offset, length and size cannot be negative")
     return number
+
+
+def _disk_options(
+    *,
+    format: str = "qcow2",
+    backing_policy: str,
+    backing_dir: Path | None,
+    sharing: str = "locked",
+    layers: str,
+    writable: bool,
+    memory_limit: int,
+) -> _abi.DiskOptions:
+    return _abi.DiskOptions(
+        backing_dir=None if backing_dir is None else path_bytes(backing_dir),
+        memory_limit=memory_limit,
+        format=choice("FORMAT", "format", format),
+        backing_policy=choice("BACKING", "backing_policy", backing_policy),
+        sharing=choice("SHARING", "sharing", sharing),
+        layers=choice("LAYERS", "layers", layers),
+        access=_abi.CHOICES["ACCESS"].index("write" if writable else "read"),
+    )
 
 
 def _collect(call: Callable[[object], int]) -> list[Extent]:

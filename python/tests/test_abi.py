@@ -19,7 +19,7 @@ def mirrored() -> dict:
         constants["ERR_" + kind.upper().replace("-", "_")] = code
     for group, choices in _abi.CHOICES.items():
         for value, choice in enumerate(choices):
-            constants[f"{group}_{choice.upper().replace('-', '_')}"] = value
+            constants[f"{group}_{re.sub('[-.]', '_', choice.upper())}"] = value
     for group, names in (("JOB", _abi.STATUSES), ("EVENT", _abi.EVENTS)):
         constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
     constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})

@@ -27,6 +27,12 @@ pub struct hol_disk {
     poison: Poison,
 }
 
+impl hol_disk {
+    pub(super) fn new(disk: Disk) -> Self {
+        hol_disk { disk, details: Kept::new(), bitmaps: Kept::new(), poison: Poison::default() }
+    }
+}
+
 impl Handle for hol_disk {
     fn poison(&self) -> &Poison {
         &self.poison
@@ -177,12 +183,7 @@ pub unsafe extern "C" fn hol_disk_open(
         disk.set(ptr::null_mut());
         // SAFETY: the arguments are as the header asks.
         let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
-        disk.set(give(hol_disk {
-            disk: Disk::open(as_path(path), &options)?,
-            details: Kept::new(),
-            bitmaps: Kept::new(),
-            poison: Poison::default(),
-        }));
+        disk.set(give(hol_disk::new(Disk::open(as_path(path), &options)?)));
         Ok(HOL_OK)
     })
 }

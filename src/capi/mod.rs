@@ -19,6 +19,7 @@ mod kept;
 pub mod action;
 pub mod bitmap;
 pub mod bitmap_change;
+pub mod create;
 pub mod disk;
 pub mod error;
 pub mod extent;

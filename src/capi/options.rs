@@ -69,7 +69,7 @@ pub const HOL_COMPRESSION_ZSTD: u32 = 2;
 
 /// An existing target is an error. The default.
 pub const HOL_EXISTING_REFUSE: u32 = 0;
-/// An existing target is replaced when the backup is complete.
+/// An existing target is replaced when the new one is complete.
 pub const HOL_EXISTING_OVERWRITE: u32 = 1;
 
 /// Zeros within data are found and stored as zero clusters. The default.
@@ -157,8 +157,15 @@ pub(super) fn unused(field: &str, value: u32) -> Result<(), Failure> {
     if value == 0 { Ok(()) } else { Err(invalid(format!("{field} must be 0"))) }
 }
 
-fn format(field: &str, value: u32) -> Result<Format, Failure> {
+/// The format behind a constant.
+pub(super) fn format(field: &str, value: u32) -> Result<Format, Failure> {
     choice(field, value, &[(HOL_FORMAT_QCOW2, Format::Qcow2), (HOL_FORMAT_RAW, Format::Raw)])
+}
+
+/// What becomes of an existing target, behind a constant.
+pub(super) fn existing(field: &str, value: u32) -> Result<Existing, Failure> {
+    let existings = [(HOL_EXISTING_REFUSE, Existing::Refuse), (HOL_EXISTING_OVERWRITE, Existing::Overwrite)];
+    choice(field, value, &existings)
 }
 
 /// The completion mode behind a constant.
@@ -235,8 +242,6 @@ impl hol_backup_options {
             (HOL_COMPRESSION_ZLIB, Compression::Zlib { level }),
             (HOL_COMPRESSION_ZSTD, Compression::Zstd { level }),
         ];
-        let existings =
-            [(HOL_EXISTING_REFUSE, Existing::Refuse), (HOL_EXISTING_OVERWRITE, Existing::Overwrite)];
         let detections =
             [(HOL_ZERO_DETECTION_ON, ZeroDetection::On), (HOL_ZERO_DETECTION_OFF, ZeroDetection::Off)];
 
@@ -255,7 +260,7 @@ impl hol_backup_options {
             backing: backing.map(|name| Backing { name: as_path(name).to_owned(), format: backing_format }),
             cluster_size: (self.cluster_size != 0).then_some(self.cluster_size),
             compression: choice("options->compression", self.compression, &compressions)?,
-            existing: choice("options->existing", self.existing, &existings)?,
+            existing: existing("options->existing", self.existing)?,
             zero_detection: choice("options->zero_detection", self.zero_detection, &detections)?,
         })
     }

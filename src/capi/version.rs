@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::mem::size_of;
 
 use super::boundary::{boundary, invalid, out, text};
-use super::{bitmap, bitmap_change, disk, error::HOL_OK, extent, job, options, txn};
+use super::{bitmap, bitmap_change, create, disk, error::HOL_OK, extent, job, options, txn};
 
 /// The version of the library that runs, as "0.1.0"; HOL_VERSION is the version of the header. The text is
 /// static.
@@ -49,6 +49,7 @@ pub unsafe extern "C" fn hol_sizeof(type_name: *const c_char, size: *mut usize) 
         size.set(match type_name.to_bytes() {
             b"hol_disk_options" => size_of::<options::hol_disk_options>(),
             b"hol_backup_options" => size_of::<options::hol_backup_options>(),
+            b"hol_create_options" => size_of::<create::hol_create_options>(),
             b"hol_disk_details" => size_of::<disk::hol_disk_details>(),
             b"hol_bitmap_details" => size_of::<bitmap::hol_bitmap_details>(),
             b"hol_bitmap_options" => size_of::<bitmap_change::hol_bitmap_options>(),

@@ -1,6 +1,7 @@
 //! A disk in use: an image with its chain and bitmaps, threads to read it with, and guest writes.
 
 mod busy;
+mod create;
 mod pool;
 mod resize;
 mod staged;

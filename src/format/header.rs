@@ -91,9 +91,10 @@ const _: () = assert!(offset_of!(RawHeader, compression_type) == V3_LENGTH);
 const _: () = assert!(size_of::<RawHeader>() == 112);
 
 /// How compressed clusters of an image are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CompressionType {
     /// Raw deflate (RFC 1951).
+    #[default]
     Zlib,
     /// Zstandard frames.
     Zstd,

@@ -171,6 +171,11 @@ pub(crate) fn data_entry(host: u64) -> u64 {
 /// The entry of a zero cluster without space of its own.
 pub(crate) const ZERO_ENTRY: u64 = ZERO;
 
+/// The subcluster bitmap of a cluster that is data throughout.
+pub(crate) const ALL_ALLOCATED: u64 = 0xffff_ffff;
+/// The subcluster bitmap of a cluster that reads as zero throughout.
+pub(crate) const ALL_ZERO: u64 = 0xffff_ffff << 32;
+
 /// The entry of a compressed cluster, or `None` when it lies too far back to be described.
 pub(crate) fn compressed_entry(host: u64, length: u64, geometry: &Geometry) -> Option<u64> {
     let bits = compressed_offset_bits(geometry);

@@ -26,12 +26,14 @@ pub(crate) use budget::Grant;
 pub use chain::Map;
 pub(crate) use chain::Walk;
 pub use check::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity};
+pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
+pub(crate) use open::MAX_DEPTH;
 pub use open::{Access, Format, ImageOptions, Layers, Sharing};
 pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
-pub(crate) use policy::check_name;
+pub(crate) use policy::{check_name, folder_of};
 pub(crate) use qcow2::{Qcow2, read_table};
 pub(crate) use write::Writer;
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Most images in a chain.
-const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// The default of [`ImageOptions::memory_limit`].
 const DEFAULT_MEMORY_LIMIT: u64 = 64 << 20;
@@ -110,6 +110,17 @@ impl Default for ImageOptions {
     }
 }
 
+impl ImageOptions {
+    /// Refuses what contradicts itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.access == Access::Write && self.sharing == Sharing::ForceShare {
+            let text = "an image that is shared cannot be written";
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        Ok(())
+    }
+}
+
 impl Image {
     /// Opens the image at `path`, and with [`Layers::Chain`] everything below it.
     pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, options: &ImageOptions) -> Result<Image> {
@@ -173,12 +184,9 @@ impl Image {
 /// Opens and locks the file of an image that is named by the caller.
 pub(super) fn open_locked(storage: &dyn Storage, path: &Path, options: &ImageOptions) -> Result<File> {
     let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    options.check().map_err(|e| e.in_file(path))?;
     let (opened, lock) = match (options.access, options.sharing) {
-        (Access::Write, Sharing::Locked) => (storage.open_writable(path), Lock::Write),
-        (Access::Write, Sharing::ForceShare) => {
-            let text = format!("'{}': an image that is shared cannot be written", path.display());
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
+        (Access::Write, _) => (storage.open_writable(path), Lock::Write),
         (Access::Read, Sharing::Locked) => (storage.open(path), Lock::Source),
         (Access::Read, Sharing::ForceShare) => (storage.open(path), Lock::ForceShare),
     };

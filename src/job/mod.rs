@@ -1,7 +1,7 @@
 //! Work in the background: what a backup is, what it copies, and how.
 //!
 //! [`options`] is what the caller asks for, [`plan`] turns it into batches in guest order, [`copy`] moves a
-//! batch, [`target`] is the file that appears at the end, and [`status`] is what others see of it meanwhile.
+//! batch, and [`status`] is what others see of it meanwhile.
 
 mod copy;
 mod encoders;
@@ -9,12 +9,8 @@ mod options;
 mod plan;
 mod prepare;
 mod status;
-mod target;
 
 pub(crate) use copy::{Copy, Scratch, Step, cancelled};
-pub use options::{
-    Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, SyncMode, ZeroDetection,
-};
+pub use options::{Backup, BackupOptions, BitmapMode, Compression, SyncMode, ZeroDetection};
 pub(crate) use prepare::{check_group, check_together, prepare};
 pub use status::{Job, JobReport, JobStatus, Progress};
-pub(crate) use target::{TargetFile, folder_of};

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    image::Format,
+    image::{Backing, Existing, Format},
 };
 
 /// Which parts of the source are copied.
@@ -53,16 +53,6 @@ pub enum Compression {
     },
 }
 
-/// What to do when the target exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Existing {
-    /// Fail.
-    #[default]
-    Refuse,
-    /// Replace it, in the moment that the new one is complete.
-    Overwrite,
-}
-
 /// Whether data is searched for clusters that are all zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroDetection {
@@ -71,15 +61,6 @@ pub enum ZeroDetection {
     On,
     /// They are stored as data.
     Off,
-}
-
-/// The image that a target is based on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backing {
-    /// Its name as the target records it; a relative one starts from the target's folder.
-    pub name: PathBuf,
-    /// Its format.
-    pub format: Format,
 }
 
 /// Options of a [`Backup`]; the default is a full copy into a new qcow2 image.

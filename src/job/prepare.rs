@@ -1,26 +1,22 @@
 //! Everything that can be refused, before anything is changed.
 
-use std::{
-    collections::HashSet,
-    io,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashSet, os::unix::ffi::OsStrExt, sync::Arc};
 
 use super::{
-    Backup, BackupOptions, BitmapMode, Compression, Existing, SyncMode,
+    Backup, BackupOptions, BitmapMode, Compression, SyncMode,
     copy::is_zero,
     plan::{CopySet, PlanOptions},
-    target::{exists_already, folder_of},
 };
 use crate::{
     bitmap::{self, DirtyBitmap},
-    disk::{BusyBitmap, Disk, DiskOptions, Pinned},
+    disk::{BusyBitmap, Disk, Pinned},
     error::{Error, ErrorKind, Result},
-    format::{header::CompressionType, text::printable},
-    image::{Access, Format, Image, Layers, Sharing, check_name, create::LayoutOptions},
-    storage::{FileId, FileKind, Storage},
+    format::header::CompressionType,
+    image::{
+        Format, Image, Layers, Sharing,
+        create::{LayoutOptions, check_cluster_size, place, refuse_existing},
+    },
+    storage::Storage,
 };
 
 /// Clusters of a target whose source has none, and the unit that raw targets are written in.
@@ -231,51 +227,32 @@ fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {
 
 fn layout(backup: &Backup, cluster_size: u64) -> Result<LayoutOptions> {
     let options = &backup.options;
-    if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
-        let text = format!("cluster size {cluster_size} is no power of two from 512 to 2097152 (2 MiB)");
-        return Err(invalid(text));
-    }
+    check_cluster_size(cluster_size)?;
     options.compression.check_level()?;
     let backing = options.backing.as_ref().map(|b| (b.name.as_os_str().as_bytes().to_vec(), b.format));
     let layout = LayoutOptions {
-        size: backup.source.size(),
-        cluster_size,
         compression: stream_kind(options.compression).unwrap_or(CompressionType::Zlib),
         backing,
+        ..LayoutOptions::new(backup.source.size(), cluster_size)
     };
     layout.check().map_err(|e| e.within(format!("the target '{}'", backup.target.display())))?;
     Ok(layout)
 }
 
-/// Opens what the target will stand on, as its readers will: a name that leads nowhere makes a useless backup.
+/// Opens what the target will stand on.
 fn open_backing(backup: &Backup) -> Result<Option<Disk>> {
     let Some(backing) = &backup.options.backing else { return Ok(None) };
-    if let Err(problem) = check_name(backing.name.as_os_str().as_bytes()) {
-        let name = printable(backing.name.as_os_str().as_bytes());
-        return Err(invalid(format!(
-            "the backing file's name '{name}' {problem}; begin a plain name with './'"
-        )));
-    }
-    let path = folder_of(&backup.target).join(&backing.name);
-    let options =
-        DiskOptions { format: backing.format, access: Access::Read, ..backup.source.options().clone() };
-    let storage = backup.source.image().storage().clone();
-    let context = |e: Error| {
-        let name = printable(backing.name.as_os_str().as_bytes());
-        e.within(format!("cannot use '{name}' as the backing file of '{}'", backup.target.display()))
-    };
-    Disk::open_in(storage, &path, &options).map(Some).map_err(context)
+    let source = &backup.source;
+    Disk::open_backing(source.image().storage(), &backup.target, backing, source.options()).map(Some)
 }
 
 /// Checks the targets of all backups against what exists, against each other, and against everything that is
 /// read: a target must never replace a file that the run, or the target itself, stands on.
 pub(crate) fn check_together(list: &[Prepared]) -> Result<()> {
-    let mut in_use: Vec<(FileId, PathBuf)> = Vec::new();
+    let mut in_use = Vec::new();
     for prepared in list {
         for disk in [Some(&prepared.backup.source), prepared.backing.as_ref()].into_iter().flatten() {
-            for file in disk.image().layers().iter().flat_map(|layer| layer.files()) {
-                in_use.push((file.id()?, file.path().to_owned()));
-            }
+            in_use.extend(disk.files()?);
         }
     }
     let mut places = HashSet::new();
@@ -284,40 +261,7 @@ pub(crate) fn check_together(list: &[Prepared]) -> Result<()> {
         if !places.insert(place(&*prepared.storage, path)?) {
             return Err(invalid(format!("two backups have the same target '{}'", path.display())));
         }
-        let status = match prepared.storage.entry(path) {
-            Ok(status) => status,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io(format!("cannot look at the target '{}'", path.display()), e)),
-        };
-        // A link that leads to a file in use is told as what it leads to.
-        let id = prepared.storage.status(path).map_or(status.id, |followed| followed.id);
-        if let Some((_, used)) = in_use.iter().find(|(used, _)| *used == id) {
-            let text =
-                format!("the target '{}' is '{}', which this run reads", path.display(), used.display());
-            return Err(invalid(text));
-        }
-        if prepared.backup.options.existing == Existing::Refuse {
-            return Err(exists_already(path));
-        }
-        if status.kind != FileKind::Regular {
-            let text = format!("the target '{}' exists and is no regular file", path.display());
-            return Err(invalid(text));
-        }
+        refuse_existing(&*prepared.storage, path, prepared.backup.options.existing, &in_use)?;
     }
     Ok(())
-}
-
-/// What tells one target from another, whatever way leads there: the folder and the name in it.
-fn place(storage: &dyn Storage, path: &Path) -> Result<(FileId, Vec<u8>)> {
-    let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
-    let Some(name) = name else {
-        return Err(invalid(format!("the target '{}' has no file name", path.display())));
-    };
-    let folder = folder_of(path);
-    let status = storage.status(folder).map_err(|e| {
-        let text =
-            format!("cannot create the target '{}': its folder '{}'", path.display(), folder.display());
-        Error::io(text, e)
-    })?;
-    Ok((status.id, name.as_bytes().to_vec()))
 }

@@ -99,6 +99,15 @@ impl HostFile {
     }
 }
 
+impl Drop for HostFile {
+    /// Closing would give the locks back too, but not at once: a process that is just being started by another
+    /// thread has all our descriptors until it runs its program, and with them the locks.
+    fn drop(&mut self) {
+        // On a failure they go with the last descriptor.
+        let _ = sys::unlock_all(&self.file);
+    }
+}
+
 impl StorageFile for HostFile {
     fn len(&self) -> io::Result<u64> {
         match self.kind {
@@ -195,5 +204,28 @@ fn lock_bytes(lock: Lock) -> LockBytes {
         Lock::Backing => LockBytes { hold: &[100, 201, 203], test: &[101, 103] },
         Lock::ForceShare => LockBytes { hold: &[100], test: &[200] },
         Lock::Write => LockBytes { hold: &[100, 101, 103, 201, 202, 203], test: &[200, 201, 203, 101, 103] },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_file_locks_nobody_out_while_a_process_is_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        let file = HostStorage.create(&path).unwrap();
+        drop(file);
+        let open = || fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let ours = HostFile { file: open(), kind: FileKind::Regular };
+        // What a fork has of it.
+        let forked = ours.file.try_clone().unwrap();
+        ours.lock(Lock::Write).unwrap();
+        let other = HostFile { file: open(), kind: FileKind::Regular };
+        assert_eq!(other.lock(Lock::Source).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(ours);
+        other.lock(Lock::Write).unwrap();
+        drop(forked);
     }
 }

@@ -186,6 +186,14 @@ pub(super) fn unlock(file: &fs::File, byte: i64) -> io::Result<()> {
     fcntl_lock(file, libc::F_OFD_SETLK, &mut flock(libc::F_UNLCK, byte))
 }
 
+/// Gives back every lock that is owned by this open file.
+pub(super) fn unlock_all(file: &fs::File) -> io::Result<()> {
+    let mut lock = flock(libc::F_UNLCK, 0);
+    // Zero reaches to the end, wherever that is.
+    lock.l_len = 0;
+    fcntl_lock(file, libc::F_OFD_SETLK, &mut lock)
+}
+
 /// Whether nobody else holds a lock on the byte. Takes nothing.
 pub(super) fn could_lock_exclusive(file: &fs::File, byte: i64) -> io::Result<bool> {
     let mut lock = flock(libc::F_WRLCK, byte);

@@ -8,7 +8,7 @@ use super::journal::{Journal, TargetSwitch};
 use crate::{
     disk::StagedBitmaps,
     error::{Error, Result},
-    job::{TargetFile, folder_of},
+    image::{create::TargetFile, folder_of},
 };
 
 /// What is committed together. The numbers are those of the jobs it belongs to.

@@ -25,7 +25,8 @@ use run::{Run, Work};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    job::{Backup, Copy, Job, TargetFile, check_group, check_together, folder_of, prepare},
+    image::{create::TargetFile, folder_of},
+    job::{Backup, Copy, Job, check_group, check_together, prepare},
     storage::{HostStorage, Storage},
 };
 
@@ -106,7 +107,7 @@ impl Transaction {
         for (index, (prepared, name)) in prepared.into_iter().zip(names).enumerate() {
             let existing = prepared.backup.options.existing;
             let target =
-                TargetFile::create(prepared.storage.clone(), &prepared.backup.target, name, existing)?;
+                TargetFile::create_as(prepared.storage.clone(), &prepared.backup.target, name, existing)?;
             let file = target.file().clone();
             targets.push(target);
             copies.push(Copy::new(prepared, file, index)?);

@@ -19,7 +19,8 @@ use crate::{
     bitmap::BitmapChange,
     disk::{BusyBitmap, Disk, Pool},
     error::{Error, ErrorKind, Result},
-    job::{Copy, Job, JobStatus, Scratch, Step, TargetFile, cancelled},
+    image::create::TargetFile,
+    job::{Copy, Job, JobStatus, Scratch, Step, cancelled},
 };
 
 /// What the caller's handle and the leading thread share.

@@ -10,7 +10,7 @@ use holstein::{DiskInfo, FileKind, Layers, Qcow2Info, SnapshotInfo};
 use serde_json::{Value, json};
 
 use crate::{
-    args::ImageArgs,
+    args::{ImageArgs, OutputFormat},
     failure::Failure,
     output::{self, escape, json_name, json_path},
 };
@@ -30,12 +30,16 @@ pub(crate) struct InfoArgs {
 /// Runs the command.
 pub(crate) fn run(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let info = args.open.open(&args.image, Layers::TopOnly)?.info()?;
-    if args.open.json() {
-        output::print_json(&as_json(&args.image, &info))?;
-    } else {
-        output::print(&as_text(&args.image, &info))?;
-    }
+    show(&args.image, &info, args.open.output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what an image is.
+pub(crate) fn show(image: &Path, info: &DiskInfo, output: OutputFormat) -> Result<(), Failure> {
+    match output {
+        OutputFormat::Json => output::print_json(&as_json(image, info)),
+        OutputFormat::Human => output::print(&as_text(image, info)),
+    }
 }
 
 /// QEMU counts files in whole sectors, the last one padded.

@@ -8,6 +8,7 @@ mod backup;
 mod bitmap;
 mod check;
 mod compare;
+mod create;
 mod demo;
 mod disk_spec;
 mod failure;
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
 
-/// Inspects qcow2 disks and copies them: whole, or only what changed since the last copy.
+/// Makes and inspects qcow2 disks, and copies them: whole, or only what changed since the last copy.
 #[derive(Parser)]
 #[command(
     version,
@@ -44,6 +45,7 @@ enum Command {
     Compare(compare::CompareArgs),
     Resize(resize::ResizeArgs),
     Write(write::WriteArgs),
+    Create(create::CreateArgs),
     Bitmap(bitmap::BitmapArgs),
     Backup(backup::BackupArgs),
     Recover(recover::RecoverArgs),
@@ -66,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Compare(args) => compare::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Write(args) => write::run(&args),
+        Command::Create(args) => create::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Recover(args) => recover::run(&args),

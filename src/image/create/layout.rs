@@ -5,18 +5,21 @@
 //! left it. So memory holds one block and one table, whatever the disk; beside them only the L1 and refcount
 //! tables, 8 bytes for each L2 table and block.
 
-use byteorder::{BigEndian, ByteOrder};
-use zerocopy::IntoBytes;
+use std::ops::Range;
 
-use super::{Content, Item};
+use byteorder::{BigEndian, ByteOrder};
+
+use super::{
+    Content, Item,
+    header::{Tables, first_cluster},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::{
-        extension,
         geometry::Geometry,
-        header::{self, CompressionType, RawHeader, incompatible},
+        header::{self, CompressionType},
         l1::COPIED,
-        l2,
+        l2, refcount,
     },
     image::Format,
     storage::File,
@@ -27,10 +30,25 @@ use crate::{
 pub(crate) struct LayoutOptions {
     /// Bytes of the disk, a multiple of 512.
     pub(crate) size: u64,
+    /// 2 or 3.
+    pub(crate) version: u32,
     pub(crate) cluster_size: u64,
+    /// 16 in version 2.
+    pub(crate) refcount_bits: u32,
+    pub(crate) extended_l2: bool,
+    pub(crate) lazy_refcounts: bool,
     pub(crate) compression: CompressionType,
     /// Name and format of the image below.
     pub(crate) backing: Option<(Vec<u8>, Format)>,
+    pub(crate) data_file: Option<DataFileName>,
+}
+
+/// How an image names the file that its guest data lies in.
+#[derive(Clone, Debug)]
+pub(crate) struct DataFileName {
+    pub(crate) name: Vec<u8>,
+    /// The file is the disk at any time.
+    pub(crate) raw: bool,
 }
 
 /// A part of a writer's buffer and its place in the file.
@@ -41,9 +59,8 @@ pub(crate) struct Extent {
     pub(crate) length: usize,
 }
 
-/// Refcounts are 16 bits wide.
-const REFCOUNT_ORDER: u32 = 4;
-const MAX_REFCOUNT: u16 = u16::MAX;
+/// Behind this no L2 entry can point.
+const MAX_HOST_OFFSET: u64 = 1 << 56;
 
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -58,32 +75,48 @@ pub(crate) struct Layout {
     refcount_table: Vec<u64>,
     /// The refcounts of the clusters from the last block's first one on.
     refcounts: Vec<u16>,
-}
-
-/// Where the tables that the header names are.
-#[derive(Debug, Default)]
-struct Tables {
-    l1: u64,
-    refcount: u64,
-    refcount_clusters: u32,
+    /// How many compressed clusters may share a host cluster.
+    max_refcount: u16,
 }
 
 #[derive(Debug)]
 struct L2Table {
     index: usize,
-    entries: Vec<u64>,
+    /// One word for a cluster, or two with extended L2 entries.
+    words: Vec<u64>,
 }
 
 impl LayoutOptions {
+    /// A plain image of version 3.
+    pub(crate) fn new(size: u64, cluster_size: u64) -> Self {
+        LayoutOptions {
+            size,
+            version: 3,
+            cluster_size,
+            refcount_bits: 16,
+            extended_l2: false,
+            lazy_refcounts: false,
+            compression: CompressionType::Zlib,
+            backing: None,
+            data_file: None,
+        }
+    }
+
     /// Whether there can be such an image.
     pub(crate) fn check(&self) -> Result<()> {
         Layout::new(self.clone()).map(drop)
+    }
+
+    /// Whether there can be one with all clusters preallocated.
+    pub(crate) fn check_preallocated(&self) -> Result<()> {
+        Layout::new(self.clone())?.check_preallocation()
     }
 }
 
 impl Layout {
     pub(crate) fn new(options: LayoutOptions) -> Result<Self> {
-        let geometry = Geometry::new(options.cluster_size.ilog2(), REFCOUNT_ORDER, false)?;
+        let order = options.refcount_bits.ilog2();
+        let geometry = Geometry::new(options.cluster_size.ilog2(), order, options.extended_l2)?;
         let l1_entries = geometry.l1_entries_for(options.size);
         if l1_entries * 8 > header::MAX_L1_BYTES {
             let text = format!(
@@ -101,38 +134,24 @@ impl Layout {
             l2: None,
             refcount_table: Vec::new(),
             refcounts: vec![1],
+            max_refcount: u16::try_from(refcount::largest(order)).unwrap_or(u16::MAX),
             options,
         };
-        layout.header(&Tables::default())?;
+        first_cluster(&layout.options, &geometry, &Tables::default())?;
         layout.begin_refcount_block();
         Ok(layout)
     }
 
     /// Gives `item` its place; what must be written for it is appended to `extents`, joined where it fits.
     pub(crate) fn place(&mut self, file: &File, item: &Item, extents: &mut Vec<Extent>) -> Result<()> {
-        let cluster_size = self.options.cluster_size;
         match item.content {
-            Content::Zero => {
-                for guest in (item.guest..item.guest + item.length).step_by(cluster_size as usize) {
-                    self.set_entry(file, guest, l2::ZERO_ENTRY)?;
-                }
-            }
+            Content::Zero => self.place_zeros(file, item.guest..item.guest + item.length)?,
             Content::Data { mut at } => {
-                let (mut guest, end) = (item.guest, item.guest + item.length);
-                while guest < end {
-                    // First the table that the entry goes to, as changing it takes a cluster too.
-                    self.enter_table(file, guest)?;
-                    let table_end = (guest / self.geometry.l2_coverage() + 1) * self.geometry.l2_coverage();
-                    let wanted = self.geometry.clusters_for(end.min(table_end) - guest);
-                    let (host, count) = self.allocate(file, wanted)?;
-                    let length = count * cluster_size;
-                    for offset in (0..length).step_by(cluster_size as usize) {
-                        self.set_entry(file, guest + offset, l2::data_entry(host + offset))?;
-                    }
+                let range = item.guest..item.guest + item.length;
+                self.place_range(file, range, l2::ALL_ALLOCATED, |host, length| {
                     push(extents, Extent { host, at, length: length as usize });
                     at += length as usize;
-                    guest += length;
-                }
+                })?;
             }
             Content::Stream { at, length } => {
                 self.enter_table(file, item.guest)?;
@@ -142,18 +161,97 @@ impl Layout {
                         "the target is too large for compressed clusters; use smaller clusters or none";
                     return Err(file.error(ErrorKind::Limit, text));
                 };
-                self.set_entry(file, item.guest, entry)?;
+                self.set_entry(file, item.guest, entry, 0)?;
                 push(extents, Extent { host, at, length });
             }
         }
         Ok(())
     }
 
-    fn set_entry(&mut self, file: &File, guest: u64, entry: u64) -> Result<()> {
+    /// Gives every guest cluster its place, and writes nothing there: what a new file has not written reads as
+    /// zero. A raw data file may hold something already, and all of it is the guest's. Else subclusters stay
+    /// unallocated, so that a backing file shows.
+    pub(crate) fn preallocate(&mut self, file: &File) -> Result<()> {
+        let raw = self.options.data_file.as_ref().is_some_and(|data_file| data_file.raw);
+        let subclusters = if raw { l2::ALL_ALLOCATED } else { 0 };
+        let end = self.geometry.clusters_for(self.options.size) << self.geometry.cluster_bits;
+        self.place_range(file, 0..end, subclusters, |_, _| ())
+    }
+
+    /// Refuses to preallocate what the tables cannot hold.
+    fn check_preallocation(&self) -> Result<()> {
+        let bits = self.geometry.cluster_bits;
+        let data = self.geometry.clusters_for(self.options.size);
+        let tables = self.geometry.clusters_for(self.l1.len() as u64 * 8) + self.l1.len() as u64;
+        let own = if self.options.data_file.is_some() { 0 } else { data };
+        let (table_clusters, end) = self.refcount_space(1 + own + tables, 0);
+        let text = if end.max(data) << bits > MAX_HOST_OFFSET {
+            "lies partly behind what a table can point to; leave preallocation off"
+        } else if table_clusters << bits > header::MAX_REFCOUNT_TABLE_BYTES {
+            "needs a refcount table over 8 MiB; use larger clusters or narrower refcounts"
+        } else {
+            return Ok(());
+        };
+        let text = format!("a preallocated disk of {} bytes {text}", self.options.size);
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
+    fn place_zeros(&mut self, file: &File, range: Range<u64>) -> Result<()> {
+        if self.options.version == 2 {
+            // There is no entry that says zero, but what is not there is, and so is what was never written.
+            return match self.options.backing {
+                None => Ok(()),
+                Some(_) => self.place_range(file, range, l2::ALL_ALLOCATED, |_, _| ()),
+            };
+        }
+        let entry = if self.options.extended_l2 { 0 } else { l2::ZERO_ENTRY };
+        for guest in range.step_by(self.options.cluster_size as usize) {
+            self.set_entry(file, guest, entry, l2::ALL_ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the clusters of a guest range places for data; `placed` is told where each piece lies and how
+    /// long it is.
+    fn place_range(
+        &mut self,
+        file: &File,
+        range: Range<u64>,
+        subclusters: u64,
+        mut placed: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let cluster_size = self.options.cluster_size;
+        let (mut guest, end) = (range.start, range.end);
+        while guest < end {
+            // First the table that the entry goes to, as changing it takes a cluster too.
+            self.enter_table(file, guest)?;
+            let table_end = (guest / self.geometry.l2_coverage() + 1) * self.geometry.l2_coverage();
+            let wanted = self.geometry.clusters_for(end.min(table_end) - guest);
+            let (host, count) = match self.options.data_file {
+                None => self.allocate(file, wanted)?,
+                // In a data file everything has its place already.
+                Some(_) => (guest, wanted),
+            };
+            let length = count * cluster_size;
+            for offset in (0..length).step_by(cluster_size as usize) {
+                self.set_entry(file, guest + offset, l2::data_entry(host + offset), subclusters)?;
+            }
+            placed(host, length);
+            guest += length;
+        }
+        Ok(())
+    }
+
+    fn set_entry(&mut self, file: &File, guest: u64, entry: u64, subclusters: u64) -> Result<()> {
         self.enter_table(file, guest)?;
-        let slot = (guest >> self.geometry.cluster_bits) % self.geometry.l2_entries();
+        let slot = ((guest >> self.geometry.cluster_bits) % self.geometry.l2_entries()) as usize;
         if let Some(table) = &mut self.l2 {
-            table.entries[slot as usize] = entry;
+            if self.geometry.extended_l2 {
+                table.words[2 * slot] = entry;
+                table.words[2 * slot + 1] = subclusters;
+            } else {
+                table.words[slot] = entry;
+            }
         }
         Ok(())
     }
@@ -165,7 +263,7 @@ impl Layout {
             return Ok(());
         }
         self.write_l2_table(file)?;
-        self.l2 = Some(L2Table { index, entries: vec![0; self.geometry.l2_entries() as usize] });
+        self.l2 = Some(L2Table { index, words: vec![0; self.options.cluster_size as usize / 8] });
         Ok(())
     }
 
@@ -173,7 +271,7 @@ impl Layout {
         let Some(table) = self.l2.take() else { return Ok(()) };
         let (host, _) = self.allocate(file, 1)?;
         self.l1[table.index] = host | COPIED;
-        file.write_all(&big_endian(&table.entries), host)
+        file.write_all(&big_endian(&table.words), host)
     }
 
     /// Takes up to `wanted` clusters, at least one, that follow each other.
@@ -203,7 +301,14 @@ impl Layout {
     fn write_refcount_block(&self, file: &File) -> Result<()> {
         let Some(&host) = self.refcount_table.last() else { return Ok(()) };
         let mut block = vec![0; self.options.cluster_size as usize];
-        BigEndian::write_u16_into(&self.refcounts, &mut block[..self.refcounts.len() * 2]);
+        match self.geometry.refcount_order {
+            4 => BigEndian::write_u16_into(&self.refcounts, &mut block[..self.refcounts.len() * 2]),
+            order => {
+                for (index, count) in self.refcounts.iter().enumerate() {
+                    refcount::set(&mut block, order, index, u64::from(*count));
+                }
+            }
+        }
         file.write_all(&block, host)
     }
 
@@ -219,7 +324,7 @@ impl Layout {
             // A stream that does not fit goes on in the next cluster, if that is free and counted here too.
             let fits = length <= room || (self.next == cluster + 1 && self.next < counted_to);
             let refcount = &mut self.refcounts[(cluster - counted_from) as usize];
-            if fits && *refcount < MAX_REFCOUNT {
+            if fits && *refcount < self.max_refcount {
                 *refcount += 1;
                 if length > room {
                     self.allocate(file, 1)?;
@@ -241,21 +346,13 @@ impl Layout {
     pub(crate) fn finish(&mut self, file: &File) -> Result<Vec<u8>> {
         self.write_l2_table(file)?;
         let bits = self.geometry.cluster_bits;
-        let per_block = self.geometry.refcount_block_entries();
         let l1_clusters = self.geometry.clusters_for(self.l1.len() as u64 * 8);
 
         // L1 table, refcount table and the blocks that these need, one behind the other.
         let l1_at = self.next;
         let table_at = l1_at + l1_clusters;
-        let (mut blocks, mut table_clusters) = (self.refcount_table.len() as u64, 1);
-        let end = loop {
-            let end = table_at + table_clusters + blocks - self.refcount_table.len() as u64;
-            let needed = (end.div_ceil(per_block), self.geometry.clusters_for(blocks * 8));
-            if needed.0 <= blocks && needed.1 <= table_clusters {
-                break end;
-            }
-            (blocks, table_clusters) = (needed.0.max(blocks), needed.1.max(table_clusters));
-        };
+        let blocks = self.refcount_table.len() as u64;
+        let (table_clusters, end) = self.refcount_space(table_at - blocks, blocks);
         if table_clusters << bits > header::MAX_REFCOUNT_TABLE_BYTES {
             return Err(file.error(
                 ErrorKind::Limit,
@@ -269,11 +366,28 @@ impl Layout {
         file.write_all(&big_endian(&self.l1), l1_at << bits)?;
         file.set_len(end << bits)?;
 
-        self.header(&Tables {
+        let tables = Tables {
             l1: l1_at << bits,
+            l1_entries: self.l1.len() as u32,
             refcount: table_at << bits,
             refcount_clusters: table_clusters as u32,
-        })
+        };
+        first_cluster(&self.options, &self.geometry, &tables)
+    }
+
+    /// How many clusters of refcount table there must be, and how many clusters there are then in all, when
+    /// table and blocks, `blocks` at least, count themselves and `others` more.
+    fn refcount_space(&self, others: u64, mut blocks: u64) -> (u64, u64) {
+        let mut table_clusters = 1;
+        loop {
+            let end = others + table_clusters + blocks;
+            let needed_blocks = end.div_ceil(self.geometry.refcount_block_entries());
+            let needed_clusters = self.geometry.clusters_for(blocks * 8);
+            if needed_blocks <= blocks && needed_clusters <= table_clusters {
+                return (table_clusters, end);
+            }
+            (blocks, table_clusters) = (needed_blocks.max(blocks), needed_clusters.max(table_clusters));
+        }
     }
 
     /// Clusters up to `end` are in use, once each from here on; blocks not begun yet lie from cluster `at`.
@@ -291,56 +405,6 @@ impl Layout {
             self.refcounts.clear();
             at += 1;
         }
-    }
-
-    fn raw_header(&self, tables: &Tables) -> RawHeader {
-        let zstd = self.options.compression == CompressionType::Zstd;
-        RawHeader {
-            magic: header::MAGIC.into(),
-            version: 3.into(),
-            backing_file_offset: 0.into(),
-            backing_file_size: 0.into(),
-            cluster_bits: self.geometry.cluster_bits.into(),
-            size: self.options.size.into(),
-            crypt_method: 0.into(),
-            l1_size: (self.l1.len() as u32).into(),
-            l1_table_offset: tables.l1.into(),
-            refcount_table_offset: tables.refcount.into(),
-            refcount_table_clusters: tables.refcount_clusters.into(),
-            nb_snapshots: 0.into(),
-            snapshots_offset: 0.into(),
-            incompatible_features: if zstd { incompatible::COMPRESSION_TYPE } else { 0 }.into(),
-            compatible_features: 0.into(),
-            autoclear_features: 0.into(),
-            refcount_order: REFCOUNT_ORDER.into(),
-            header_length: (size_of::<RawHeader>() as u32).into(),
-            compression_type: zstd.into(),
-            padding: [0; 7],
-        }
-    }
-
-    /// The first cluster: header, extensions, and the backing file's name behind them.
-    fn header(&self, tables: &Tables) -> Result<Vec<u8>> {
-        let mut raw = self.raw_header(tables);
-        let mut extensions = Vec::new();
-        if let Some((name, format)) = &self.options.backing {
-            extension::append(&mut extensions, extension::BACKING_FORMAT, format.to_string().as_bytes());
-            extension::append(&mut extensions, extension::END, &[]);
-            raw.backing_file_offset = ((size_of::<RawHeader>() + extensions.len()) as u64).into();
-            raw.backing_file_size = (name.len() as u32).into();
-            extensions.extend_from_slice(name);
-            if name.len() as u32 > header::MAX_BACKING_NAME {
-                let text = format!("the backing file's name has {} bytes, over 1023", name.len());
-                return Err(Error::new(ErrorKind::InvalidArgument, text));
-            }
-        }
-        let mut cluster = [raw.as_bytes(), &extensions].concat();
-        if cluster.len() as u64 > self.options.cluster_size {
-            let text = "the backing file's name does not fit into the first cluster; use larger clusters";
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
-        cluster.resize(self.options.cluster_size as usize, 0);
-        Ok(cluster)
     }
 }
 

@@ -1,17 +1,26 @@
 //! Making new images, front to back.
 //!
-//! A target is written in guest order. [`Layout`] decides where everything goes and keeps the tables.
+//! [`CreateOptions`] is what a caller asks for. A target is written in guest order: [`Layout`] decides where
+//! everything goes and keeps the tables, and a [`TargetFile`] is the file until it has its name.
 //!
 //! Order of writes of a qcow2 target: data and full L2 tables and refcount blocks as they come, then the last
 //! of them, the L1 table and the refcount table; sync; the header; sync. Until the header is there the first
 //! cluster is a hole, so a crash at any moment leaves a file that is no image at all.
 
+mod header;
 mod layout;
+mod options;
+mod target_file;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Mutex, PoisonError};
 
 use layout::Layout;
-pub(crate) use layout::{Extent, LayoutOptions};
+pub(crate) use layout::{DataFileName, Extent, LayoutOptions};
+pub(crate) use options::check_cluster_size;
+pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
+pub(crate) use target_file::{TargetFile, place, refuse_existing};
 
 use crate::{error::Result, storage::File};
 
@@ -43,7 +52,7 @@ pub(crate) struct Item {
 }
 
 impl Target {
-    /// A qcow2 image of version 3 in an empty file.
+    /// A qcow2 image in an empty file.
     pub(crate) fn qcow2(file: File, options: LayoutOptions) -> Result<Target> {
         let size = options.size;
         Ok(Target { file, size, layout: Some(Mutex::new(Layout::new(options)?)) })
@@ -53,6 +62,14 @@ impl Target {
     pub(crate) fn raw(file: File, size: u64) -> Result<Target> {
         file.set_len(size)?;
         Ok(Target { file, size, layout: None })
+    }
+
+    /// Gives each guest cluster of a qcow2 image a place in advance. Nothing can be placed afterwards.
+    pub(crate) fn preallocate(&self) -> Result<()> {
+        match &self.layout {
+            Some(layout) => layout.lock().unwrap_or_else(PoisonError::into_inner).preallocate(&self.file),
+            None => Ok(()),
+        }
     }
 
     /// Decides where `items` go. Items must come in guest order over all calls.

@@ -1,4 +1,4 @@
-//! The file that a backup makes: nameless to others until it is complete.
+//! A file that is being made: nameless to others until it is complete.
 //!
 //! It is written under a temporary name in its final folder. Publishing renames it and makes the folder
 //! durable; abandoning removes it. Whatever happens before publishing, also a panic, removes it.
@@ -6,6 +6,7 @@
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +14,8 @@ use std::{
 use super::Existing;
 use crate::{
     error::{Error, ErrorKind, Result},
-    storage::{File, Lock, RenameRule, Storage},
+    image::folder_of,
+    storage::{File, FileId, FileKind, Lock, RenameRule, Storage},
 };
 
 /// A target file that is not published, or can still be withdrawn.
@@ -48,8 +50,13 @@ impl TargetFile {
         folder_of(path).join(format!(".holstein-{number:016x}.tmp"))
     }
 
-    /// Creates the temporary file, locked against everybody else.
-    pub(crate) fn create(
+    /// Creates the temporary file under a name of its own, locked against everybody else.
+    pub(crate) fn create(storage: Arc<dyn Storage>, path: &Path, existing: Existing) -> Result<Self> {
+        Self::create_as(storage, path, Self::temporary_name(path), existing)
+    }
+
+    /// The same under this temporary name, in the folder of the final one.
+    pub(crate) fn create_as(
         storage: Arc<dyn Storage>,
         path: &Path,
         temporary: PathBuf,
@@ -177,16 +184,53 @@ fn lock_existing(storage: &dyn Storage, path: &Path) -> Result<File> {
     Ok(file)
 }
 
-pub(crate) fn exists_already(path: &Path) -> Error {
+/// Looks at what is there already, before anything is created. A target never replaces one of the files
+/// `in_use`, which are read for it, nor anything but a file.
+pub(crate) fn refuse_existing(
+    storage: &dyn Storage,
+    path: &Path,
+    existing: Existing,
+    in_use: &[(FileId, PathBuf)],
+) -> Result<()> {
+    let status = match storage.entry(path) {
+        Ok(status) => status,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(format!("cannot look at the target '{}'", path.display()), e)),
+    };
+    // A link that leads to a file in use is told as what it leads to.
+    let id = storage.status(path).map_or(status.id, |followed| followed.id);
+    if let Some((_, used)) = in_use.iter().find(|(used, _)| *used == id) {
+        let text = format!("the target '{}' is '{}', which this run reads", path.display(), used.display());
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    if existing == Existing::Refuse {
+        return Err(exists_already(path));
+    }
+    if status.kind != FileKind::Regular {
+        let text = format!("the target '{}' exists and is no regular file", path.display());
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    Ok(())
+}
+
+/// What tells one target from another, whatever way leads there: the folder and the name in it.
+pub(crate) fn place(storage: &dyn Storage, path: &Path) -> Result<(FileId, Vec<u8>)> {
+    let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
+    let Some(name) = name else {
+        let text = format!("the target '{}' has no file name", path.display());
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    };
+    let folder = folder_of(path);
+    let status = storage.status(folder).map_err(|e| {
+        let text =
+            format!("cannot create the target '{}': its folder '{}'", path.display(), folder.display());
+        Error::io(text, e)
+    })?;
+    Ok((status.id, name.as_bytes().to_vec()))
+}
+
+fn exists_already(path: &Path) -> Error {
     let text =
         format!("the target '{}' exists already; choose another name or allow overwriting", path.display());
     Error::new(ErrorKind::Exists, text)
-}
-
-/// The folder that a target is made in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }

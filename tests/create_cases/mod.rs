@@ -1,0 +1,5 @@
+pub mod case;
+pub mod command;
+pub mod compare;
+pub mod crashes;
+pub mod refusals;
