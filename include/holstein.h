@@ -499,6 +499,56 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_EVENT_FINISHED 6
 
 /**
+ * A temporary file of a transaction that was never decided was removed.
+ */
+#define HOL_RECOVERED_TEMPORARY_REMOVED 1
+
+/**
+ * A target got its name.
+ */
+#define HOL_RECOVERED_TARGET_PUBLISHED 2
+
+/**
+ * A target had its name already.
+ */
+#define HOL_RECOVERED_TARGET_WAS_PUBLISHED 3
+
+/**
+ * A target is not there any more, or its name is taken: the bitmaps of its transaction stay dirty.
+ */
+#define HOL_RECOVERED_TARGET_MISSING 4
+
+/**
+ * The bitmaps of an image are as the transaction makes them.
+ */
+#define HOL_RECOVERED_BITMAPS_CHANGED 5
+
+/**
+ * They were so already.
+ */
+#define HOL_RECOVERED_BITMAPS_WERE_CHANGED 6
+
+/**
+ * The bitmaps stay as they are, dirtier than they could be.
+ */
+#define HOL_RECOVERED_BITMAPS_LEFT 7
+
+/**
+ * Somebody wrote an image without recording it: its bitmaps are inconsistent now, and the next backup is a full one.
+ */
+#define HOL_RECOVERED_BITMAPS_GIVEN_UP 8
+
+/**
+ * Something cannot be finished now; the journal stays for the next recovery.
+ */
+#define HOL_RECOVERED_UNFINISHED 9
+
+/**
+ * The transaction is at work: nothing was touched.
+ */
+#define HOL_RECOVERED_AT_WORK 10
+
+/**
  * One step of a transaction, not yet run. It belongs to one thread at a time.
  */
 typedef struct hol_action hol_action;
@@ -958,6 +1008,74 @@ typedef struct hol_event {
    */
   uint32_t reserved;
 } hol_event;
+
+/**
+ * What a recovery has found and done, in numbers. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
+ * does); the library fills the rest.
+ */
+typedef struct hol_recover_report {
+  /**
+   * sizeof(hol_recover_report)
+   */
+  size_t struct_size;
+  /**
+   * Targets that have their names now, or had them already.
+   */
+  uint64_t targets;
+  /**
+   * Temporary files that were removed.
+   */
+  uint64_t removed;
+  /**
+   * Images whose bitmaps are as their transaction makes them.
+   */
+  uint64_t bitmaps;
+  /**
+   * Images whose bitmaps stay dirtier than they could be, or were given up for a full copy.
+   */
+  uint64_t left;
+  /**
+   * Things that cannot be finished now: call again later.
+   */
+  uint64_t unfinished;
+  /**
+   * Transactions that are at work.
+   */
+  uint64_t at_work;
+} hol_recover_report;
+
+/**
+ * One thing that recovery found or did. Texts are valid during the callback.
+ */
+typedef struct hol_recovered {
+  /**
+   * sizeof(hol_recovered)
+   */
+  size_t struct_size;
+  /**
+   * The file it is about.
+   */
+  const char *path;
+  /**
+   * The reason, where there is more to say than the kind does; else NULL.
+   */
+  const char *reason;
+  /**
+   * HOL_RECOVERED_*. Later versions may add kinds.
+   */
+  uint32_t kind;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_recovered;
+
+/**
+ * Receives what a recovery has found and done, in the calling thread and with no lock held: it may call the library.
+ * `recovered` is valid during the callback only. Return 0 to go on, anything else to stop hearing of it; all is done by
+ * then. No exception may leave it.
+ */
+typedef int (*hol_recovered_cb)(const struct hol_recovered *recovered, void *opaque);
 
 #ifdef __cplusplus
 extern "C" {
@@ -1464,6 +1582,18 @@ int hol_txn_set_completion(struct hol_txn *txn,
                            uint32_t mode);
 
 /**
+ * Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
+ * first target. hol_recover() finishes there what a crash interrupted.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_set_journal(struct hol_txn *txn,
+                        const char *journal_dir);
+
+/**
  * Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
  * be used or freed after this call.
  *
@@ -1578,6 +1708,26 @@ int hol_txn_job(struct hol_txn *txn,
  * Since: 0.1.
  */
 void hol_txn_free(struct hol_txn *txn);
+
+/**
+ * Finishes or takes back every transaction that died, by a crash of the process or of the machine, and has its journal in
+ * the folder `journal_dir`: where it was decided its targets get their names and its bitmaps change, where it was not
+ * its temporary files go. Transactions at work are left alone. Doing it again changes nothing. hol_txn_start() does the
+ * same for the transaction's own journal folder.
+ *
+ * `report` and `callback` may be NULL.
+ *
+ * Returns HOL_OK, also when something is unfinished, or HOL_STOPPED when the callback asked to stop.
+ * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_IO (the folder), HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL,
+ * HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_recover(const char *journal_dir,
+                struct hol_recover_report *report,
+                hol_recovered_cb callback,
+                void *opaque);
 
 #ifdef __cplusplus
 }  // extern "C"

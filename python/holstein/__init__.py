@@ -14,6 +14,7 @@ from ._bitmap_changes import BitmapChanges
 from ._disk import BitmapInfo, Disk, DiskInfo, Extent
 from ._error import HolsteinError
 from ._library import version
+from ._recover import Recovered, recover
 from ._transaction import Event, Job, Report, Transaction
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "Extent",
     "HolsteinError",
     "Job",
+    "Recovered",
     "Report",
     "Transaction",
+    "recover",
     "version",
 ]

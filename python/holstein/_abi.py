@@ -233,6 +233,46 @@ class Report(_Sized):
     ]
 
 
+class Recovered(_Sized):
+    """hol_recovered"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("path", c_char_p),
+        ("reason", c_char_p),
+        ("kind", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class RecoverReport(_Sized):
+    """hol_recover_report"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("targets", c_uint64),
+        ("removed", c_uint64),
+        ("bitmaps", c_uint64),
+        ("left", c_uint64),
+        ("unfinished", c_uint64),
+        ("at_work", c_uint64),
+    ]
+
+
+#: What a recovery can find or do, in the order of HOL_RECOVERED_*.
+RECOVERED = (
+    "temporary-removed",
+    "target-published",
+    "target-was-published",
+    "target-missing",
+    "bitmaps-changed",
+    "bitmaps-were-changed",
+    "bitmaps-left",
+    "bitmaps-given-up",
+    "unfinished",
+    "at-work",
+)
+
 #: The structures by their C names.
 STRUCTURES = {
     "hol_disk_options": DiskOptions,
@@ -245,8 +285,11 @@ STRUCTURES = {
     "hol_extent": Extent,
     "hol_event": Event,
     "hol_report": Report,
+    "hol_recovered": Recovered,
+    "hol_recover_report": RecoverReport,
 }
 
+RecoveredCallback = ctypes.CFUNCTYPE(c_int, POINTER(Recovered), c_void_p)
 ExtentCallback = ctypes.CFUNCTYPE(c_int, POINTER(Extent), c_void_p)
 
 #: Every function of the header: what it returns, and its arguments. Handles are void pointers.
@@ -288,6 +331,8 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_action_free": (None, (c_void_p,)),
     "hol_txn_new": (c_void_p, ()),
     "hol_txn_set_completion": (c_int, (c_void_p, c_uint32)),
+    "hol_txn_set_journal": (c_int, (c_void_p, c_char_p)),
+    "hol_recover": (c_int, (c_char_p, POINTER(RecoverReport), RecoveredCallback, c_void_p)),
     "hol_txn_add": (c_int, (c_void_p, c_void_p)),
     "hol_txn_start": (c_int, (c_void_p,)),
     "hol_txn_wait": (c_int, (c_void_p, c_int64)),

@@ -89,13 +89,21 @@ class Transaction:
     an exception in the block cancels it.
     """
 
-    def __init__(self, *, completion: str = "grouped") -> None:
+    def __init__(
+        self, *, completion: str = "grouped", grouped: bool | None = None, journal: Path | None = None
+    ) -> None:
+        """grouped=True or False says the same as completion. The journal is a folder, which must exist; without it that of
+        the first target is taken. `recover` finishes there what a crash interrupted."""
+        if grouped is not None:
+            completion = "grouped" if grouped else "individual"
         mode = choice("COMPLETION", "completion", completion)
         self._handle = c_void_p(lib.hol_txn_new())
         if not self._handle:
             raise last_error()
         self._started = False
         check(lib.hol_txn_set_completion(self._handle, mode))
+        if journal is not None:
+            check(lib.hol_txn_set_journal(self._handle, path_bytes(journal)))
 
     @property
     def handle(self) -> c_void_p:

@@ -23,6 +23,8 @@ def mirrored() -> dict:
     for group, names in (("JOB", _abi.STATUSES), ("EVENT", _abi.EVENTS)):
         constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
     constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})
+    for value, name in enumerate(_abi.RECOVERED, 1):
+        constants[f"RECOVERED_{name.upper().replace('-', '_')}"] = value
     for group, flags in (("EXTENT", _abi.EXTENT_FLAGS), ("BITMAP", _abi.BITMAP_FLAGS), ("DISK", _abi.DISK_FLAGS)):
         constants.update({f"{group}_{name}": value for name, value in flags.items()})
     return constants

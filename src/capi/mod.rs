@@ -25,6 +25,7 @@ pub mod error;
 pub mod extent;
 pub mod job;
 pub mod options;
+pub mod recover;
 pub mod txn;
 pub mod version;
 pub mod write;

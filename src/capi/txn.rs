@@ -1,6 +1,6 @@
 //! Transactions: `hol_txn`, and their events.
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::action::hol_action;
 use super::boundary::{
-    Failure, Fill, Grows, Handle, InUse, Poison, boundary, fill, give, handle, invalid, out, take,
+    Failure, Fill, Grows, Handle, InUse, Poison, as_path, boundary, fill, give, handle, invalid, out, take,
+    text,
 };
 use super::error::{HOL_OK, code_of, no_action};
 use super::job::{give_job, hol_job, status_of};
@@ -180,6 +181,23 @@ pub unsafe extern "C" fn hol_txn_set_completion(txn: *mut hol_txn, mode: u32) ->
         let txn = unsafe { handle(txn, "txn") }?;
         let mode = completion(mode)?;
         txn.plan(|planned| planned.set_completion(mode))?;
+        Ok(HOL_OK)
+    })
+}
+
+/// Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
+/// first target. hol_recover() finishes there what a crash interrupted.
+///
+/// Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_txn_set_journal(txn: *mut hol_txn, journal_dir: *const c_char) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (txn, folder) = unsafe { (handle(txn, "txn")?, text(journal_dir, "journal_dir")?) };
+        txn.plan(|planned| planned.set_journal(as_path(folder)))?;
         Ok(HOL_OK)
     })
 }

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::mem::size_of;
 
 use super::boundary::{boundary, invalid, out, text};
-use super::{bitmap, bitmap_change, create, disk, error::HOL_OK, extent, job, options, txn};
+use super::{bitmap, bitmap_change, create, disk, error::HOL_OK, extent, job, options, recover, txn};
 
 /// The version of the library that runs, as "0.1.0"; HOL_VERSION is the version of the header. The text is
 /// static.
@@ -57,6 +57,8 @@ pub unsafe extern "C" fn hol_sizeof(type_name: *const c_char, size: *mut usize) 
             b"hol_extent" => size_of::<extent::hol_extent>(),
             b"hol_event" => size_of::<txn::hol_event>(),
             b"hol_report" => size_of::<job::hol_report>(),
+            b"hol_recovered" => size_of::<recover::hol_recovered>(),
+            b"hol_recover_report" => size_of::<recover::hol_recover_report>(),
             other => {
                 return Err(invalid(format!("no structure is called '{}'", String::from_utf8_lossy(other))));
             }
