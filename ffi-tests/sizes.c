@@ -12,7 +12,7 @@ _Static_assert(sizeof(hol_extent) == 40, "hol_extent");
 _Static_assert(sizeof(hol_event) == 48, "hol_event");
 _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
 _Static_assert(sizeof(hol_recover_report) == 56, "hol_recover_report");
-_Static_assert(sizeof(hol_report) == 32, "hol_report");
+_Static_assert(sizeof(hol_report) == 40, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
 _Static_assert(offsetof(hol_disk_options, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "the last field ends the structure");
@@ -23,7 +23,7 @@ _Static_assert(offsetof(hol_bitmap_options, reserved) == 20, "the last field end
 _Static_assert(offsetof(hol_bitmap_change, recording) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_extent, flags) == 36, "the last field ends the structure");
 _Static_assert(offsetof(hol_event, reserved) == 44, "the last field ends the structure");
-_Static_assert(offsetof(hol_report, stored_bytes) == 24, "the last field ends the structure");
+_Static_assert(offsetof(hol_report, partial_end) == 32, "the last field ends the structure");
 
 /* Defaults are ABI: a zeroed structure means these. */
 _Static_assert(HOL_FORMAT_QCOW2 == 0 && HOL_BACKING_BESIDE == 0 && HOL_SHARING_LOCKED == 0, "disk");

@@ -229,6 +229,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_SYNC_INCREMENTAL 4
 
 /**
+ * Copy nothing: the target is an empty image over its backing file, which it needs.
+ */
+#define HOL_SYNC_NONE 5
+
+/**
  * The library's choice for the sync mode. The default.
  */
 #define HOL_BITMAP_MODE_DEFAULT 0
@@ -244,7 +249,10 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_BITMAP_MODE_NEVER 2
 
 /**
- * The bitmap loses what was copied, also when the backup fails.
+ * The bitmap loses what is in the target, also when the backup fails or is cancelled: then the target is kept with what
+ * it has, and hol_report.partial_end tells how far it goes. Nothing is kept, and the bitmap stays as it is, when nothing
+ * was copied yet, when the target itself fails, and when it would replace an existing one. Not for several backups with
+ * HOL_COMPLETION_GROUPED.
  */
 #define HOL_BITMAP_MODE_ALWAYS 3
 
@@ -454,7 +462,7 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_JOB_WAITING 3
 
 /**
- * The job undoes what it did, after a failure or a cancel.
+ * The job undoes what it did, after a failure or a cancel; or finishes a partial target (HOL_BITMAP_MODE_ALWAYS).
  */
 #define HOL_JOB_ABORTING 4
 
@@ -968,6 +976,11 @@ typedef struct hol_report {
    * Bytes that the data takes in the target.
    */
   uint64_t stored_bytes;
+  /**
+   * Of a job that failed or was cancelled and whose partial target was kept (HOL_BITMAP_MODE_ALWAYS): the target has
+   * what was to be copied up to this offset of the disk. 0: no partial target was kept.
+   */
+  uint64_t partial_end;
 } hol_report;
 
 /**
@@ -1532,7 +1545,8 @@ HOL_MUST_USE int hol_job_progress(const struct hol_job *job, uint64_t *done, uin
 
 /**
  * Writes how the job failed: its code, HOL_ERR_*, to `*code` and its text to `*message`. While the job has not failed
- * they become HOL_OK and NULL. The text belongs to the job and stays until hol_job_free().
+ * they become HOL_OK and NULL. The text belongs to the job and stays until hol_job_free(). Both are final when the job
+ * is concluded: the text may then also tell what was kept or could not be done.
  *
  * Returns HOL_OK when both are written, also for a job that failed.
  * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
@@ -1636,7 +1650,8 @@ int hol_txn_wait(struct hol_txn *txn,
 
 /**
  * Asks a started transaction to stop, and does not wait for it. Jobs that are not concluded end with HOL_ERR_CANCELLED
- * and leave no target behind. No effect once targets have begun to appear: then the transaction succeeds.
+ * and leave no target behind, but for a partial one with HOL_BITMAP_MODE_ALWAYS. No effect once targets have begun to
+ * appear: then the transaction succeeds.
  *
  * Errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
  *

@@ -144,10 +144,10 @@ fn modes_that_mean_nothing_are_refused() {
     let night = Night::new();
     let before = (fs::read(night.path("a.qcow2")).unwrap(), night.files());
     for (options, text) in [
-        ("sync=full,bitmap=nightly,bitmap-mode=never", "no use"),
-        ("sync=top,bitmap=nightly", "no use"),
+        ("sync=full,bitmap=nightly,bitmap-mode=never", "no effect"),
+        ("sync=top,bitmap=nightly", "on-success or always"),
         ("sync=incremental,bitmap=nightly,bitmap-mode=never", "incremental"),
-        ("sync=incremental,bitmap=nightly,bitmap-mode=always", "incremental"),
+        ("sync=incremental,bitmap=nightly,bitmap-mode=always", "on-success"),
         ("sync=incremental,bitmap=absent", "absent"),
     ] {
         let output = night.backup(&[&format!("source=a.qcow2,target=x.qcow2,{options}")]);

@@ -44,7 +44,7 @@ CHOICES = {
     "LAYERS": ("chain", "top-only"),
     "ACCESS": ("read", "write"),
     "RECORDING": ("enabled", "disabled"),
-    "SYNC": ("default", "full", "top", "bitmap", "incremental"),
+    "SYNC": ("default", "full", "top", "bitmap", "incremental", "none"),
     "BITMAP_MODE": ("default", "on-success", "never", "always"),
     "COMPRESSION": ("none", "zlib", "zstd"),
     "COMPAT": ("1.1", "0.10"),
@@ -230,6 +230,7 @@ class Report(_Sized):
         ("data_bytes", c_uint64),
         ("zero_bytes", c_uint64),
         ("stored_bytes", c_uint64),
+        ("partial_end", c_uint64),
     ]
 
 

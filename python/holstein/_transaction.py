@@ -40,6 +40,9 @@ class Report:
     zero_bytes: int
     #: Bytes that the data takes in the target.
     stored_bytes: int
+    #: Of a job that failed or was cancelled and whose partial target was kept (bitmap_mode "always"): the target has what
+    #: was to be copied up to this offset of the disk. None: no partial target was kept.
+    partial_end: int | None = None
 
 
 class Job:
@@ -76,7 +79,9 @@ class Job:
         """What the job has copied."""
         report = _abi.Report()
         check(lib.hol_job_report(self._handle, byref(report)))
-        return Report(report.data_bytes, report.zero_bytes, report.stored_bytes)
+        return Report(
+            report.data_bytes, report.zero_bytes, report.stored_bytes, report.partial_end or None
+        )
 
     def __del__(self) -> None:
         lib.hol_job_free(self._handle)

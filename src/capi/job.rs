@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use super::boundary::{Fill, Grows, Handle, Poison, boundary, c_text, fill, give, handle, out, take};
 use super::error::{HOL_OK, code_of};
@@ -12,8 +12,8 @@ use crate::{Job, JobStatus};
 /// come alone. It may outlive its transaction, and freeing it does not stop the work.
 pub struct hol_job {
     job: Job,
-    /// Kept once the job has failed, since C holds a pointer to the text.
-    error: OnceLock<(c_int, CString)>,
+    /// Every error that was told, the last one being the job's: C holds pointers to the texts.
+    errors: Mutex<Vec<(c_int, CString)>>,
     poison: Poison,
 }
 
@@ -25,7 +25,7 @@ impl Handle for hol_job {
 
 /// A handle for `job` that belongs to C.
 pub(super) fn give_job(job: &Job) -> *mut hol_job {
-    give(hol_job { job: job.clone(), error: OnceLock::new(), poison: Poison::default() })
+    give(hol_job { job: job.clone(), errors: Mutex::default(), poison: Poison::default() })
 }
 
 /// The job has not begun.
@@ -34,7 +34,7 @@ pub const HOL_JOB_CREATED: u32 = 1;
 pub const HOL_JOB_RUNNING: u32 = 2;
 /// The job has done its work and waits for the others of its group.
 pub const HOL_JOB_WAITING: u32 = 3;
-/// The job undoes what it did, after a failure or a cancel.
+/// The job undoes what it did, after a failure or a cancel; or finishes a partial target (HOL_BITMAP_MODE_ALWAYS).
 pub const HOL_JOB_ABORTING: u32 = 4;
 /// The job is over: hol_job_error() says how it ended.
 pub const HOL_JOB_CONCLUDED: u32 = 5;
@@ -62,6 +62,9 @@ pub struct hol_report {
     pub zero_bytes: u64,
     /// Bytes that the data takes in the target.
     pub stored_bytes: u64,
+    /// Of a job that failed or was cancelled and whose partial target was kept (HOL_BITMAP_MODE_ALWAYS): the target has
+    /// what was to be copied up to this offset of the disk. 0: no partial target was kept.
+    pub partial_end: u64,
 }
 
 // SAFETY: `repr(C)`, size first; integers, of which zero is a value.
@@ -102,7 +105,8 @@ pub unsafe extern "C" fn hol_job_progress(job: *const hol_job, done: *mut u64, t
 }
 
 /// Writes how the job failed: its code, HOL_ERR_*, to `*code` and its text to `*message`. While the job has not failed
-/// they become HOL_OK and NULL. The text belongs to the job and stays until hol_job_free().
+/// they become HOL_OK and NULL. The text belongs to the job and stays until hol_job_free(). Both are final when the job
+/// is concluded: the text may then also tell what was kept or could not be done.
 ///
 /// Returns HOL_OK when both are written, also for a job that failed.
 /// Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
@@ -119,12 +123,15 @@ pub unsafe extern "C" fn hol_job_error(
         // SAFETY: the arguments are as the header asks.
         let (job, code, message) =
             unsafe { (handle(job, "job")?, out(code, "code")?, out(message, "message")?) };
-        let kept = job.error.get().or_else(|| {
-            let error = job.job.error()?;
-            Some(job.error.get_or_init(|| (code_of(error.kind()), c_text(error.to_string().as_bytes()))))
-        });
-        code.set(kept.map_or(HOL_OK, |(code, _)| *code));
-        message.set(kept.map_or(ptr::null(), |(_, text)| text.as_ptr()));
+        let mut errors = job.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = job.job.error() {
+            let told = (code_of(error.kind()), c_text(error.to_string().as_bytes()));
+            if errors.last() != Some(&told) {
+                errors.push(told);
+            }
+        }
+        code.set(errors.last().map_or(HOL_OK, |(code, _)| *code));
+        message.set(errors.last().map_or(ptr::null(), |(_, text)| text.as_ptr()));
         Ok(HOL_OK)
     })
 }
@@ -146,6 +153,7 @@ pub unsafe extern "C" fn hol_job_report(job: *const hol_job, report: *mut hol_re
             data_bytes: values.data_bytes,
             zero_bytes: values.zero_bytes,
             stored_bytes: values.stored_bytes,
+            partial_end: values.partial_end.unwrap_or(0),
         });
         Ok(HOL_OK)
     })

@@ -50,6 +50,8 @@ pub const HOL_SYNC_TOP: u32 = 2;
 pub const HOL_SYNC_BITMAP: u32 = 3;
 /// Copy what the bitmap says changed, with HOL_BITMAP_MODE_ON_SUCCESS.
 pub const HOL_SYNC_INCREMENTAL: u32 = 4;
+/// Copy nothing: the target is an empty image over its backing file, which it needs.
+pub const HOL_SYNC_NONE: u32 = 5;
 
 /// The library's choice for the sync mode. The default.
 pub const HOL_BITMAP_MODE_DEFAULT: u32 = 0;
@@ -57,7 +59,10 @@ pub const HOL_BITMAP_MODE_DEFAULT: u32 = 0;
 pub const HOL_BITMAP_MODE_ON_SUCCESS: u32 = 1;
 /// The bitmap stays as it is.
 pub const HOL_BITMAP_MODE_NEVER: u32 = 2;
-/// The bitmap loses what was copied, also when the backup fails.
+/// The bitmap loses what is in the target, also when the backup fails or is cancelled: then the target is kept with what
+/// it has, and hol_report.partial_end tells how far it goes. Nothing is kept, and the bitmap stays as it is, when nothing
+/// was copied yet, when the target itself fails, and when it would replace an existing one. Not for several backups with
+/// HOL_COMPLETION_GROUPED.
 pub const HOL_BITMAP_MODE_ALWAYS: u32 = 3;
 
 /// Clusters are stored as they are. The default.
@@ -229,6 +234,7 @@ impl hol_backup_options {
             (HOL_SYNC_TOP, Some(SyncMode::Top)),
             (HOL_SYNC_BITMAP, Some(SyncMode::Bitmap)),
             (HOL_SYNC_INCREMENTAL, Some(SyncMode::Incremental)),
+            (HOL_SYNC_NONE, Some(SyncMode::None)),
         ];
         let bitmap_modes = [
             (HOL_BITMAP_MODE_DEFAULT, None),

@@ -260,7 +260,8 @@ pub unsafe extern "C" fn hol_txn_wait(txn: *mut hol_txn, timeout_ms: i64) -> c_i
 }
 
 /// Asks a started transaction to stop, and does not wait for it. Jobs that are not concluded end with HOL_ERR_CANCELLED
-/// and leave no target behind. No effect once targets have begun to appear: then the transaction succeeds.
+/// and leave no target behind, but for a partial one with HOL_BITMAP_MODE_ALWAYS. No effect once targets have begun to
+/// appear: then the transaction succeeds.
 ///
 /// Errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///

@@ -5,16 +5,17 @@
 //! hands of a thread that waits for nobody, so the waiting ends. Writing belongs to the turn where a file has one
 //! writer at a time in the kernel, and several would only wait for each other there.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Compression, Job, JobReport, ZeroDetection,
+    BitmapMode, Compression, Job, JobReport, ZeroDetection,
     encoders::Encoders,
     plan::{Batch, Piece, PieceKind, Planner},
-    prepare::{KeptBitmap, Prepared, SMALL_BATCH_BYTES},
+    prepare::{Prepared, SMALL_BATCH_BYTES},
+    turns::Turns,
 };
 use crate::{
-    bitmap::BitmapChange,
+    bitmap::DirtyBitmap,
     disk::{BusyBitmap, Disk, Pinned},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
@@ -33,17 +34,15 @@ pub(crate) struct Copy {
     target: Target,
     job: Job,
     cluster_size: usize,
-    /// Whether several threads write the target at once.
-    in_parallel: bool,
     /// Of a compressing copy.
     encoders: Option<Encoders>,
     zero_detection: ZeroDetection,
     record_zeros: bool,
     planner: Mutex<Planning>,
-    turn: Mutex<Turn>,
-    turned: Condvar,
-    /// The bitmap that changes when the target is there.
-    bitmap: Option<KeptBitmap>,
+    turns: Turns,
+    bitmap: Option<BusyBitmap>,
+    /// What is there when the copying ends early is not lost (bitmap mode always).
+    keeps_partial: bool,
     source: Disk,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
@@ -58,17 +57,13 @@ struct Planning {
     exhausted: bool,
 }
 
-/// Whose turn it is to write.
+/// A target with a part of what was to be copied.
 #[derive(Debug)]
-struct Turn {
-    next: u64,
-    stopped: bool,
-    /// Up to this guest offset everything is in the target.
-    done_to: u64,
-    /// A write of the target failed, or it is being finished: what it holds is no longer a part that can be kept.
-    spoilt: bool,
-    /// The target is complete.
-    finished: bool,
+pub(crate) struct Partial {
+    /// Bytes of the disk, from its start on, that are dealt with.
+    pub(crate) end: u64,
+    /// What is to be copied of the rest.
+    pub(crate) rest: DirtyBitmap,
 }
 
 /// What a thread keeps from batch to batch.
@@ -104,7 +99,6 @@ impl Copy {
         if target.writes_in_parallel() {
             plan.batch_bytes = SMALL_BATCH_BYTES;
         }
-        let always = bitmap.as_ref().is_some_and(|bitmap| bitmap.always);
         let encoders = match backup.options.compression {
             Compression::None => None,
             Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),
@@ -113,6 +107,7 @@ impl Copy {
         Ok(Copy {
             job: Job::new(index, source.path(), &backup.target, total),
             image,
+            target,
             cluster_size: plan.cluster_size as usize,
             encoders,
             zero_detection: backup.options.zero_detection,
@@ -122,13 +117,10 @@ impl Copy {
                 in_flight: 0,
                 exhausted: false,
             }),
-            turn: Mutex::new(Turn { next: 0, stopped: false, done_to: 0, spoilt: false, finished: false }),
-            turned: Condvar::new(),
-            // What may have to be kept is written in turn, so that it ends somewhere.
-            in_parallel: target.writes_in_parallel() && !always,
+            turns: Turns::new(),
             bitmap,
+            keeps_partial: backup.options.bitmap_mode == Some(BitmapMode::Always),
             source,
-            target,
             _backing: backing,
             _pinned: pinned,
         })
@@ -139,59 +131,38 @@ impl Copy {
         &self.source
     }
 
-    /// The bitmap that changes when the target is there.
+    /// The bitmap that loses what the target has, when the target is there.
     pub(crate) fn bitmap(&self) -> Option<&BusyBitmap> {
-        self.bitmap.as_ref().map(|bitmap| &bitmap.busy)
-    }
-
-    /// How that bitmap changes: all of it becomes clean, or with a part of the target up to guest offset `kept` it has
-    /// what is not in there.
-    pub(crate) fn bitmap_changes(&self, kept: Option<u64>) -> Result<Vec<BitmapChange>> {
-        let Some(KeptBitmap { busy, .. }) = &self.bitmap else { return Ok(Vec::new()) };
-        let Some(kept) = kept else { return Ok(busy.clear()) };
-        let mut rest = busy.emptied();
-        self.planning().planner.set().add_rest(&self.image, kept, &mut rest)?;
-        Ok(busy.replace(rest))
-    }
-
-    /// After an early end, when all threads have left: completes the target with what is in it already, if the bitmap's
-    /// mode asks for that. Returns how far it goes, or `None` if there is nothing to keep.
-    pub(crate) fn finish_part(&self) -> Result<Option<u64>> {
-        let Turn { done_to, spoilt, finished, .. } = *self.turn();
-        let wanted = self.bitmap.as_ref().is_some_and(|bitmap| bitmap.always);
-        if wanted && finished {
-            return Ok(Some(self.image.size()));
-        }
-        if !wanted || spoilt || done_to == 0 {
-            return Ok(None);
-        }
-        self.image.ensure_unchanged()?;
-        self.target.finish()?;
-        Ok(Some(done_to))
+        self.bitmap.as_ref()
     }
 
     pub(crate) fn job(&self) -> &Job {
         &self.job
     }
 
-    /// Ends the copying: no batch is begun any more, and nobody waits for a turn.
+    /// Ends the copying: no batch is begun any more. Those at work come to their end only if that is of use.
     pub(crate) fn stop(&self) {
-        self.turn().stopped = true;
-        self.turned.notify_all();
+        self.stop_before(u64::MAX);
+    }
+
+    /// The same after the failure of a batch: those behind it are lost.
+    fn stop_before(&self, sequence: u64) {
+        self.turns.limit(if self.keeps_partial { sequence } else { 0 });
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.turn().stopped
+        self.turns.is_stopped()
     }
 
     /// Copies one batch. The thread that does the last one also finishes the target.
     pub(crate) fn step(&self, scratch: &mut Scratch) -> Result<Step> {
         // An error or a panic must not leave others waiting for this thread's turn.
-        let guard = StopUnlessDone(Some(self));
+        let mut guard = StopUnlessDone { copy: Some(self), sequence: u64::MAX };
         let Some(batch) = self.take_batch()? else {
             guard.done();
             return Ok(Step::Exhausted);
         };
+        guard.sequence = batch.sequence;
         self.copy_batch(batch, scratch)?;
         let last = {
             let mut planning = self.planning();
@@ -199,13 +170,32 @@ impl Copy {
             planning.exhausted && planning.in_flight == 0
         };
         if last {
-            self.turn().spoilt = true;
-            self.image.ensure_unchanged()?;
-            self.target.finish()?;
-            self.turn().finished = true;
+            self.finish()?;
         }
         guard.done();
         Ok(if last { Step::Finished } else { Step::Copied })
+    }
+
+    /// Makes the target complete and durable, if the source is still what it was.
+    fn finish(&self) -> Result<()> {
+        self.turns.finish(|| {
+            self.image.ensure_unchanged()?;
+            self.target.finish().map(drop)
+        })
+    }
+
+    /// What is to be kept of a copying that ended early, if there is something; when all threads have left it.
+    pub(crate) fn partial(&self) -> Option<Partial> {
+        let bitmap = self.bitmap.as_ref().filter(|_| self.keeps_partial)?;
+        let end = self.turns.reached()?;
+        let mut rest = bitmap.emptied();
+        self.planning().planner.add_rest(&self.image, end, &mut rest);
+        Some(Partial { end, rest })
+    }
+
+    /// Makes a target durable that has only a part of what was to be copied.
+    pub(crate) fn finish_partial(&self) -> Result<()> {
+        if self.turns.is_finished() { Ok(()) } else { self.finish() }
     }
 
     fn take_batch(&self) -> Result<Option<Batch>> {
@@ -249,14 +239,16 @@ impl Copy {
             items.retain(|item| item.content != Content::Zero);
         }
         let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
-        let extents = self.in_turn(&batch, || {
+        // What shall be kept at any moment is written before the next batch gets its place.
+        let together = self.target.writes_in_parallel() && !self.keeps_partial;
+        let extents = self.turns.take(batch.sequence, batch.end, || {
             let extents = self.target.place(&items)?;
-            if !self.in_parallel {
+            if !together {
                 self.target.write(&extents, buffer)?;
             }
             Ok(extents)
         })?;
-        if self.in_parallel {
+        if together {
             self.target.write(&extents, buffer)?;
         }
         report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
@@ -363,32 +355,6 @@ impl Copy {
         Ok(())
     }
 
-    /// Runs `write` when all batches before this one have had their turn.
-    fn in_turn<T>(&self, batch: &Batch, write: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut turn = self.turn();
-        while turn.next != batch.sequence && !turn.stopped {
-            turn = self.turned.wait(turn).unwrap_or_else(PoisonError::into_inner);
-        }
-        if turn.stopped {
-            return Err(cancelled());
-        }
-        // Until it has gone well; also a panic leaves it so.
-        turn.spoilt = true;
-        drop(turn);
-        let written = write()?;
-        let mut turn = self.turn();
-        turn.next += 1;
-        turn.done_to = batch.end;
-        turn.spoilt = false;
-        drop(turn);
-        self.turned.notify_all();
-        Ok(written)
-    }
-
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn planning(&self) -> MutexGuard<'_, Planning> {
         self.planner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -400,18 +366,22 @@ pub(crate) fn cancelled() -> Error {
 }
 
 /// Stops the copying when it is dropped before it is told that all went well.
-struct StopUnlessDone<'a>(Option<&'a Copy>);
+struct StopUnlessDone<'a> {
+    copy: Option<&'a Copy>,
+    /// The batch at work; before there is one, a number behind all.
+    sequence: u64,
+}
 
 impl StopUnlessDone<'_> {
     fn done(mut self) {
-        self.0 = None;
+        self.copy = None;
     }
 }
 
 impl Drop for StopUnlessDone<'_> {
     fn drop(&mut self) {
-        if let Some(copy) = self.0 {
-            copy.stop();
+        if let Some(copy) = self.copy {
+            copy.stop_before(self.sequence);
         }
     }
 }

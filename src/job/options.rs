@@ -11,6 +11,8 @@ use crate::{
 /// Which parts of the source are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
+    /// Nothing: the target is an empty image over its backing file.
+    None,
     /// The whole disk, as the chain shows it.
     Full,
     /// The clusters that the top image has.
@@ -19,8 +21,6 @@ pub enum SyncMode {
     Bitmap,
     /// The same as `Bitmap`, with the bitmap mode fixed.
     Incremental,
-    /// Nothing: of a disk at rest the target is an empty image over its backing file.
-    None,
 }
 
 /// What becomes of the bitmap afterwards.
@@ -30,8 +30,14 @@ pub enum BitmapMode {
     OnSuccess,
     /// Left as it is.
     Never,
-    /// Cleared of all that was copied, also if the backup fails or is cancelled: the target is kept then, as a partial
-    /// increment, and the bitmap holds the rest. Not for several backups as a group, which is all or none.
+    /// Cleared of all that is in the target, also if the backup fails or is cancelled: then the target is kept
+    /// with what it has, and a next increment on top of it takes the rest.
+    ///
+    /// What was copied is everything up to some offset of the disk ([`JobReport::partial_end`]). Nothing is kept,
+    /// and the bitmap stays as it is, when nothing was copied yet, when the target itself fails, and when it
+    /// would replace an existing one. Not for several backups in a grouped transaction, which is all or none.
+    ///
+    /// [`JobReport::partial_end`]: crate::JobReport::partial_end
     Always,
 }
 
@@ -107,11 +113,11 @@ impl FromStr for SyncMode {
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
+            "none" => Ok(SyncMode::None),
             "full" => Ok(SyncMode::Full),
             "top" => Ok(SyncMode::Top),
             "bitmap" => Ok(SyncMode::Bitmap),
             "incremental" => Ok(SyncMode::Incremental),
-            "none" => Ok(SyncMode::None),
             _ => Err(unknown("sync mode", text, "full, top, bitmap, incremental or none")),
         }
     }

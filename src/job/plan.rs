@@ -16,37 +16,14 @@ const BATCH_PIECES: usize = 4096;
 /// Which parts of the source to copy.
 #[derive(Clone, Debug)]
 pub(crate) enum CopySet {
+    /// None.
+    Nothing,
     /// All of it.
     All,
     /// What the top layer has.
     Top,
     /// What a bitmap says.
     Dirty(DirtyBitmap),
-    /// None of it.
-    Nothing,
-}
-
-impl CopySet {
-    /// Makes everything of the set dirty in `bitmap` that lies behind guest offset `from`.
-    pub(crate) fn add_rest(&self, image: &Image, from: u64, bitmap: &mut DirtyBitmap) -> Result<()> {
-        match self {
-            CopySet::All => bitmap.add(from..image.size()),
-            CopySet::Top => {
-                for run in image.runs(from..image.size()) {
-                    let run = run?;
-                    if run.depth == 0 && run.present() {
-                        bitmap.add(run.start..run.end());
-                    }
-                }
-            }
-            CopySet::Dirty(dirty) => dirty
-                .extents()
-                .filter(|extent| extent.end > from)
-                .for_each(|extent| bitmap.add(extent.start.max(from)..extent.end)),
-            CopySet::Nothing => {}
-        }
-        Ok(())
-    }
 }
 
 /// How the source is cut up.
@@ -69,7 +46,7 @@ pub(crate) struct Batch {
     pub(crate) pieces: Vec<Piece>,
     /// Bytes of the disk that are dealt with by it.
     pub(crate) span: u64,
-    /// With it, everything of the copy set is dealt with up to this guest offset.
+    /// Everything before this guest offset is dealt with by it and those before it.
     pub(crate) end: u64,
 }
 
@@ -121,19 +98,18 @@ impl Planner {
 
     /// Bytes of the disk that the batches will span together.
     pub(crate) fn total(image: &Image, set: &CopySet, cluster_size: u64) -> u64 {
-        let mut total = 0;
         match set {
-            CopySet::All | CopySet::Top => total = image.size(),
-            CopySet::Nothing => {}
+            CopySet::Nothing => 0,
+            CopySet::All | CopySet::Top => image.size(),
             CopySet::Dirty(bitmap) => {
-                let mut at = 0;
+                let (mut total, mut at) = (0, 0);
                 while let Some(range) = next_dirty(bitmap, at, cluster_size, image.size()) {
                     total += range.end - range.start;
                     at = range.end;
                 }
+                total
             }
         }
-        total
     }
 
     /// The next batch; `None` when everything has been planned.
@@ -170,9 +146,31 @@ impl Planner {
         Ok(Some(Batch { sequence: self.sequence - 1, pieces, span, end: self.at }))
     }
 
-    /// What is copied.
-    pub(crate) fn set(&self) -> &CopySet {
-        &self.set
+    /// Adds to `rest` what there is to copy from guest offset `from` on.
+    pub(crate) fn add_rest(&self, image: &Image, from: u64, rest: &mut DirtyBitmap) {
+        match &self.set {
+            CopySet::Nothing => {}
+            CopySet::All if from == image.size() => {}
+            CopySet::All => rest.add(from..image.size()),
+            CopySet::Top => {
+                let mut at = from;
+                for run in image.runs(from..image.size()) {
+                    // What is not known to be in the top layer may be there.
+                    let Ok(run) = run else { return rest.add(at..image.size()) };
+                    at = run.end();
+                    if run.depth == 0 && run.present() {
+                        rest.add(run.start..run.end());
+                    }
+                }
+            }
+            CopySet::Dirty(bitmap) => {
+                let mut at = from;
+                while let Some(extent) = bitmap.next_extent(at) {
+                    at = extent.end;
+                    rest.add(extent);
+                }
+            }
+        }
     }
 
     /// How many batches there have been.
@@ -184,10 +182,10 @@ impl Planner {
         let size = image.size();
         let cluster_size = self.options.cluster_size;
         let range = match &self.set {
+            CopySet::Nothing => None,
             CopySet::All => (self.at < size).then_some(self.at..size),
             CopySet::Dirty(bitmap) => next_dirty(bitmap, self.at, cluster_size, size),
             CopySet::Top => self.next_in_top(image, size)?,
-            CopySet::Nothing => None,
         };
         Ok(range.map(|range| Region {
             at: range.start,

@@ -34,7 +34,7 @@ pub(crate) struct Prepared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) set: CopySet,
     /// The bitmap that changes when the target is there.
-    pub(crate) bitmap: Option<KeptBitmap>,
+    pub(crate) bitmap: Option<BusyBitmap>,
     pub(crate) plan: PlanOptions,
     /// Of a qcow2 target.
     pub(crate) layout: Option<LayoutOptions>,
@@ -44,14 +44,6 @@ pub(crate) struct Prepared {
     pub(crate) record_zeros: bool,
     /// Nobody writes the source from now on.
     pub(crate) pinned: Pinned,
-}
-
-/// The bitmap of a backup that changes it.
-#[derive(Debug)]
-pub(crate) struct KeptBitmap {
-    pub(crate) busy: BusyBitmap,
-    /// It also changes when the backup ends early: the target is kept, and the bitmap has the rest.
-    pub(crate) always: bool,
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -83,6 +75,14 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
             (None, None)
         }
         Format::Qcow2 => {
+            if matches!(set, CopySet::Nothing) && backup.options.backing.is_none() {
+                let text = format!(
+                    "the target '{}' of sync mode none would be an empty disk: give it a backing file, which it \
+                     shows, such as the source",
+                    backup.target.display()
+                );
+                return Err(invalid(text));
+            }
             let layout = layout(&backup, cluster_size)?;
             (Some(layout), open_backing(&backup)?)
         }
@@ -110,43 +110,26 @@ fn stream_kind(compression: Compression) -> Option<CompressionType> {
     }
 }
 
-/// What to copy, and what becomes of the bitmap afterwards, from the sync mode, the bitmap and its mode.
-fn copy_set(backup: &Backup) -> Result<(CopySet, Option<KeptBitmap>)> {
+/// What to copy, and the bitmap that changes afterwards, from the sync mode, the bitmap and its mode.
+fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
     let BackupOptions { sync, bitmap, bitmap_mode, .. } = &backup.options;
     let sync = sync.unwrap_or(if bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
-    if sync == SyncMode::None && backup.options.backing.is_none() {
-        return Err(invalid(
-            "sync mode none copies nothing, so that all of the target would read as zero; give it a backing file",
-        ));
-    }
     let Some(name) = bitmap else {
         return match sync {
+            SyncMode::Bitmap | SyncMode::Incremental => {
+                Err(invalid(format!("sync mode {sync} needs the name of a bitmap")))
+            }
             _ if bitmap_mode.is_some() => Err(invalid("a bitmap mode was given without a bitmap")),
             SyncMode::Full => Ok((CopySet::All, None)),
             SyncMode::Top => Ok((CopySet::Top, None)),
             SyncMode::None => Ok((CopySet::Nothing, None)),
-            _ => Err(invalid(format!("sync mode {sync} needs the name of a bitmap"))),
         };
     };
-    let mode = match (sync, bitmap_mode) {
-        (SyncMode::None, _) => {
-            return Err(invalid("sync mode none copies nothing, so that a bitmap has no use with it"));
-        }
-        (SyncMode::Incremental, Some(BitmapMode::Never | BitmapMode::Always)) => {
-            return Err(invalid("sync mode incremental has bitmap mode on-success; use sync mode bitmap"));
-        }
-        (SyncMode::Full | SyncMode::Top, None | Some(BitmapMode::Never)) => {
-            return Err(invalid(format!(
-                "a bitmap has no use with sync mode {sync} unless its mode is on-success or always"
-            )));
-        }
-        (SyncMode::Incremental, None) => BitmapMode::OnSuccess,
-        (_, mode) => mode.unwrap_or(BitmapMode::Never),
-    };
+    let mode = bitmap_mode_for(sync, *bitmap_mode)?;
     let set = match sync {
+        SyncMode::None => CopySet::Nothing,
         SyncMode::Full => CopySet::All,
         SyncMode::Top => CopySet::Top,
-        SyncMode::None => CopySet::Nothing,
         SyncMode::Bitmap | SyncMode::Incremental => {
             let bitmap = backup.source.bitmap(name)?;
             if let Some(image) = backup.source.image().qcow2() {
@@ -155,23 +138,32 @@ fn copy_set(backup: &Backup) -> Result<(CopySet, Option<KeptBitmap>)> {
             CopySet::Dirty(bitmap)
         }
     };
-    if mode == BitmapMode::Never {
-        return Ok((set, None));
-    }
-    let busy = backup.source.keep_bitmap(name)?;
-    Ok((set, Some(KeptBitmap { busy, always: mode == BitmapMode::Always })))
+    let kept = (mode != BitmapMode::Never).then(|| backup.source.keep_bitmap(name)).transpose()?;
+    Ok((set, kept))
 }
 
-/// Refuses what contradicts that several backups are all or none.
-pub(crate) fn check_group(list: &[Prepared]) -> Result<()> {
-    match list.iter().find(|prepared| prepared.bitmap.as_ref().is_some_and(|bitmap| bitmap.always)) {
-        Some(prepared) if list.len() > 1 => Err(invalid(format!(
-            "the backup to '{}' has bitmap mode always, which keeps what an unfinished backup has; a group of backups is \
-             all or none: use individual completion, or mode on-success",
-            prepared.backup.target.display()
-        ))),
-        _ => Ok(()),
-    }
+/// The bitmap mode of a backup with a bitmap, if it means something with the sync mode.
+fn bitmap_mode_for(sync: SyncMode, mode: Option<BitmapMode>) -> Result<BitmapMode> {
+    let wrong = match (sync, mode) {
+        (SyncMode::None, _) => {
+            "sync mode none copies nothing, so that a bitmap neither says what to copy nor what was copied; \
+             leave the bitmap out"
+                .to_owned()
+        }
+        (SyncMode::Incremental, Some(mode @ (BitmapMode::Never | BitmapMode::Always))) => format!(
+            "sync mode incremental has bitmap mode on-success, not {mode}; use sync mode bitmap for the others"
+        ),
+        (SyncMode::Full | SyncMode::Top, None) => format!(
+            "sync mode {sync} does not go by a bitmap: say by the bitmap mode (on-success or always) when what \
+             was copied becomes clean in it, or leave the bitmap out"
+        ),
+        (SyncMode::Full | SyncMode::Top, Some(BitmapMode::Never)) => format!(
+            "bitmap mode never has no effect with sync mode {sync}, which does not go by a bitmap; leave both out"
+        ),
+        (SyncMode::Incremental, None) => return Ok(BitmapMode::OnSuccess),
+        (_, mode) => return Ok(mode.unwrap_or(BitmapMode::Never)),
+    };
+    Err(invalid(wrong))
 }
 
 /// Makes dirty what reads as zero in the source but not in the image below the target. Such a place has

@@ -19,7 +19,8 @@ pub enum JobStatus {
     Running,
     /// Its own work is done and durable; it waits for the other jobs of its group.
     Waiting,
-    /// It failed or was cancelled, and its target is being removed.
+    /// It failed or was cancelled, and its target is being removed, or finished with what it has where that is
+    /// to be kept (bitmap mode always).
     Aborting,
     /// It has ended: [`Job::error`] says how.
     Concluded,
@@ -43,9 +44,11 @@ pub struct JobReport {
     pub zero_bytes: u64,
     /// Bytes of the target that the data takes, compressed or not.
     pub stored_bytes: u64,
-    /// Of a backup with bitmap mode always that ended early, and whose target was kept: up to this offset the target has
-    /// all that it was to have, and the bitmap has the rest.
-    pub kept_bytes: Option<u64>,
+    /// Of a job that failed or was cancelled, and whose partial target was kept ([`BitmapMode::Always`]): the
+    /// target has what was to be copied up to this offset of the disk.
+    ///
+    /// [`BitmapMode::Always`]: crate::BitmapMode::Always
+    pub partial_end: Option<u64>,
 }
 
 /// A handle of a job, valid for as long as one likes. Every method may be called from any thread.
@@ -70,7 +73,7 @@ struct Shared {
 struct State {
     status: JobStatus,
     error: Option<Error>,
-    kept: Option<u64>,
+    partial_end: Option<u64>,
 }
 
 impl Job {
@@ -85,7 +88,7 @@ impl Job {
             zero: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
-            state: Mutex::new(State { status: JobStatus::Created, error: None, kept: None }),
+            state: Mutex::new(State { status: JobStatus::Created, error: None, partial_end: None }),
         }))
     }
 
@@ -126,7 +129,7 @@ impl Job {
             data_bytes: self.0.data.load(Ordering::Relaxed),
             zero_bytes: self.0.zero.load(Ordering::Relaxed),
             stored_bytes: self.0.stored.load(Ordering::Relaxed),
-            kept_bytes: self.state().kept,
+            partial_end: self.state().partial_end,
         }
     }
 
@@ -153,13 +156,15 @@ impl Job {
         }
     }
 
-    /// Remembers how far a target goes that is kept though the job failed, and says so.
-    pub(crate) fn keep(&self, bytes: u64) {
+    /// Puts `text: ` before the error's text.
+    pub(crate) fn explain(&self, text: String) {
         let mut state = self.state();
-        state.kept = Some(bytes);
-        let text =
-            format!("what was copied is kept in '{}', and the bitmap has the rest", self.0.target.display());
-        state.error = state.error.take().map(|error| error.and_also(text));
+        state.error = state.error.take().map(|error| error.within(text));
+    }
+
+    /// Tells that its target is there with a part of what was to be copied.
+    pub(crate) fn set_partial(&self, end: u64) {
+        self.state().partial_end = Some(end);
     }
 
     pub(crate) fn advance(&self, guest: u64, report: JobReport) {

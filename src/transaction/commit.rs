@@ -26,28 +26,20 @@ pub(crate) struct StagedDisk {
     pub(crate) bitmaps: StagedBitmaps,
 }
 
-/// How a commit ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// Nothing has changed, because of what happened to this job.
-    NotDone(usize, Error),
-    /// The targets are there. The bitmaps of these jobs may be as before, which a recovery looks after.
-    Done(Vec<(usize, Error)>),
-}
-
 impl Commit {
-    /// Carries it out.
-    pub(crate) fn carry_out(mut self) -> Outcome {
+    /// Carries it out. Fails, with the job it is because of, if nothing has changed. Else the targets are there, and the
+    /// jobs are told whose bitmaps may be as before, which a recovery looks after.
+    pub(crate) fn carry_out(mut self) -> Result<Vec<(usize, Error)>, (usize, Error)> {
         let first = self.targets.first().map_or(0, |(index, _)| *index);
         if let Err(error) = self.sync_folders() {
             self.take_back();
-            return Outcome::NotDone(first, error);
+            return Err((first, error));
         }
         if let Err(error) = self.decide() {
-            return Outcome::NotDone(first, self.revoke(error));
+            return Err((first, self.revoke(error)));
         }
         if let Err((index, error)) = self.publish() {
-            return Outcome::NotDone(index, self.revoke(error));
+            return Err((index, self.revoke(error)));
         }
         let Commit { journal, targets, staged } = self;
         let mut problems = Vec::new();
@@ -69,7 +61,7 @@ impl Commit {
         } else {
             journal.keep();
         }
-        Outcome::Done(problems)
+        Ok(problems)
     }
 
     /// Step 4: the temporary names are durable, so that a decision leads to something.

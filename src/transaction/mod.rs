@@ -26,7 +26,7 @@ use run::{Run, Work};
 use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
-    job::{Backup, Copy, Job, check_group, check_together, prepare},
+    job::{Backup, BitmapMode, Copy, Job, check_together, prepare},
     storage::{HostStorage, Storage},
 };
 
@@ -81,6 +81,7 @@ impl Transaction {
         if self.backups.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "the transaction has no actions"));
         }
+        self.refuse_partial_groups()?;
         let first = &self.backups[0];
         let storage = first.source.image().storage().clone();
         let folder = self.journal.unwrap_or_else(|| folder_of(&first.target).to_owned());
@@ -90,9 +91,6 @@ impl Transaction {
         let _ = journal::recover(&storage, &folder, &disks);
 
         let prepared = self.backups.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
-        if self.completion == CompletionMode::Grouped {
-            check_group(&prepared)?;
-        }
         check_together(&prepared)?;
 
         let names: Vec<_> =
@@ -120,11 +118,27 @@ impl Transaction {
         Ok(RunningTransaction { run, thread: Some(thread) })
     }
 
+    /// A target that is kept after a failure, and the others not, would be some of all.
+    fn refuse_partial_groups(&self) -> Result<()> {
+        let always = |backup: &Backup| backup.options.bitmap_mode == Some(BitmapMode::Always);
+        if self.completion == CompletionMode::Individual || self.backups.len() == 1 {
+            return Ok(());
+        }
+        let Some(backup) = self.backups.iter().find(|backup| always(backup)) else { return Ok(()) };
+        let text = format!(
+            "bitmap mode always would keep a part of the target '{}' after a failure, but several backups in a \
+             grouped transaction are all or none; use individual completion",
+            backup.target.display()
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
     /// Runs all backups and waits for the end.
     ///
     /// # Errors
     /// Those of [`Transaction::start`], and the error of the first backup that failed. In grouped mode no
-    /// target exists then that did not exist before, and one that was to be overwritten is as it was.
+    /// target exists then that did not exist before, and one that was to be overwritten is as it was; except
+    /// that the target of a single backup with [`BitmapMode::Always`] may be kept, which the error tells.
     pub fn commit(self) -> Result<Vec<Job>> {
         let running = self.start()?;
         match running.wait(None) {
@@ -187,7 +201,7 @@ impl RunningTransaction {
     }
 
     /// Asks for an early end and returns at once. Once targets have begun to appear it is too late, and the
-    /// transaction succeeds.
+    /// transaction succeeds. Backups with [`BitmapMode::Always`] keep what they have copied.
     pub fn cancel(&self) {
         self.run.cancel();
     }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     CompletionMode, EventKind,
-    commit::{Commit, Outcome, StagedDisk},
+    commit::{Commit, StagedDisk},
     events::Events,
     journal::Journal,
 };
@@ -20,7 +20,7 @@ use crate::{
     disk::{BusyBitmap, Disk, Pool},
     error::{Error, ErrorKind, Result},
     image::create::TargetFile,
-    job::{Copy, Job, JobStatus, Scratch, Step, cancelled},
+    job::{Copy, Job, JobStatus, Partial, Scratch, Step, cancelled},
 };
 
 /// What the caller's handle and the leading thread share.
@@ -166,7 +166,7 @@ impl Work {
                 }
                 let individual = self.completion == CompletionMode::Individual;
                 if individual && !copy.job().is_cancelled() && self.is_alone(index) {
-                    self.commit(&[index], None);
+                    self.commit(&[index]);
                 }
             }
             // Stopped because of another thread's failure, which that thread tells.
@@ -214,9 +214,9 @@ impl Work {
         for group in self.groups() {
             let failed = |index: &usize| self.copies[*index].job().error().is_some();
             if !group.iter().any(failed) {
-                self.commit(&group, None);
+                self.commit(&group);
             } else if let [index] = group[..] {
-                self.keep_part(index);
+                self.keep_partial(index);
             }
         }
         for &index in &all {
@@ -254,62 +254,89 @@ impl Work {
         self.copies[index].bitmap().is_none() || self.copies.iter().filter(|copy| reads_it(copy)).count() == 1
     }
 
-    /// A target that ended early is kept where its bitmap's mode asks for that.
-    fn keep_part(&self, index: usize) {
-        if lock(&self.targets[index]).is_none() {
-            return;
+    /// Lets the target of a job that ended early appear with what it has, where that is to be kept, and its bitmap have
+    /// the rest.
+    fn keep_partial(&self, index: usize) {
+        let copy = &self.copies[index];
+        let job = copy.job();
+        let replaces = match &*lock(&self.targets[index]) {
+            Some(target) => target.replaced().is_some(),
+            None => return,
+        };
+        let Some(partial) = copy.partial() else { return };
+        let (target, end) = (job.target().display(), partial.end);
+        if replaces {
+            // An old target goes only when the new one is complete.
+            return job.explain(format!("what was copied is not kept, since it would replace '{target}'"));
         }
-        match self.copies[index].finish_part() {
-            Ok(None) => {}
-            Ok(Some(kept)) => {
-                if self.commit(&[index], Some(kept)) {
-                    self.copies[index].job().keep(kept);
-                }
+        let name = copy.bitmap().map(BusyBitmap::text).unwrap_or_default();
+        match copy
+            .finish_partial()
+            .and_then(|()| self.try_commit(&[index], Some(partial)).map_err(|(_, e)| e))
+        {
+            Ok(problems) => {
+                job.set_partial(end);
+                let bitmap = match problems.first() {
+                    None => format!("and {name} has the rest"),
+                    Some((_, error)) => format!("but taking it out of {name} failed ({error})"),
+                };
+                job.explain(format!(
+                    "the partial target '{target}' was kept, up to byte {end} of the disk, {bitmap}"
+                ));
             }
-            // Why it ended is told already.
-            Err(_) => {}
+            Err(error) => job.explain(format!("what was copied to '{target}' could not be kept ({error})")),
         }
     }
 
-    /// Lets the targets of a group appear and their bitmaps change, all of them or none. With `kept`, of one target that
-    /// goes so far.
-    fn commit(&self, group: &[usize], kept: Option<u64>) -> bool {
+    /// Lets the targets of a group appear and their bitmaps change, all of them or none.
+    fn commit(&self, group: &[usize]) {
+        match self.try_commit(group, None) {
+            Err((index, error)) => self.fail(index, error),
+            Ok(problems) => {
+                for (index, error) in problems {
+                    self.copies[index].job().fail(error);
+                }
+            }
+        }
+    }
+
+    /// The same; with `partial`, of one target that has only that. Fails if nothing has changed; tells which bitmaps may
+    /// not have changed although the targets are there.
+    fn try_commit(
+        &self,
+        group: &[usize],
+        partial: Option<Partial>,
+    ) -> Result<Vec<(usize, Error)>, (usize, Error)> {
         let targets: Vec<_> =
             group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?))).collect();
         let journal = group.first().and_then(|index| lock(self.journal(*index)).take());
         // Committed when its job was done, or failed then.
-        let (Some(journal), false) = (journal, targets.is_empty()) else { return false };
-        let staged = match self.stage(group, kept) {
-            Ok(staged) => staged,
-            Err((index, error)) => {
+        let (Some(journal), false) = (journal, targets.is_empty()) else { return Ok(Vec::new()) };
+        match self.stage(group, partial) {
+            Ok(staged) => Commit { journal, targets, staged }.carry_out(),
+            Err(failed) => {
                 // The targets go before the journal that leads to them.
                 drop(targets);
                 drop(journal);
-                self.fail(index, error);
-                return false;
-            }
-        };
-        match (Commit { journal, targets, staged }).carry_out() {
-            Outcome::NotDone(index, error) => {
-                self.fail(index, error);
-                false
-            }
-            Outcome::Done(problems) => {
-                for (index, error) in problems {
-                    self.copies[index].job().fail(error);
-                }
-                true
+                Err(failed)
             }
         }
     }
 
     /// Stages the bitmaps of a group, those of one disk together.
-    fn stage(&self, group: &[usize], kept: Option<u64>) -> Result<Vec<StagedDisk>, (usize, Error)> {
+    fn stage(
+        &self,
+        group: &[usize],
+        mut partial: Option<Partial>,
+    ) -> Result<Vec<StagedDisk>, (usize, Error)> {
         let mut disks: Vec<(&Disk, Vec<usize>, Vec<BitmapChange>)> = Vec::new();
         for &index in group {
             let copy = &self.copies[index];
             let Some(bitmap) = copy.bitmap() else { continue };
-            let changes = copy.bitmap_changes(kept).map_err(|error| (index, error))?;
+            let changes = match partial.take() {
+                Some(Partial { rest, .. }) => bitmap.replace(rest),
+                None => bitmap.clear(),
+            };
             match disks.iter_mut().find(|(disk, ..)| disk.is_same(bitmap.disk())) {
                 Some((_, jobs, list)) => {
                     jobs.push(index);

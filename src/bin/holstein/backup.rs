@@ -25,7 +25,7 @@ use crate::{
 /// Copy disks, whole or only what a bitmap marks as changed, into new images.
 ///
 /// A target appears under its name when it is complete and on disk; after a failure, an interrupt or a
-/// termination signal nothing is left of it.
+/// termination signal nothing is left of it, except with bitmap-mode=always.
 #[derive(Args)]
 #[command(after_long_help = DISK_HELP)]
 pub(crate) struct BackupArgs {
@@ -69,8 +69,9 @@ Keys of --disk (write a comma inside a value twice):
   backing=NAME          backing file to record in the target, relative to the target's folder
   backing-format=FORMAT its format: qcow2 (default) or raw
   bitmap=NAME           the persistent bitmap of the source that says what changed
-  bitmap-mode=MODE      what becomes of the bitmap: on-success, never, always
-  sync=MODE             full, top, bitmap or incremental; default: bitmap with a bitmap, else full
+  bitmap-mode=MODE      what becomes of the bitmap: on-success or never; always: as on-success, and after a failure a
+                        partial target is kept and the bitmap has the rest (several disks: with --individual)
+  sync=MODE             full, top, bitmap, incremental or none; default: bitmap with a bitmap, else full
   cluster-size=SIZE     cluster size of the target, such as 64k; default: that of the source
   compress=TYPE         none (default), zlib, zstd, zlib:LEVEL, zstd:LEVEL
   overwrite=on|off      whether an existing target may be replaced; default off
@@ -196,6 +197,8 @@ struct DiskOutcome {
     data: u64,
     zero: u64,
     stored: u64,
+    /// How far a partial target goes that was kept.
+    partial: Option<u64>,
 }
 
 impl DiskOutcome {
@@ -206,7 +209,13 @@ impl DiskOutcome {
             let undone = result.is_err() && all_or_none;
             undone.then(|| Error::new(ErrorKind::Cancelled, "removed, since not all disks were copied"))
         });
-        DiskOutcome { error, data: report.data_bytes, zero: report.zero_bytes, stored: report.stored_bytes }
+        DiskOutcome {
+            error,
+            data: report.data_bytes,
+            zero: report.zero_bytes,
+            stored: report.stored_bytes,
+            partial: report.partial_end,
+        }
     }
 }
 
@@ -224,6 +233,7 @@ impl Outcome {
                     "data": disk.data,
                     "zero": disk.zero,
                     "stored": disk.stored,
+                    "partial": disk.partial,
                     "error": error_json(disk.error.as_ref()),
                 })
             })
@@ -257,20 +267,26 @@ impl Outcome {
         cause.or(self.error.as_ref()).or_else(|| of_disks().next())
     }
 
-    /// What to say about a failure: each disk's own error; not that others were cancelled because of it.
+    /// What to say about a failure: each disk's own error; not that others were cancelled because of it, unless
+    /// something of theirs was kept.
     fn failure(&self, specs: &[DiskSpec]) -> Option<Failure> {
         let first = self.first_error()?;
-        if progress::stop_requested() && first.kind() == ErrorKind::Cancelled {
-            return Some(Failure::new(FAILED, "cancelled by a signal; unfinished targets were removed"));
-        }
-        let texts: Vec<_> = specs
+        let own = |disk: &DiskOutcome, error: &Error| {
+            error.kind() != ErrorKind::Cancelled || disk.partial.is_some()
+        };
+        let mut texts: Vec<_> = specs
             .iter()
             .zip(&self.disks)
             .filter_map(|(spec, disk)| {
-                let error = disk.error.as_ref().filter(|error| error.kind() != ErrorKind::Cancelled)?;
+                let error = disk.error.as_ref().filter(|error| own(disk, error))?;
                 Some(format!("backup of {}: {error}", escape_path(&spec.source)))
             })
             .collect();
+        if progress::stop_requested() && first.kind() == ErrorKind::Cancelled {
+            let others = if texts.is_empty() { "" } else { " other" };
+            texts.insert(0, format!("cancelled by a signal;{others} unfinished targets were removed"));
+            return Some(Failure::several(FAILED, texts));
+        }
         let code = Failure::code_of(first);
         Some(match texts.is_empty() {
             true => Failure::new(code, first.to_string()),
@@ -308,7 +324,7 @@ mod tests {
     }
 
     fn disk(error: Option<Error>) -> DiskOutcome {
-        DiskOutcome { error, data: 65536, zero: 0, stored: 1024 }
+        DiskOutcome { error, data: 65536, zero: 0, stored: 1024, partial: None }
     }
 
     #[test]
@@ -322,7 +338,8 @@ mod tests {
         let specs = specs(1);
         let outcome = Outcome { disks: vec![disk(None)], error: None };
         let expected = json!({ "completed": true, "disks": [{ "source": "s0", "target": "t0", "sync": "full",
-            "completed": true, "data": 65536, "zero": 0, "stored": 1024, "error": null }], "error": null });
+            "completed": true, "data": 65536, "zero": 0, "stored": 1024, "partial": null, "error": null }],
+            "error": null });
         assert_eq!(outcome.as_json(&specs), expected);
         assert_eq!(outcome.summary(&specs), "s0 -> t0: full, 64 KiB of data, 0 B of zeros, 1 KiB stored\n");
         assert!(outcome.failure(&specs).is_none());

@@ -69,7 +69,7 @@ impl DiskSpec {
         }
         let bitmap = values.take("bitmap").map(OsString::into_vec);
         let bitmap_mode = values.choice("bitmap-mode", "on-success, never, always")?;
-        let sync = values.choice("sync", "full, top, bitmap, incremental")?;
+        let sync = values.choice("sync", "full, top, bitmap, incremental, none")?;
         if bitmap.is_none() {
             if bitmap_mode.is_some() {
                 return Err("'bitmap-mode' is given without 'bitmap'".into());
