@@ -97,15 +97,7 @@ impl Disk {
         let mut writing = self.writing();
         let Writing { writer, recorder } = match &mut *writing {
             Some(writing) => writing,
-            None => {
-                if bitmap::give_up_untrusted(top(&image)?)? {
-                    read_anew(&mut image)?;
-                }
-                writing.insert(Writing {
-                    writer: Writer::begin(&image)?,
-                    recorder: Recorder::begin(top(&image)?)?,
-                })
-            }
+            None => writing.insert(begin(&mut image)?),
         };
         recorder.record(top(&image)?, writer, &range)?;
         operation(writer, &image)
@@ -173,6 +165,19 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         self.0.0.pins.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Begins to write. All that speaks against it comes before anything is changed.
+fn begin(image: &mut Arc<Image>) -> Result<Writing> {
+    let mut writer = Writer::begin(image)?;
+    match bitmap::give_up_untrusted(top(image)?) {
+        Ok(false) => {}
+        made => {
+            after_change(image, made.map(drop))?;
+            writer = Writer::begin(image)?;
+        }
+    }
+    Ok(Writing { writer, recorder: Recorder::begin(top(image)?)? })
 }
 
 /// What the last handle leaves.

@@ -1,0 +1,11 @@
+//! Guest writes and resizes, case by case: what is refused, what comes first, what threads see, and the commands.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, unreachable_pub)] // its modules use each a part of what they share
+
+mod support;
+
+#[path = "writing/refusals.rs"]
+mod refusals;
+#[path = "writing/site.rs"]
+mod site;
