@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "writing/data_files.rs"]
+mod data_files;
 #[path = "writing/refusals.rs"]
 mod refusals;
 #[path = "writing/site.rs"]

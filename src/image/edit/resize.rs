@@ -36,6 +36,10 @@ pub(crate) fn check_resize(image: &Image, size: u64) -> Result<()> {
                     upgrade it (qemu-img amend -o compat=1.1)";
         return refuse(ErrorKind::Unsupported, text.to_owned());
     }
+    if top.has_raw_data_file() {
+        // It is as long as the disk.
+        top.ensure_data_file_writable()?;
+    }
     let (_, zeros) = parts(image, geometry, size);
     if !zeros.is_empty() && top.header().version < 3 {
         let text = "its backing file is longer than the disk and would come to light, and a version 2 image has no zero \
