@@ -9,5 +9,7 @@ mod support;
 mod data_files;
 #[path = "writing/refusals.rs"]
 mod refusals;
+#[path = "writing/resizing.rs"]
+mod resizing;
 #[path = "writing/site.rs"]
 mod site;

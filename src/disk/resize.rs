@@ -38,8 +38,8 @@ impl Disk {
             return Ok(());
         }
         // All that speaks against it, before anything is written.
-        let bitmaps = bitmap::resized(top(&image)?, size)?;
         check_resize(&image, size)?;
+        let bitmaps = bitmap::resized(top(&image)?, size)?;
         let grows = size > image.size();
         if grows {
             prepare_to_grow(&mut image, size)?;

@@ -26,6 +26,9 @@ pub(crate) fn check_resize(image: &Image, size: u64) -> Result<()> {
     let Some(top) = image.qcow2() else { return Ok(()) };
     let geometry = top.geometry();
     let refuse = |kind, text: String| Err(top.file().error(kind, text));
+    if size == 0 {
+        return refuse(ErrorKind::InvalidArgument, "a disk of 0 bytes cannot be made".to_owned());
+    }
     if size > i64::MAX as u64 || l1_entries(geometry, size) * 8 > MAX_L1_BYTES {
         let cluster_size = geometry.cluster_size();
         let text = format!("a disk of {size} bytes is too large for clusters of {cluster_size} bytes");
