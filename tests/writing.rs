@@ -7,9 +7,13 @@ mod support;
 
 #[path = "writing/data_files.rs"]
 mod data_files;
+#[path = "writing/paused.rs"]
+mod paused;
 #[path = "writing/refusals.rs"]
 mod refusals;
 #[path = "writing/resizing.rs"]
 mod resizing;
 #[path = "writing/site.rs"]
 mod site;
+#[path = "writing/threads.rs"]
+mod threads;
