@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicUsize},
 };
 
 pub(crate) use busy::BusyBitmap;
@@ -140,8 +140,7 @@ impl Disk {
     /// # Errors
     /// `Io` when the file's status cannot be read.
     pub fn info(&self) -> Result<DiskInfo> {
-        self.settle()?;
-        self.image().info()
+        self.settled()?.info()
     }
 
     /// The images of the chain, the top first.
@@ -178,7 +177,8 @@ impl Disk {
     }
 
     /// The runs of a guest range in bytes (clipped to the disk): which layer has it and where. Reads tables,
-    /// never data.
+    /// never data. What is written meanwhile may be told or not; and when a change of the image's bitmaps or size
+    /// comes in between, the rest may be an error.
     pub fn map(&self, range: Range<u64>) -> Map {
         self.image().map(range)
     }
@@ -189,8 +189,7 @@ impl Disk {
     /// # Errors
     /// `Io`, and `Limit` when the bitmaps' tables need too much memory.
     pub fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
-        self.settle()?;
-        self.image().qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
+        self.settled()?.qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
     }
 
     /// Loads a persistent bitmap of the top image.
@@ -200,8 +199,7 @@ impl Disk {
     /// # Errors
     /// `BitmapNotFound`; `BitmapUnusable` for one whose contents cannot be trusted; `Io`; `Limit`.
     pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
-        self.settle()?;
-        match self.image().qcow2() {
+        match self.settled()?.qcow2() {
             Some(image) => bitmap::load(image, name),
             None => {
                 let text = format!("'{}': a raw image has no bitmaps", self.path().display());
@@ -220,7 +218,7 @@ impl Disk {
     /// change was made, or that this is unknown: then the disk must be opened anew before it is changed again.
     pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
         self.refuse_busy(changes)?;
-        self.writable_image()?;
+        drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
         self.change_locked(&mut image, changes)
@@ -228,7 +226,7 @@ impl Disk {
 
     /// The same for those that have kept the bitmap.
     fn change_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
-        self.writable_image()?;
+        drop(self.writable_image()?);
         self.change_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner), changes)
     }
 
@@ -239,10 +237,9 @@ impl Disk {
         after_change(image, made)
     }
 
-    /// The image, if its bitmaps may be changed.
-    fn writable_image(&self) -> Result<Arc<Image>> {
-        self.settle()?;
-        let image = self.image();
+    /// The image, if its bitmaps may be changed. Nobody changes it meanwhile.
+    fn writable_image(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
+        let image = self.settled()?;
         if self.0.options.access != Access::Write {
             let text =
                 format!("'{}' was opened for reading; its bitmaps cannot be changed", self.path().display());

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError, RwLockWriteGuard, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLockReadGuard, RwLockWriteGuard, atomic::Ordering},
 };
 
 use super::Disk;
@@ -139,6 +139,18 @@ impl Disk {
             return Ok(());
         }
         self.settle_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The image as it is on disk, which nobody changes meanwhile: for those who look at its metadata.
+    pub(super) fn settled(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
+        loop {
+            self.settle()?;
+            let image = self.0.image.read().unwrap_or_else(PoisonError::into_inner);
+            // Somebody may have begun to write in between.
+            if self.writing().is_none() {
+                return Ok(image);
+            }
+        }
     }
 
     pub(super) fn settle_locked(&self, image: &mut Arc<Image>) -> Result<()> {

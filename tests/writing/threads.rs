@@ -10,9 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holstein::{BitmapChange, Recording};
+
 use super::{
     paused::PausedStorage,
-    site::{KIB, MIB, Site, read},
+    site::{DISK, KIB, MIB, Site, read},
 };
 use crate::support::rng::Rng;
 
@@ -68,6 +70,53 @@ fn each_write_is_seen_as_a_whole() {
     let contents = read(&disk);
     disk.close().unwrap();
     site.holds(&contents);
+}
+
+/// Whoever asks for bitmaps gets them as they are between two writes, or two changes.
+#[test]
+fn bitmaps_are_whole_beside_writes_and_changes() {
+    let site = Site::new("cluster_size=4k");
+    for name in ["a", "b"] {
+        site.add_bitmap(name);
+    }
+    let storage = site.simulated();
+    let disk = site.open_in(Arc::new(storage.clone()), &Site::options());
+    disk.write_at(&[1; 512], 0).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (disk, done) = (&disk, &done);
+        for number in 0..2 {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    if number == 0 {
+                        for bitmap in disk.bitmaps().unwrap() {
+                            assert_eq!(bitmap.unusable, None, "{bitmap:?}");
+                        }
+                        assert_eq!(disk.info().unwrap().virtual_size, 4 * MIB);
+                    }
+                    let bitmap = disk.bitmap(b"a").unwrap();
+                    assert_eq!(bitmap.extents().next().map(|e| e.start), Some(0));
+                }
+            });
+        }
+        let (start, mut random) = (Instant::now(), Rng::new(1, 3));
+        while start.elapsed() < TIME {
+            let at = random.below(4 * MIB - 70 * KIB);
+            disk.write_at(&random.bytes(64 << 10, 0), at).unwrap();
+            let name = |name: &str| name.as_bytes().to_vec();
+            disk.change_bitmaps(&[
+                BitmapChange::Add { name: name("c"), granularity: None, recording: Recording::Enabled },
+                BitmapChange::Clear { name: name("b") },
+            ])
+            .unwrap();
+            disk.discard(at..at + 64 * KIB).unwrap();
+            disk.change_bitmaps(&[BitmapChange::Remove { name: name("c") }]).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    disk.close().unwrap();
+    site.restore(&storage);
+    site.workshop.check(DISK);
 }
 
 /// A map reads tables while others write. What it read before a write must not become what the disk goes by.
