@@ -7,6 +7,8 @@ mod support;
 
 #[path = "writing/data_files.rs"]
 mod data_files;
+#[path = "writing/order.rs"]
+mod order;
 #[path = "writing/paused.rs"]
 mod paused;
 #[path = "writing/refusals.rs"]

@@ -28,8 +28,6 @@ pub(crate) struct Clusters {
     released: Vec<Range<u64>>,
     /// Unknown autoclear bits are gone from the file.
     prepared: bool,
-    /// A cluster was given away in part: what is in memory is worth nothing any more.
-    broken: bool,
 }
 
 impl Clusters {
@@ -53,7 +51,6 @@ impl Clusters {
             refcounts: Refcounts::new(image),
             released: Vec::new(),
             prepared: false,
-            broken: false,
         })
     }
 
@@ -68,18 +65,15 @@ impl Clusters {
 
     /// Takes up to `wanted` free clusters, at least one, that follow each other; returns their range.
     pub(crate) fn allocate(&mut self, wanted: u64) -> Result<Range<u64>> {
-        let taken = self.refcounts.allocate(&mut self.references, wanted);
-        self.broken |= taken.is_err();
-        let (first, count) = taken?;
+        let (first, count) = self.refcounts.allocate(&mut self.references, wanted)?;
         let bits = self.geometry.cluster_bits;
         Ok(first << bits..(first + count) << bits)
     }
 
     /// Takes `clusters` free clusters in a row, and returns their offset.
     pub(crate) fn allocate_row(&mut self, clusters: u64) -> Result<u64> {
-        let taken = self.refcounts.allocate_row(&mut self.references, clusters);
-        self.broken |= taken.is_err();
-        Ok(taken? << self.geometry.cluster_bits)
+        let first = self.refcounts.allocate_row(&mut self.references, clusters)?;
+        Ok(first << self.geometry.cluster_bits)
     }
 
     /// Whether the cluster at `offset` has one user alone, so that this one may write it in place.
@@ -101,10 +95,6 @@ impl Clusters {
     /// Makes refcounts durable, and everything else that was written: what is referred to from now on is owned.
     /// A refcount table that had to grow needs `change`, and with it the header; its old place is returned.
     pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<NewTable>> {
-        if self.broken {
-            let text = "an earlier failure left its refcounts unknown; the image must be opened anew";
-            return Err(self.file.error(ErrorKind::Io, text));
-        }
         let table = self.refcounts.write_grown_table(&mut self.references)?;
         let header = match (change, table) {
             (None, None) => None,
