@@ -158,7 +158,7 @@ impl Disk {
         let Some(active) = &mut *writing else { return Ok(()) };
         active.writer.flush(image)?;
         if let Some(Writing { writer, .. }) = writing.take() {
-            writer.finish(image)?;
+            writer.end();
         }
         read_anew(image)
     }

@@ -124,10 +124,15 @@ impl Writer {
     /// The same, for the last time: the image is read anew after this.
     pub(crate) fn finish(mut self, image: &Image) -> Result<()> {
         self.flush(image)?;
+        self.end();
+        Ok(())
+    }
+
+    /// Ends writing when all was flushed.
+    pub(crate) fn end(mut self) {
         let retired = std::mem::take(&mut self.retired);
         retired.into_iter().for_each(|range| self.clusters.release(range));
         let _ = self.clusters.give_back();
-        Ok(())
     }
 
     /// Makes the refcounts of new clusters durable, and what was written into them.
