@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "writing/commands.rs"]
+mod commands;
 #[path = "writing/data_files.rs"]
 mod data_files;
 #[path = "writing/order.rs"]
