@@ -24,6 +24,7 @@ mod refcounts;
 mod rng;
 #[path = "writes/runs.rs"]
 mod runs;
+#[macro_use]
 #[path = "writes/specimens.rs"]
 mod specimens;
 #[path = "writes/workloads.rs"]
@@ -31,7 +32,7 @@ mod workloads;
 #[path = "writes/world.rs"]
 mod world;
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::collections::BTreeMap;
 
 use crash::Trial;
 use holstein::storage::simulated::Level;
@@ -39,7 +40,7 @@ use images::DISK;
 use judge::exhaustive;
 use refcounts::Refcounts;
 use runs::{Run, Sampler};
-use specimens::{KIB, Recipe, Specimen};
+use specimens::Specimen;
 use workloads::workloads;
 
 /// Of one workload, in a run that is to be exhaustive.
@@ -92,45 +93,12 @@ fn total(states: &BTreeMap<Level, usize>) -> usize {
 
 /// The tests of each specimen.
 macro_rules! trials {
-    ($($name:ident: $recipe:expr;)*) => {$(
+    ($($name:ident)*) => {$(
         #[test]
         fn $name() {
-            static SPECIMEN: OnceLock<Specimen> = OnceLock::new();
-            leave_a_sound_disk(SPECIMEN.get_or_init(|| ($recipe)(stringify!($name)).make()));
+            leave_a_sound_disk(&specimens::$name().make());
         }
     )*};
 }
 
-trials! {
-    snapshot: |name| {
-        Recipe::new(name, "cluster_size=4k,refcount_bits=32", 3072 * KIB).compressed().with_snapshot()
-    };
-    small_clusters: |name| {
-        Recipe::new(name, "cluster_size=512,refcount_bits=64", 4096 * KIB).filled(1390 * KIB)
-    };
-    shorter_below: |name| Recipe::new(name, "cluster_size=4k", 1024 * KIB + 1536).over(700 * KIB);
-    longer_below: |name| {
-        Recipe::new(name, "cluster_size=64k,lazy_refcounts=on", 1024 * KIB + 1536).over(2048 * KIB).compressed()
-    };
-    extended: |name| {
-        Recipe::new(name, "cluster_size=16k,extended_l2=on", 1024 * KIB + 1536).over(2048 * KIB).compressed()
-    };
-    extended_snapshot: |name| {
-        Recipe::new(name, "cluster_size=32k,extended_l2=on", 1024 * KIB).compressed().with_snapshot()
-    };
-    large_clusters: |name| Recipe::new(name, "cluster_size=2M,refcount_bits=64", 5120 * KIB + 512);
-    data_file: |name| {
-        Recipe::new(name, "cluster_size=16k,data_file=data.raw", 1024 * KIB + 512).over(2048 * KIB)
-    };
-    raw_data_file: |name| {
-        Recipe::new(name, "cluster_size=16k,data_file=data.raw,data_file_raw=on", 1024 * KIB + 512)
-    };
-    version_2: |name| Recipe::new(name, "cluster_size=4k,compat=0.10", 1024 * KIB + 512).compressed();
-    version_2_below: |name| {
-        Recipe::new(name, "cluster_size=4k,compat=0.10", 1024 * KIB).over(1024 * KIB).with_snapshot()
-    };
-    narrow_refcounts: |name| {
-        let options = "cluster_size=8k,refcount_bits=1,compression_type=zstd,lazy_refcounts=on";
-        Recipe::new(name, options, 1536 * KIB).compressed()
-    };
-}
+for_each_specimen!(trials);

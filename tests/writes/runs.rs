@@ -23,8 +23,10 @@ pub struct Run<'a> {
     pub steps: &'a [Step],
     pub storage: SimulatedStorage,
     pub results: Vec<Result<(), Error>>,
-    /// What the disk can be after so many steps.
+    /// What the disk can be after so many steps; closing it is the last.
     worlds: Vec<Vec<World>>,
+    /// What it can be in the end, by what the open disk read then.
+    last: Vec<World>,
 }
 
 /// What is in an image.
@@ -34,31 +36,42 @@ pub struct Found {
 }
 
 impl<'a> Run<'a> {
-    /// Carries out all steps on one open disk, which fails where it is told to. Each leaves a mark.
-    pub fn new(specimen: &'a Specimen, steps: &'a [Step], fault: Option<Fault>) -> Result<Self, String> {
+    /// Carries out all steps on one open disk, which fails where it is told to, and closes it. Each leaves a mark.
+    pub fn new(specimen: &'a Specimen, steps: &'a [Step], fault: Option<&Fault>) -> Result<Self, String> {
         let storage = specimen.storage();
         let disk = open_to_write(&storage).unwrap();
-        let fails = fault.is_some();
-        fault.into_iter().for_each(|fault| storage.fail(fault));
         let mut run = Run {
             specimen,
             steps,
             storage: storage.clone(),
             results: Vec::new(),
             worlds: vec![vec![World::of(specimen)]],
+            last: Vec::new(),
         };
+        fault.into_iter().for_each(|fault| storage.fail(fault.clone()));
         for step in steps {
             let result = step.perform(&disk);
             storage.mark();
             run.note(step, result);
-            if !fails {
+            if fault.is_none() {
                 run.reads_what_was_written(&disk)?;
             }
         }
         storage.stop_failing();
-        if fails {
-            run.reads_what_was_written(&disk)?;
+        // One that could not be read after a change is what it was before, until it is opened anew.
+        let unread = |result: &Result<_, Error>| {
+            result.as_ref().is_err_and(|error| error.to_string().contains("could not be read afterwards"))
+        };
+        match run.results.iter().any(unread) {
+            true => run.last = run.worlds.last().unwrap().clone(),
+            false => run.reads_what_was_written(&disk)?,
         }
+        let closed = disk.close();
+        storage.mark();
+        if closed.is_ok() {
+            run.last.iter_mut().for_each(|world| world.complete(&Step::Flush));
+        }
+        run.note(&Step::Flush, closed);
         Ok(run)
     }
 
@@ -80,31 +93,41 @@ impl<'a> Run<'a> {
     /// The open disk reads what was written last. Of several worlds those go that it does not live in.
     fn reads_what_was_written(&mut self, disk: &Disk) -> Result<(), String> {
         let contents = contents(disk)?;
-        let worlds = self.worlds.last_mut().unwrap();
         let mut reason = String::new();
-        worlds.retain_mut(|world| world.learn(&contents).map_err(|e| reason = e).is_ok());
-        match worlds.is_empty() {
-            true => Err(format!("the open disk: {reason}")),
+        self.last = self.worlds.last().unwrap().clone();
+        self.last.retain_mut(|world| world.learn(&contents).map_err(|e| reason = e).is_ok());
+        match self.last.is_empty() {
+            true => Err(format!("the open disk: {reason}\n{}", self.text())),
             false => Ok(()),
         }
     }
 
     /// What the disk can be after a crash behind so many marks.
     fn worlds(&self, marks: usize) -> Vec<World> {
+        let worlds = &self.worlds[marks];
         match self.steps.get(marks) {
-            Some(step) => self.worlds[marks].iter().flat_map(|world| world.during(step)).collect(),
-            None => self.worlds[marks].clone(),
+            Some(step) => worlds.iter().flat_map(|world| world.during(step)).collect(),
+            None => worlds.clone(),
         }
     }
 
     /// Judges a state of the image; `marks` is how many steps had been done then.
     pub fn judge(&self, marks: usize, storage: &SimulatedStorage) -> Result<Found, String> {
+        self.judge_by(&self.worlds(marks), storage)
+    }
+
+    /// Judges what is there in the end.
+    pub fn judge_end(&self) -> Result<Found, String> {
+        self.judge_by(&self.last, &fork(&self.storage))
+    }
+
+    fn judge_by(&self, worlds: &[World], storage: &SimulatedStorage) -> Result<Found, String> {
         let found = Found::of(storage)?;
         if snapshots(storage)? != self.specimen.snapshots {
             return Err("a snapshot changed".into());
         }
         let mut reasons = Vec::new();
-        for world in self.worlds(marks) {
+        for world in worlds {
             let fits = world.holds(&found.contents).and_then(|()| world.has(&found.bitmaps, &found.contents));
             match fits {
                 Ok(()) => return Ok(found),
@@ -120,7 +143,7 @@ impl<'a> Run<'a> {
             Ok(()) => format!("  {}\n", step.text()),
             Err(error) => format!("  {}: {error}\n", step.text()),
         };
-        self.steps.iter().zip(&self.results).map(line).collect()
+        self.steps.iter().chain([&Step::Flush]).zip(&self.results).map(line).collect()
     }
 }
 

@@ -20,6 +20,13 @@ use crate::{
 
 pub const KIB: u64 = 1 << 10;
 
+/// Hands the names of all specimens to a macro.
+macro_rules! for_each_specimen {
+    ($macro:ident) => {
+        $macro! { snapshot small_clusters shorter_below longer_below extended extended_snapshot large_clusters data_file raw_data_file version_2 version_2_below narrow_refcounts }
+    };
+}
+
 /// How a disk is made.
 #[derive(Clone, Copy)]
 pub struct Recipe {
@@ -204,4 +211,59 @@ pub fn snapshots(storage: &SimulatedStorage) -> Result<Vec<Vec<u8>>, String> {
 pub fn open_to_write(storage: &SimulatedStorage) -> holstein::Result<Disk> {
     let options = DiskOptions { access: Access::Write, ..DiskOptions::default() };
     Disk::open_in(Arc::new(storage.clone()), DISK, &options)
+}
+
+pub fn snapshot() -> Recipe {
+    Recipe::new("snapshot", "cluster_size=4k,refcount_bits=32", 3072 * KIB).compressed().with_snapshot()
+}
+
+pub fn small_clusters() -> Recipe {
+    Recipe::new("small_clusters", "cluster_size=512,refcount_bits=64", 4096 * KIB).filled(1390 * KIB)
+}
+
+pub fn shorter_below() -> Recipe {
+    Recipe::new("shorter_below", "cluster_size=4k", 1024 * KIB + 1536).over(700 * KIB)
+}
+
+pub fn longer_below() -> Recipe {
+    Recipe::new("longer_below", "cluster_size=64k,lazy_refcounts=on", 1024 * KIB + 1536)
+        .over(2048 * KIB)
+        .compressed()
+}
+
+pub fn extended() -> Recipe {
+    Recipe::new("extended", "cluster_size=16k,extended_l2=on", 1024 * KIB + 1536)
+        .over(2048 * KIB)
+        .compressed()
+}
+
+pub fn extended_snapshot() -> Recipe {
+    Recipe::new("extended_snapshot", "cluster_size=32k,extended_l2=on", 1024 * KIB)
+        .compressed()
+        .with_snapshot()
+}
+
+pub fn large_clusters() -> Recipe {
+    Recipe::new("large_clusters", "cluster_size=2M,refcount_bits=64", 5120 * KIB + 512)
+}
+
+pub fn data_file() -> Recipe {
+    Recipe::new("data_file", "cluster_size=16k,data_file=data.raw", 1024 * KIB + 512).over(2048 * KIB)
+}
+
+pub fn raw_data_file() -> Recipe {
+    Recipe::new("raw_data_file", "cluster_size=16k,data_file=data.raw,data_file_raw=on", 1024 * KIB + 512)
+}
+
+pub fn version_2() -> Recipe {
+    Recipe::new("version_2", "cluster_size=4k,compat=0.10", 1024 * KIB + 512).compressed()
+}
+
+pub fn version_2_below() -> Recipe {
+    Recipe::new("version_2_below", "cluster_size=4k,compat=0.10", 1024 * KIB).over(1024 * KIB).with_snapshot()
+}
+
+pub fn narrow_refcounts() -> Recipe {
+    let options = "cluster_size=8k,refcount_bits=1,compression_type=zstd,lazy_refcounts=on";
+    Recipe::new("narrow_refcounts", options, 1536 * KIB).compressed()
 }

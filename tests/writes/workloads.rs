@@ -34,7 +34,7 @@ pub fn workloads(specimen: &Specimen, random: u64) -> Vec<Workload> {
             vec![one, maker.zero(middle, 2 * KIB), other, Step::Flush, maker.write(middle, 512), Step::Flush]
         }),
         ("grow", vec![maker.write(size - 2 * KIB, 2 * KIB), Step::Resize(size + cluster + 3 * KIB)]),
-        ("grow-little", vec![Step::Resize(size + 512), maker.write(size, 512), Step::Flush]),
+        ("grow-little", vec![Step::Resize(size + 512), Step::Write(size, vec![7; 512]), Step::Flush]),
         ("shrink", vec![Step::Resize((size - cluster / 2) / 512 * 512 - 1536), Step::Flush]),
         ("regrow", vec![Step::Resize(middle + 1536), Step::Resize(size), maker.write(size - 512, 512)]),
     ];

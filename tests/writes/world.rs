@@ -50,13 +50,14 @@ impl Step {
         }
     }
 
-    /// The range that bitmaps record.
-    fn recorded(&self) -> Range<u64> {
-        match self {
+    /// The range that bitmaps of a disk of that size record: a write behind its end is refused.
+    fn recorded(&self, size: u64) -> Range<u64> {
+        let range = match self {
             Step::Write(at, bytes) => *at..at + bytes.len() as u64,
             Step::Zero(range) | Step::Discard(range) => range.clone(),
             _ => 0..0,
-        }
+        };
+        if range.end > size { 0..0 } else { range }
     }
 }
 
@@ -116,6 +117,9 @@ impl World {
 
     /// What the step writes where.
     fn effect(&self, step: &Step) -> Option<(u64, Vec<u8>)> {
+        if step.recorded(self.size()).is_empty() {
+            return None;
+        }
         let zeros = |range: Range<u64>| {
             (range.start < range.end).then(|| (range.start, vec![0; (range.end - range.start) as usize]))
         };
@@ -137,9 +141,10 @@ impl World {
         if let Some((at, bytes)) = self.effect(step) {
             self.write(at, &bytes, true);
         }
-        self.record(&step.recorded());
+        self.record(step);
+        let recorded = step.recorded(self.size());
         for name in self.recording() {
-            add(&mut self.required, &name, step.recorded());
+            add(&mut self.required, &name, recorded.clone());
         }
         match step {
             Step::Flush => self.settle(),
@@ -154,7 +159,7 @@ impl World {
         if let Some((at, bytes)) = self.effect(step) {
             self.write(at, &bytes, false);
         }
-        self.record(&step.recorded());
+        self.record(step);
     }
 
     /// The worlds that a crash during the step can leave.
@@ -197,9 +202,10 @@ impl World {
         self.required.0.iter().filter(|(_, b)| b.recording).map(|(name, _)| name.clone()).collect()
     }
 
-    fn record(&mut self, range: &Range<u64>) {
+    fn record(&mut self, step: &Step) {
+        let recorded = step.recorded(self.size());
         for name in self.recording() {
-            add(&mut self.allowed, &name, range.clone());
+            add(&mut self.allowed, &name, recorded.clone());
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use holstein::{Disk, DiskOptions, ErrorKind};
+use holstein::{
+    Disk, DiskOptions, ErrorKind,
+    storage::simulated::{Failure, Fault, OperationKind},
+};
 
 use super::{
     refusals::spoil_bitmap,
@@ -74,6 +77,40 @@ fn a_bitmap_that_cannot_be_trusted_is_given_up_first() {
     drop(disk);
     site.io(&["write -P 1 0 512"]);
     assert_eq!(site.open().bitmap(b"b").unwrap().extents().count(), 2);
+}
+
+/// That something cannot be read says nothing about a bitmap: it is not given up.
+#[test]
+fn a_failing_disk_spoils_no_bitmap() {
+    let site = Site::new("");
+    site.add_bitmap("a");
+    site.io(&["write 0 1"]);
+    for kind in [OperationKind::Read, OperationKind::Status] {
+        for failure in [Failure::Errno(libc::EIO), Failure::Errno(libc::ENOSPC), Failure::AtMost(0)] {
+            let mut failed = 0;
+            for nth in 1..40 {
+                let storage = site.simulated();
+                let disk = site.open_in(Arc::new(storage.clone()), &Site::options());
+                storage.fail(Fault::once(kind, nth, failure));
+                let result = if nth % 2 == 0 { disk.write_at(&[1; 512], 0) } else { disk.resize(MIB) };
+                storage.stop_failing();
+                failed += usize::from(result.is_err());
+                let named = |error: &holstein::Error| match failure {
+                    Failure::Errno(number) => error.errno() == Some(number),
+                    Failure::AtMost(_) => error.to_string().contains("nothing could be read"),
+                };
+                assert!(result.as_ref().err().is_none_or(named), "{kind:?} {nth}: {result:?}");
+                drop(disk);
+                let disk = site.open_in(Arc::new(storage), &DiskOptions::default());
+                assert_eq!(
+                    disk.bitmaps().unwrap()[0].unusable,
+                    None,
+                    "{kind:?} {failure:?} {nth}: {result:?}"
+                );
+            }
+            assert_eq!(failed > 3, kind == OperationKind::Read || failure != Failure::AtMost(0), "{failed}");
+        }
+    }
 }
 
 /// Bitmaps whose autoclear bit is off are not there: nothing is recorded in them, and nothing brings them back.
