@@ -67,7 +67,7 @@ impl Disk {
         let mut writing = self.writing();
         match &mut *writing {
             Some(Writing { writer, .. }) => writer.flush(&image),
-            None => Ok(()),
+            None => image.qcow2().map_or(Ok(()), Qcow2::ensure_known),
         }
     }
 
@@ -77,7 +77,8 @@ impl Disk {
     /// # Errors
     /// As [`Disk::flush`].
     pub fn close(self) -> Result<()> {
-        self.settle()
+        self.settle()?;
+        self.flush()
     }
 
     fn write(
@@ -110,7 +111,7 @@ impl Disk {
         }
         let image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
-        top(&image)?;
+        top(&image)?.ensure_known()?;
         Ok(image)
     }
 
@@ -185,7 +186,8 @@ fn begin(image: &mut Arc<Image>) -> Result<Writing> {
     match bitmap::give_up_untrusted(top(image)?) {
         Ok(false) => {}
         made => {
-            after_change(image, made.map(drop))?;
+            let read = read_anew(image);
+            made.and(read)?;
             writer = Writer::begin(image)?;
         }
     }

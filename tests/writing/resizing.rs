@@ -1,6 +1,11 @@
 //! Another size of the disk.
 
-use holstein::{BitmapChange, ErrorKind};
+use std::sync::Arc;
+
+use holstein::{
+    BitmapChange, DiskOptions, ErrorKind,
+    storage::simulated::{Failure, Fault, OperationKind},
+};
 
 use super::{
     refusals::spoil_bitmap,
@@ -173,6 +178,43 @@ fn snapshots_keep_their_size() {
     let mut contents = before[..512 * KIB as usize + 512].to_vec();
     contents.resize(3 * MIB as usize, 0);
     site.holds(&contents);
+}
+
+/// What the error says of the size is so. A disk of which that is not known any more does nothing further.
+#[test]
+fn a_resize_that_fails_says_what_the_size_is() {
+    let site = Site::new("");
+    let (mut old, mut new) = (0, 0);
+    for kind in [OperationKind::Read, OperationKind::Status, OperationKind::Write, OperationKind::Sync] {
+        for nth in 1..80 {
+            let storage = site.simulated();
+            let disk = site.open_in(Arc::new(storage.clone()), &Site::options());
+            // The tail of the last cluster is written first.
+            disk.resize(2 * MIB + 512).unwrap();
+            disk.write_at(&[1; 1024], 2 * MIB - 512).unwrap();
+            disk.flush().unwrap();
+            storage.fail(Fault::once(kind, nth, Failure::Errno(libc::EIO)));
+            let result = disk.resize(3 * MIB);
+            storage.stop_failing();
+            let size = site.open_in(Arc::new(storage.clone()), &DiskOptions::default()).size();
+            let says = |text: &str| result.as_ref().is_err_and(|error| error.to_string().contains(text));
+            if says("the change may or may not have been made") {
+                continue;
+            }
+            let made = result.is_ok() || says("the change was made");
+            assert_eq!(size, if made { 3 * MIB } else { 2 * MIB + 512 }, "{kind:?} {nth}: {result:?}");
+            *(if made { &mut new } else { &mut old }) += usize::from(result.is_err());
+            if made && result.is_err() {
+                // By its own view the disk has this size already.
+                for refused in [disk.resize(2 * MIB + 512), disk.flush(), disk.write_at(&[], 0), disk.close()]
+                {
+                    let error = refused.unwrap_err();
+                    mentions(&error.to_string(), &["disk.qcow2", "must be opened anew"]);
+                }
+            }
+        }
+    }
+    assert!(old > 20 && new > 5, "{old} old, {new} new");
 }
 
 /// A spoiled bitmap is not given up for a size that is refused.
