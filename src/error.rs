@@ -82,6 +82,11 @@ impl Error {
         self.source.as_ref().and_then(|e| e.raw_os_error())
     }
 
+    /// Whether input or output failed, of whatever kind: it says nothing about what is in a file.
+    pub(crate) fn is_io(&self) -> bool {
+        self.kind == ErrorKind::Io || self.source.is_some()
+    }
+
     /// The same error with the name of the file it is about before its text, unless it is there already.
     #[must_use]
     pub(crate) fn in_file(self, path: &std::path::Path) -> Self {

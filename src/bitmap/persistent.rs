@@ -49,7 +49,7 @@ pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
         // A failing disk is not a property of the bitmap.
         let doubt = match read {
             Ok(()) => None,
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) if e.is_io() => return Err(e),
             Err(e) => Some(e.to_string()),
         };
         infos.push(BitmapInfo {
@@ -94,7 +94,8 @@ pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
     };
     let entry = &image.bitmaps()[index];
     let unusable = |e: Error| match e.kind() {
-        ErrorKind::Io | ErrorKind::Limit => about(e),
+        _ if e.is_io() => about(e),
+        ErrorKind::Limit => about(e),
         _ => about(Error::new(ErrorKind::BitmapUnusable, format!("cannot be used: {e}"))),
     };
     let table = tables(image).map_err(about)?.swap_remove(index).map_err(unusable)?;
@@ -207,7 +208,7 @@ fn trusted_tables(image: &Qcow2) -> Result<Vec<Result<Table>>> {
         Err(_) => Ok(Ok(Table::default())),
         Ok(()) if shared => Ok(Err(corrupt("its table lies on the table of another bitmap"))),
         Ok(()) => match read_bitmap_table(image, entry) {
-            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => Err(e),
+            Err(e) if e.is_io() || e.kind() == ErrorKind::Limit => Err(e),
             result => Ok(result),
         },
     };
@@ -274,7 +275,7 @@ fn find_foreign_clusters(image: &Qcow2, tables: &[Result<Table>]) -> Result<Vec<
         match image.refcount(own.0 << geometry.cluster_bits) {
             Ok(1) => {}
             Ok(count) => blame(*own, &format!("has refcount {count} instead of 1")),
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) if e.is_io() => return Err(e),
             Err(e) => blame(*own, &format!("has no valid refcount: {e}")),
         }
     }

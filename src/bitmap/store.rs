@@ -125,7 +125,7 @@ impl ResizedBitmaps {
 fn is_trusted(loaded: Result<DirtyBitmap>) -> Result<bool> {
     match loaded {
         Ok(_) => Ok(true),
-        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => Err(e),
+        Err(e) if e.is_io() || e.kind() == ErrorKind::Limit => Err(e),
         Err(_) => Ok(false),
     }
 }

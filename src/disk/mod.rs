@@ -11,7 +11,7 @@ use std::{
     collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicUsize},
 };
 
 pub(crate) use busy::BusyBitmap;
@@ -119,7 +119,7 @@ impl Disk {
             None => Ok(()),
         };
         match looked {
-            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => return Err(e),
+            Err(e) if e.is_io() || e.kind() == ErrorKind::Limit => return Err(e),
             Err(e) => checked.report.add(CheckProblemKind::UnusableBitmap, 1, None, 0, || {
                 format!("the image's damage keeps the bitmaps from being looked into: {e}")
             }),
@@ -143,8 +143,7 @@ impl Disk {
     /// # Errors
     /// `Io` when the file's status cannot be read.
     pub fn info(&self) -> Result<DiskInfo> {
-        self.settle()?;
-        self.image().info()
+        self.settled()?.info()
     }
 
     /// The images of the chain, the top first.
@@ -181,7 +180,8 @@ impl Disk {
     }
 
     /// The runs of a guest range in bytes (clipped to the disk): which layer has it and where. Reads tables,
-    /// never data.
+    /// never data. What is written meanwhile may be told or not; and when a change of the image's bitmaps or size
+    /// comes in between, the rest may be an error.
     pub fn map(&self, range: Range<u64>) -> Map {
         self.image().map(range)
     }
@@ -192,8 +192,7 @@ impl Disk {
     /// # Errors
     /// `Io`, and `Limit` when the bitmaps' tables need too much memory.
     pub fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
-        self.settle()?;
-        self.image().qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
+        self.settled()?.qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
     }
 
     /// Loads a persistent bitmap of the top image.
@@ -203,8 +202,7 @@ impl Disk {
     /// # Errors
     /// `BitmapNotFound`; `BitmapUnusable` for one whose contents cannot be trusted; `Io`; `Limit`.
     pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
-        self.settle()?;
-        match self.image().qcow2() {
+        match self.settled()?.qcow2() {
             Some(image) => bitmap::load(image, name),
             None => {
                 let text = format!("'{}': a raw image has no bitmaps", self.path().display());
@@ -223,7 +221,7 @@ impl Disk {
     /// change was made, or that this is unknown: then the disk must be opened anew before it is changed again.
     pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
         self.refuse_busy(changes)?;
-        self.writable_image()?;
+        drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
         self.settle_locked(&mut image)?;
@@ -237,10 +235,9 @@ impl Disk {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The image, if its bitmaps may be changed.
-    fn writable_image(&self) -> Result<Arc<Image>> {
-        self.settle()?;
-        let image = self.image();
+    /// The image, if its bitmaps may be changed. Nobody changes it meanwhile.
+    fn writable_image(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
+        let image = self.settled()?;
         if self.0.options.access != Access::Write {
             let text =
                 format!("'{}' was opened for reading; its bitmaps cannot be changed", self.path().display());

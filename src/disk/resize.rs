@@ -38,8 +38,8 @@ impl Disk {
             return Ok(());
         }
         // All that speaks against it, before anything is written.
-        let bitmaps = bitmap::resized(top(&image)?, size)?;
         check_resize(&image, size)?;
+        let bitmaps = bitmap::resized(top(&image)?, size)?;
         let grows = size > image.size();
         if grows {
             prepare_to_grow(&mut image, size)?;
@@ -62,7 +62,9 @@ fn resize(image: &Image, size: u64, bitmaps: &ResizedBitmaps) -> Result<()> {
 fn prepare_to_grow(image: &mut Arc<Image>, size: u64) -> Result<()> {
     let mut writer = Writer::begin(image)?;
     let made = writer.zero_behind_the_end(image).and_then(|()| writer.finish(image));
-    after_change(image, made)?;
+    // Whatever fails, the disk is what it was.
+    let read = read_anew(image);
+    made.and(read)?;
     let top = top(image)?;
     if top.external_data_file_bit() {
         let file = top.data_file()?;

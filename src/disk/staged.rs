@@ -51,7 +51,7 @@ impl Disk {
     /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else may change the
     /// image: the disk is pinned.
     pub(crate) fn stage_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<StagedBitmaps> {
-        self.writable_image()?;
+        drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.settle_locked(&mut image)?;
         let top = super::write::top(&image)?;

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError, RwLockWriteGuard, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLockReadGuard, RwLockWriteGuard, atomic::Ordering},
 };
 
 use super::Disk;
@@ -67,7 +67,7 @@ impl Disk {
         let mut writing = self.writing();
         match &mut *writing {
             Some(Writing { writer, .. }) => writer.flush(&image),
-            None => Ok(()),
+            None => image.qcow2().map_or(Ok(()), Qcow2::ensure_known),
         }
     }
 
@@ -77,7 +77,8 @@ impl Disk {
     /// # Errors
     /// As [`Disk::flush`].
     pub fn close(self) -> Result<()> {
-        self.settle()
+        self.settle()?;
+        self.flush()
     }
 
     fn write(
@@ -97,15 +98,7 @@ impl Disk {
         let mut writing = self.writing();
         let Writing { writer, recorder } = match &mut *writing {
             Some(writing) => writing,
-            None => {
-                if bitmap::give_up_untrusted(top(&image)?)? {
-                    read_anew(&mut image)?;
-                }
-                writing.insert(Writing {
-                    writer: Writer::begin(&image)?,
-                    recorder: Recorder::begin(top(&image)?)?,
-                })
-            }
+            None => writing.insert(begin(&mut image)?),
         };
         recorder.record(top(&image)?, writer, &range)?;
         operation(writer, &image)
@@ -118,7 +111,7 @@ impl Disk {
         }
         let image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
-        top(&image)?;
+        top(&image)?.ensure_known()?;
         Ok(image)
     }
 
@@ -151,8 +144,19 @@ impl Disk {
 
     /// The image as its file has it.
     pub(crate) fn settled_image(&self) -> Result<Arc<Image>> {
-        self.settle()?;
-        Ok(self.image())
+        Ok(self.settled()?.clone())
+    }
+
+    /// The image as it is on disk, which nobody changes meanwhile: for those who look at its metadata.
+    pub(super) fn settled(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
+        loop {
+            self.settle()?;
+            let image = self.0.image.read().unwrap_or_else(PoisonError::into_inner);
+            // Somebody may have begun to write in between.
+            if self.writing().is_none() {
+                return Ok(image);
+            }
+        }
     }
 
     pub(super) fn settle_locked(&self, image: &mut Arc<Image>) -> Result<()> {
@@ -160,7 +164,7 @@ impl Disk {
         let Some(active) = &mut *writing else { return Ok(()) };
         active.writer.flush(image)?;
         if let Some(Writing { writer, .. }) = writing.take() {
-            writer.finish(image)?;
+            writer.end();
         }
         read_anew(image)
     }
@@ -179,6 +183,20 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         self.0.0.pins.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Begins to write. All that speaks against it comes before anything is changed.
+fn begin(image: &mut Arc<Image>) -> Result<Writing> {
+    let mut writer = Writer::begin(image)?;
+    match bitmap::give_up_untrusted(top(image)?) {
+        Ok(false) => {}
+        made => {
+            let read = read_anew(image);
+            made.and(read)?;
+            writer = Writer::begin(image)?;
+        }
+    }
+    Ok(Writing { writer, recorder: Recorder::begin(top(image)?)? })
 }
 
 /// What the last handle leaves.

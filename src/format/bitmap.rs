@@ -217,6 +217,9 @@ impl Entry {
             ));
         }
         let entries = self.expected_table_entries(size, geometry);
+        if entries == 0 {
+            return Err(invalid("a disk of 0 bytes can have no bitmaps".to_owned()));
+        }
         if entries << geometry.cluster_bits > MAX_DATA_BYTES || entries > u64::from(MAX_TABLE_ENTRIES) {
             return Err(invalid("the bitmap would take over 512 MiB; use a larger granularity".to_owned()));
         }

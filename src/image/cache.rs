@@ -47,8 +47,9 @@ impl L2Cache {
         if let Some(bytes) = self.changed.read().unwrap_or_else(PoisonError::into_inner).get(&host) {
             return Ok(bytes.clone());
         }
-        let slot = self.slot(host);
-        if let Some(slice) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
+        // Held while the file is read: what was read before a change must not replace what the change left here.
+        let mut slot = self.slot(host).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slice) = &*slot
             && slice.host == host
         {
             return Ok(slice.bytes.clone());
@@ -56,7 +57,7 @@ impl L2Cache {
         let mut bytes = vec![0; self.slice_bytes as usize];
         file.read_exact(&mut bytes, host, "L2 table")?;
         let bytes = Arc::new(bytes);
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Slice { host, bytes: bytes.clone() });
+        *slot = Some(Slice { host, bytes: bytes.clone() });
         Ok(bytes)
     }
 

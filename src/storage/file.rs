@@ -59,12 +59,20 @@ impl File {
         self.inner.kind().map_err(|e| self.fail("get the status of", e))
     }
 
-    /// Fills `buf` up to the end of the file and returns how much there was.
+    /// Fills `buf` up to the end of the file and returns how much there was. A read of nothing before the end is an
+    /// error: it would make a short file of a whole one.
     pub(crate) fn read_up_to(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {
             match self.inner.read_at(&mut buf[filled..], offset + filled as u64) {
-                Ok(0) => break,
+                Ok(0) => {
+                    let at = offset + filled as u64;
+                    if self.len()? > at {
+                        let text = format!("nothing could be read at offset {at}, inside the file");
+                        return Err(self.error(ErrorKind::Io, text));
+                    }
+                    break;
+                }
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {

@@ -39,8 +39,13 @@ fn failures(kind: OperationKind) -> Vec<(Failure, bool)> {
 pub fn faults(image: &Image, run: impl Fn(&SimulatedStorage, &Disk), random: &mut Rng) -> Vec<Fault> {
     let storage = image.storage();
     let disk = open(&storage, Access::Write).unwrap();
+    faults_of(&storage, || run(&storage, &disk), random)
+}
+
+/// The same for whatever runs in a storage.
+pub fn faults_of(storage: &SimulatedStorage, run: impl FnOnce(), random: &mut Rng) -> Vec<Fault> {
     let before = OperationKind::ALL.map(|kind| storage.calls(kind));
-    run(&storage, &disk);
+    run();
     let mut faults = Vec::new();
     for (kind, before) in OperationKind::ALL.into_iter().zip(before) {
         let mut of_kind = Vec::new();

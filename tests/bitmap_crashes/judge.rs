@@ -127,8 +127,13 @@ impl Samples {
         if number % self.rare == 1 { self.by_qemu(storage, change.bitmaps(side)) } else { Ok(()) }
     }
 
+    /// Where QEMU's tools look at the states.
+    pub fn shop(&self) -> &Workshop {
+        &self.shop
+    }
+
     /// QEMU finds nothing worse than leaks, can mend those, and sees the same bitmaps.
-    fn by_qemu(&self, storage: &SimulatedStorage, bitmaps: &Bitmaps) -> Result<(), String> {
+    pub fn by_qemu(&self, storage: &SimulatedStorage, bitmaps: &Bitmaps) -> Result<(), String> {
         self.shown.set(self.shown.get() + 1);
         write_to(storage, self.folder.path());
         let img = |args: &[&str]| self.shop.try_run("qemu-img", &[args, &["disk.qcow2"]].concat());

@@ -40,11 +40,20 @@ impl Trial<'_> {
         &self,
         verdict: impl Fn(&Crash, &SimulatedStorage) -> Result<(), String>,
     ) -> Option<BTreeMap<Level, usize>> {
+        self.judge_up_to(usize::MAX, verdict)
+    }
+
+    /// The same with at most so many states in an exhaustive run.
+    pub fn judge_up_to(
+        &self,
+        most: usize,
+        verdict: impl Fn(&Crash, &SimulatedStorage) -> Result<(), String>,
+    ) -> Option<BTreeMap<Level, usize>> {
         if let Ok(wanted) = env::var(ONE) {
             self.judge_one(&wanted, verdict);
             return None;
         }
-        let limit = if env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { usize::MAX } else { self.limit };
+        let limit = if env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { most } else { self.limit };
         let mut judged = BTreeMap::new();
         for (crash, storage) in self.recording.states(&Level::ALL, limit, self.seed) {
             if let Err(reason) = verdict(&crash, &storage) {

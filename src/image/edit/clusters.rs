@@ -28,8 +28,6 @@ pub(crate) struct Clusters {
     released: Vec<Range<u64>>,
     /// Unknown autoclear bits are gone from the file.
     prepared: bool,
-    /// A cluster was given away in part: what is in memory is worth nothing any more.
-    broken: bool,
 }
 
 /// A header that is ready to be written.
@@ -67,7 +65,6 @@ impl Clusters {
             refcounts: Refcounts::new(image),
             released: Vec::new(),
             prepared: false,
-            broken: false,
         })
     }
 
@@ -82,18 +79,15 @@ impl Clusters {
 
     /// Takes up to `wanted` free clusters, at least one, that follow each other; returns their range.
     pub(crate) fn allocate(&mut self, wanted: u64) -> Result<Range<u64>> {
-        let taken = self.refcounts.allocate(&mut self.references, wanted);
-        self.broken |= taken.is_err();
-        let (first, count) = taken?;
+        let (first, count) = self.refcounts.allocate(&mut self.references, wanted)?;
         let bits = self.geometry.cluster_bits;
         Ok(first << bits..(first + count) << bits)
     }
 
     /// Takes `clusters` free clusters in a row, and returns their offset.
     pub(crate) fn allocate_row(&mut self, clusters: u64) -> Result<u64> {
-        let taken = self.refcounts.allocate_row(&mut self.references, clusters);
-        self.broken |= taken.is_err();
-        Ok(taken? << self.geometry.cluster_bits)
+        let first = self.refcounts.allocate_row(&mut self.references, clusters)?;
+        Ok(first << self.geometry.cluster_bits)
     }
 
     /// Whether the cluster at `offset` has one user alone, so that this one may write it in place.
@@ -116,10 +110,6 @@ impl Clusters {
     /// the header that decides on `change`, or on a refcount table that had to grow; `None` if nothing is to be
     /// decided.
     pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<Decision>> {
-        if self.broken {
-            let text = "an earlier failure left its refcounts unknown; the image must be opened anew";
-            return Err(self.file.error(ErrorKind::Io, text));
-        }
         let table = self.refcounts.write_grown_table(&mut self.references)?;
         let decision = match (change, table) {
             (None, None) => None,

@@ -75,8 +75,7 @@ impl NewHeader {
     /// The header of `file`, which is parsed in `header`, with a change made.
     pub(crate) fn build(file: &File, header: &Header, change: &HeaderChange) -> Result<Self> {
         let mut cluster = vec![0; header.geometry.cluster_size() as usize];
-        let got = file.read_up_to(&mut cluster, 0)?;
-        cluster.truncate(got);
+        file.read_exact(&mut cluster, 0, "header")?;
         let no_room =
             || file.error(ErrorKind::Unsupported, "the header has no room for the bitmaps extension");
         let mut new = match change.bitmaps {

@@ -142,7 +142,16 @@ impl Refcounts {
         }
         references.take(first..first + count)?;
         for cluster in first..first + count {
-            self.set_used(references, cluster)?;
+            if let Err(error) = self.set_used(references, cluster) {
+                // All or nothing: what was allocated before must not be lost with this.
+                for taken in first..first + count {
+                    references.drop_one(taken);
+                    if taken < cluster {
+                        let _ = self.lower(taken, 0);
+                    }
+                }
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -162,19 +171,29 @@ impl Refcounts {
     }
 
     /// A block of zeros for table entry `index`, and a longer table if need be. The block is known before its
-    /// own refcount is set, which it may hold itself.
+    /// own refcount is set, which it may hold itself. All or nothing.
     fn add_block(&mut self, references: &mut References, index: usize) -> Result<()> {
-        if index >= self.table.len() {
+        let cluster = self.next_free(references, self.cursor)?;
+        references.take(cluster..cluster + 1)?;
+        let (length, grown) = (self.table.len(), self.grown);
+        if index >= length {
             self.grown = true;
             self.table.resize(index + 1, 0);
         }
-        let cluster = self.next_free(references, self.cursor)?;
-        references.take(cluster..cluster + 1)?;
         self.table[index] = cluster << self.geometry.cluster_bits;
         self.new_entries.push(index);
         let bytes = vec![0; self.geometry.cluster_size() as usize];
         self.blocks.insert(index, Block { bytes, dirty: true });
-        self.set_used(references, cluster)
+        let used = self.set_used(references, cluster);
+        if used.is_err() {
+            references.drop_one(cluster);
+            self.blocks.remove(&index);
+            self.new_entries.pop();
+            self.table[index] = 0;
+            self.table.truncate(length);
+            self.grown = grown;
+        }
+        used
     }
 
     /// The place of the table if it had to grow; it is written there.

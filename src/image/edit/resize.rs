@@ -26,6 +26,9 @@ pub(crate) fn check_resize(image: &Image, size: u64) -> Result<()> {
     let Some(top) = image.qcow2() else { return Ok(()) };
     let geometry = top.geometry();
     let refuse = |kind, text: String| Err(top.file().error(kind, text));
+    if size == 0 {
+        return refuse(ErrorKind::InvalidArgument, "a disk of 0 bytes cannot be made".to_owned());
+    }
     if size > i64::MAX as u64 || l1_entries(geometry, size) * 8 > MAX_L1_BYTES {
         let cluster_size = geometry.cluster_size();
         let text = format!("a disk of {size} bytes is too large for clusters of {cluster_size} bytes");
@@ -35,6 +38,10 @@ pub(crate) fn check_resize(image: &Image, size: u64) -> Result<()> {
         let text = "a version 2 image with snapshots cannot be resized, as they do not tell their disk's size; delete them or \
                     upgrade it (qemu-img amend -o compat=1.1)";
         return refuse(ErrorKind::Unsupported, text.to_owned());
+    }
+    if top.has_raw_data_file() {
+        // It is as long as the disk.
+        top.ensure_data_file_writable()?;
     }
     let (_, zeros) = parts(image, geometry, size);
     if !zeros.is_empty() && top.header().version < 3 {

@@ -193,6 +193,11 @@ impl Qcow2 {
         }
     }
 
+    /// Refuses an image of which nobody knows what its files hold, after a failure.
+    pub(crate) fn ensure_known(&self) -> Result<()> {
+        self.data_file.iter().chain([&self.file]).try_for_each(File::ensure_writable)
+    }
+
     /// Inflates the compressed cluster at guest offset `guest`, a cluster's start, into `cluster`. Leaves the
     /// stream as it is stored in `packed`.
     pub(crate) fn inflate(

@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::super::budget::{Budget, Grant};
 use crate::{
-    error::{ErrorKind, Result},
+    error::Result,
     format::{
         bitmap, corrupt,
         header::{self, Header},
@@ -118,7 +118,7 @@ pub(super) fn read_bitmap_directory(
     };
     match read(grants) {
         // Nobody maintains this directory, so its state says nothing about the image.
-        Err(e) if !header.bitmaps_are_current() && e.kind() != ErrorKind::Io => Ok(Vec::new()),
+        Err(e) if !header.bitmaps_are_current() && !e.is_io() => Ok(Vec::new()),
         result => result,
     }
 }

@@ -69,16 +69,11 @@ impl Writer {
     /// open as a whole.
     pub(crate) fn begin(image: &Image) -> Result<Self> {
         let top = qcow2(image)?;
-        let refuse = |kind, text: &str| Err(top.file().error(kind, text));
         if top.header().backing_name.is_some() && image.layers().len() == 1 {
-            return refuse(
-                ErrorKind::WrongState,
-                "the image was opened without its backing files; open all of the chain",
-            );
+            let text = "the image was opened without its backing files; open all of the chain";
+            return Err(top.file().error(ErrorKind::WrongState, text));
         }
-        if top.external_data_file_bit() && !top.data_file_is_writable() {
-            return refuse(ErrorKind::Io, "its data file cannot be opened for writing");
-        }
+        top.ensure_data_file_writable()?;
         Ok(Writer {
             clusters: Clusters::begin(top)?,
             changed_l1: BTreeSet::new(),
@@ -129,10 +124,15 @@ impl Writer {
     /// The same, for the last time: the image is read anew after this.
     pub(crate) fn finish(mut self, image: &Image) -> Result<()> {
         self.flush(image)?;
+        self.end();
+        Ok(())
+    }
+
+    /// Ends writing when all was flushed.
+    pub(crate) fn end(mut self) {
         let retired = std::mem::take(&mut self.retired);
         retired.into_iter().for_each(|range| self.clusters.release(range));
         let _ = self.clusters.give_back();
-        Ok(())
     }
 
     /// Makes the refcounts of new clusters durable, and what was written into them.
@@ -235,6 +235,20 @@ impl Qcow2 {
     /// Whether the external data file shall be a raw image of the disk by itself.
     pub(crate) fn has_raw_data_file(&self) -> bool {
         self.header().has(incompatible::DATA_FILE) && self.header().autoclear & autoclear::DATA_FILE_RAW != 0
+    }
+
+    /// Refuses an image with a data file that cannot be written.
+    pub(crate) fn ensure_data_file_writable(&self) -> Result<()> {
+        let (kind, text) = match self.external_data_file() {
+            _ if !self.external_data_file_bit() => return Ok(()),
+            Some(_) if self.data_file_is_writable() => return Ok(()),
+            Some(_) => (ErrorKind::Io, "its data file cannot be opened for writing"),
+            None => {
+                let text = "the image was opened without its data file; open all of the chain";
+                (ErrorKind::WrongState, text)
+            }
+        };
+        Err(self.file().error(kind, text))
     }
 
     fn is_version_2(&self) -> bool {

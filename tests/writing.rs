@@ -1,0 +1,23 @@
+//! Guest writes and resizes, case by case: what is refused, what comes first, what threads see, and the commands.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, unreachable_pub)] // its modules use each a part of what they share
+
+mod support;
+
+#[path = "writing/commands.rs"]
+mod commands;
+#[path = "writing/data_files.rs"]
+mod data_files;
+#[path = "writing/order.rs"]
+mod order;
+#[path = "writing/paused.rs"]
+mod paused;
+#[path = "writing/refusals.rs"]
+mod refusals;
+#[path = "writing/resizing.rs"]
+mod resizing;
+#[path = "writing/site.rs"]
+mod site;
+#[path = "writing/threads.rs"]
+mod threads;
