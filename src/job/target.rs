@@ -136,8 +136,8 @@ impl TargetFile {
         self.storage.sync_folder(folder).map_err(|e| Error::io(context(), e))
     }
 
-    /// Drops the way back: a file that was replaced goes, durably. False if it may still be there under the temporary
-    /// name.
+    /// Drops the way back: a file that was replaced goes, durably where that can be. False if it is still there under the
+    /// temporary name.
     pub(crate) fn settle(mut self) -> bool {
         match mem::replace(&mut self.state, State::Settled) {
             State::Exchanged => self.remove(&self.temporary),
@@ -145,8 +145,8 @@ impl TargetFile {
         }
     }
 
-    /// Takes everything back, durably: the final name is as it was before, and the temporary file is gone. False if it
-    /// may still be there.
+    /// Takes everything back, durably where that can be: the final name is as it was before, and the temporary file is gone.
+    /// False if it is still there.
     pub(crate) fn take_back(mut self) -> bool {
         self.undo()
     }
@@ -167,7 +167,9 @@ impl TargetFile {
     fn remove(&self, path: &Path) -> bool {
         let gone = self.storage.unlink(path);
         let gone = gone.is_ok() || gone.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        gone && self.sync_folder().is_ok()
+        // Where this fails a power cut may bring the name back, which harms nobody.
+        let _ = self.sync_folder();
+        gone
     }
 }
 

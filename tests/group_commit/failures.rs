@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// In a normal run so many of the failures of each kind are tried.
-const SAMPLE: usize = 60;
+const SAMPLE: usize = 30;
 
 /// The ways to fail of one kind of operation.
 fn ways(kind: OperationKind) -> Vec<(Failure, bool)> {
@@ -76,6 +76,7 @@ pub fn are_told_as_they_are(night: &Night) {
             Some(Side::Nothing) => failed += 1,
             None => unknown += 1,
         }
+        let litters = fault.kinds == [OperationKind::SyncFolder] || says(".journal'");
         let mut judge = || {
             let recording = storage.recording();
             check(night, &fork(&storage), &fault, &result, expected)?;
@@ -90,7 +91,7 @@ pub fn are_told_as_they_are(night: &Night) {
                 for crash in crashes.iter().step_by(step) {
                     let state = recording.after(crash).unwrap();
                     states += 1;
-                    let side = settle(night, &state, &result).map_err(|e| format!("{crash}: {e}"))?;
+                    let side = settle(night, &state, litters).map_err(|e| format!("{crash}: {e}"))?;
                     if expected.is_some_and(|expected| expected != side) && recording.marks_before(crash) > 0
                     {
                         return Err(format!("{crash}: there is {side:?}"));
@@ -113,9 +114,8 @@ pub fn are_told_as_they_are(night: &Night) {
 
 /// Recovers after a failure and a power cut. Where the journal itself or a folder could not be made durable, nothing may
 /// lead to temporary files any more that came back; they harm nobody.
-fn settle(night: &Night, storage: &SimulatedStorage, result: &holstein::Result<()>) -> Result<Side, String> {
-    let says = |text: &str| matches!(result, Err(error) if error.to_string().contains(text));
-    if says(".journal'") || says("cannot make the folder") {
+fn settle(night: &Night, storage: &SimulatedStorage, litters: bool) -> Result<Side, String> {
+    if litters {
         lost_nothing(&night.recover(storage).map_err(|e| e.to_string())?)?;
         for path in storage.paths().iter().filter(|path| path.to_string_lossy().ends_with(".tmp")) {
             storage.unlink(path).unwrap();
@@ -151,7 +151,7 @@ fn check(
 pub fn of_a_recovery_are_made_up_for(night: &Night) {
     let recording = night.recording();
     let (mut runs, mut unfinished) = (0, 0);
-    for killed in (0..=recording.operations().len()).step_by(if exhaustive() { 1 } else { 7 }) {
+    for killed in (0..=recording.operations().len()).step_by(if exhaustive() { 1 } else { 13 }) {
         let begin =
             || recording.after(&holstein::storage::simulated::Crash::new(Level::L0, killed, [])).unwrap();
         let whole = begin();
@@ -184,5 +184,5 @@ pub fn of_a_recovery_are_made_up_for(night: &Night) {
         }
     }
     println!("{}: {runs} recoveries met a failure, {unfinished} were unfinished", night.name);
-    assert!(runs > 100 && unfinished > 20);
+    assert!(runs > 100 && unfinished > 10);
 }

@@ -54,9 +54,13 @@ pub fn are_noticed(night: &Night) {
     let shop = Workshop::new(shop_folder.path());
     let mut met: BTreeMap<Stranger, usize> = BTreeMap::new();
     let kinds = Cell::new(BTreeMap::<String, usize>::new());
-    for (crash, _) in states(night, &recording) {
+    for (number, (crash, _)) in states(night, &recording).into_iter().enumerate() {
         for disk in 0..night.disks.len() {
             for stranger in ALL {
+                // The slowest one comes to every third state.
+                if stranger == QemuTwice && number % 3 != 1 && !exhaustive() {
+                    continue;
+                }
                 let storage = recording.after(&crash).unwrap();
                 let Some(written) = write(night, &storage, disk, stranger, &shop) else { continue };
                 *met.entry(stranger).or_default() += 1;
