@@ -166,8 +166,8 @@ impl Plan {
         }
         image.publish()?;
         image.sync_folder()?;
-        image.settle();
-        data_file.into_iter().for_each(TargetFile::settle);
+        let _ = image.settle();
+        data_file.into_iter().for_each(|file| drop(file.settle()));
         Ok(())
     }
 }

@@ -163,8 +163,8 @@ enum Found {
 
 fn compare(file: &File, wanted: &Switch) -> Result<Found> {
     let mut sector = vec![0; wanted.new_sector.len()];
-    let read = file.read_up_to(&mut sector, 0)?;
-    if read == sector.len() && sector == wanted.new_sector {
+    file.read_exact(&mut sector, 0, "header")?;
+    if sector == wanted.new_sector {
         // It may not have been durable.
         file.sync()?;
         return Ok(Found::New);

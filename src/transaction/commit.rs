@@ -54,11 +54,13 @@ impl Commit {
                 problems.extend(jobs.iter().map(|index| (*index, error.clone().within(&text))));
             }
         }
-        targets.into_iter().for_each(|(_, target)| target.settle());
-        if problems.is_empty() {
+        let settled = targets.into_iter().fold(true, |all, (_, target)| target.settle() && all);
+        if problems.is_empty() && settled {
             // One that stays tells of what is done, and does no harm.
             let _ = journal.forget();
         } else {
+            // Undecided it leads to files that have to go, and to nothing else.
+            let _ = if problems.is_empty() { journal.revoke() } else { Ok(()) };
             journal.keep();
         }
         Ok(problems)
@@ -104,19 +106,23 @@ impl Commit {
         Ok(())
     }
 
-    /// Nothing was decided: targets and staged bitmaps go, then the journal that leads to them.
-    fn take_back(self) {
+    /// Nothing was decided: targets and staged bitmaps go, then the journal that leads to them; where one may be left the
+    /// journal stays.
+    pub(crate) fn take_back(self) {
         let Commit { journal, targets, staged } = self;
-        drop(targets);
+        let gone = targets.into_iter().fold(true, |all, (_, target)| target.take_back() && all);
         drop(staged);
-        drop(journal);
+        if !gone {
+            journal.keep();
+        }
     }
 
-    /// Takes a decision back of which nothing has come to pass but names: these first, for as long as the record is there
-    /// a recovery would want them. Where that fails too, all is left for a recovery to finish.
+    /// Takes a decision back of which nothing has come to pass but names: these first, durably, for as long as the record
+    /// is there a recovery wants them, and without it nothing leads to them. Where that fails too, all is left for a recovery to finish.
     fn revoke(mut self, error: Error) -> Error {
         let withdrawn = self.targets.iter_mut().try_for_each(|(_, target)| target.withdraw());
-        if withdrawn.and_then(|()| self.journal.revoke()).is_ok() {
+        let durable = withdrawn.and_then(|()| self.sync_folders());
+        if durable.and_then(|()| self.journal.revoke()).is_ok() {
             self.take_back();
             return error;
         }

@@ -219,12 +219,13 @@ impl Work {
                 self.keep_partial(index);
             }
         }
-        for &index in &all {
-            drop(lock(&self.targets[index]).take());
-        }
-        // Only now: until it is gone a journal leads to the temporary files.
-        for journal in &self.journals {
-            drop(lock(journal).take());
+        for group in self.groups() {
+            let left = group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?)));
+            let targets: Vec<_> = left.collect();
+            // Only behind them: until they are gone the journal leads to the temporary files.
+            if let Some(journal) = lock(self.journal(group[0])).take() {
+                Commit { journal, targets, staged: Vec::new() }.take_back();
+            }
         }
         for &index in &all {
             let job = self.copies[index].job();
@@ -315,9 +316,7 @@ impl Work {
         match self.stage(group, partial) {
             Ok(staged) => Commit { journal, targets, staged }.carry_out(),
             Err(failed) => {
-                // The targets go before the journal that leads to them.
-                drop(targets);
-                drop(journal);
+                Commit { journal, targets, staged: Vec::new() }.take_back();
                 Err(failed)
             }
         }

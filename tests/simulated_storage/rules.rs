@@ -242,13 +242,18 @@ fn a_failed_sync_of_a_folder_is_never_made_good() {
 
 #[test]
 fn names_of_crashes_can_be_read_back() {
-    for text in
-        ["L0@0", "L1@42:-17,-19..21,30.head3", "L3@9:0.tail1", "L4@9:1.length,2.stale,3.data", "L3@9:8.hole7"]
-    {
+    for text in [
+        "L0@0",
+        "L1@42:-17,-19..21,30.head3",
+        "L3@9:0.tail1",
+        "L4@9:1.length,2.stale,3.data",
+        "L3@9:8.hole7",
+        "L6@5:-3",
+    ] {
         assert_eq!(text.parse::<Crash>().unwrap().to_string(), text);
     }
     for text in
-        ["", "L0", "L6@1", "L1@x", "L1@3:17", "L1@3:-3", "L1@3:1.head", "L1@3:1.lost", "L1@3:1.stale2"]
+        ["", "L0", "L7@1", "L1@x", "L1@3:17", "L1@3:-3", "L1@3:1.head", "L1@3:1.lost", "L1@3:1.stale2"]
     {
         assert!(text.parse::<Crash>().is_err(), "{text}");
     }

@@ -5,7 +5,7 @@
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
-    io,
+    io, mem,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -143,35 +143,46 @@ impl TargetFile {
         self.storage.sync_folder(folder).map_err(|e| Error::io(context(), e))
     }
 
-    /// Drops the way back: a file that was replaced goes.
-    pub(crate) fn settle(mut self) {
-        if self.state == State::Exchanged {
-            // The target is in place; a leftover temporary is no reason to call it failed.
-            let _ = self.storage.unlink(&self.temporary);
+    /// Drops the way back: a file that was replaced goes, durably where that can be. False if it is still there under the
+    /// temporary name.
+    pub(crate) fn settle(mut self) -> bool {
+        match mem::replace(&mut self.state, State::Settled) {
+            State::Exchanged => self.remove(&self.temporary),
+            _ => true,
         }
-        self.state = State::Settled;
+    }
+
+    /// Takes everything back, durably where that can be: the final name is as it was before, and the temporary file is gone.
+    /// False if it is still there.
+    pub(crate) fn take_back(mut self) -> bool {
+        self.undo()
+    }
+
+    fn undo(&mut self) -> bool {
+        match mem::replace(&mut self.state, State::Settled) {
+            State::Settled => true,
+            State::Temporary => self.remove(&self.temporary),
+            State::Published => self.remove(&self.path),
+            State::Exchanged => {
+                // Else the temporary name has the only copy of what was there before, and nobody shall remove it.
+                self.storage.rename(&self.temporary, &self.path, RenameRule::Exchange).is_err()
+                    || self.remove(&self.temporary)
+            }
+        }
+    }
+
+    fn remove(&self, path: &Path) -> bool {
+        let gone = self.storage.unlink(path);
+        let gone = gone.is_ok() || gone.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        // Where this fails a power cut may bring the name back, which harms nobody.
+        let _ = self.sync_folder();
+        gone
     }
 }
 
 impl Drop for TargetFile {
-    /// Takes everything back: the final name is as it was before, and the temporary file is gone.
     fn drop(&mut self) {
-        match self.state {
-            State::Settled => return,
-            State::Temporary => {}
-            State::Published => {
-                let _ = self.storage.unlink(&self.path);
-                let _ = self.sync_folder();
-                return;
-            }
-            State::Exchanged => {
-                if self.storage.rename(&self.temporary, &self.path, RenameRule::Exchange).is_err() {
-                    // Then the temporary name has the only copy of what was there before.
-                    return;
-                }
-            }
-        }
-        let _ = self.storage.unlink(&self.temporary);
+        let _ = self.undo();
     }
 }
 

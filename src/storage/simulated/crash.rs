@@ -17,11 +17,13 @@ pub enum Level {
     L4,
     /// Every subset of the changes of names, with and without the data of the files.
     L5,
+    /// Each file and each folder by itself: some of what was pending of one beside any of what was of the others.
+    L6,
 }
 
 impl Level {
     /// All of them.
-    pub const ALL: [Level; 6] = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5];
+    pub const ALL: [Level; 7] = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5, Level::L6];
 }
 
 /// What becomes of one operation in a crash.

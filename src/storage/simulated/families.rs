@@ -6,7 +6,7 @@
 use super::{
     contents::sectors,
     crash::{Crash, Fate, Level},
-    log::Operation,
+    log::{Operation, Place},
     recording::Recording,
 };
 
@@ -18,6 +18,8 @@ const ALL_PAIRS: usize = 64;
 const SAMPLES: usize = 2000;
 /// Up to so many changes of names all their subsets are taken.
 const FEW_NAMES: usize = 6;
+/// Up to so many operations of one file all their subsets are combined with those of others.
+const FEW_OF_A_FILE: usize = 3;
 
 /// All crashes of one level, except that large epochs are sampled. Several can leave the same state.
 pub(super) fn crashes(recording: &Recording, level: Level, seed: u64) -> Vec<Crash> {
@@ -30,6 +32,7 @@ pub(super) fn crashes(recording: &Recording, level: Level, seed: u64) -> Vec<Cra
         Level::L3 => torn_writes(recording, &mut found),
         Level::L4 => lengths_and_places(recording, &mut found),
         Level::L5 => names(recording, &mut random, &mut found),
+        Level::L6 => products(recording, &mut random, &mut found),
     }
     found.crashes
 }
@@ -201,6 +204,45 @@ fn names(recording: &Recording, random: &mut Random, found: &mut Found) {
         lost_data.extend(files.iter().map(|file| of(*file)));
         for lost in &lost_names {
             lost_data.iter().for_each(|data| found.lose(after, lost.iter().chain(data).copied()));
+        }
+    }
+}
+
+/// Each file and each folder has lost the last of its operations, from any of them on, whatever the others have; of
+/// few operations it has lost any.
+fn products(recording: &Recording, random: &mut Random, found: &mut Found) {
+    let log = recording.operations();
+    for after in moments_of_change(recording) {
+        let mut places: Vec<(Vec<Place>, Vec<usize>)> = Vec::new();
+        for &number in recording.pending(after) {
+            let place = log[number].operation.awaits();
+            match places.iter_mut().find(|(known, _)| *known == place) {
+                Some((_, numbers)) => numbers.push(number),
+                None => places.push((place, vec![number])),
+            }
+        }
+        if places.len() < 2 {
+            continue;
+        }
+        let choices: Vec<Vec<Vec<usize>>> = places
+            .iter()
+            .map(|(_, numbers)| match numbers.len() {
+                0..=FEW_OF_A_FILE => subsets(numbers).collect(),
+                count => (0..=count).map(|kept| numbers[kept..].to_vec()).collect(),
+            })
+            .collect();
+        let all = choices.iter().try_fold(1_usize, |all, one| all.checked_mul(one.len()));
+        let mut lose = |mut number: usize| {
+            let lost = choices.iter().flat_map(|choice| {
+                let chosen = &choice[number % choice.len()];
+                number /= choice.len();
+                chosen.iter().copied()
+            });
+            found.lose(after, lost.collect::<Vec<_>>());
+        };
+        match all {
+            Some(all) if all <= SAMPLES => (0..all).for_each(&mut lose),
+            all => (0..SAMPLES).for_each(|_| lose(random.below(all.unwrap_or(usize::MAX)))),
         }
     }
 }

@@ -82,7 +82,7 @@ pub struct Record {
 
 /// What has to be synced so that an operation is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     File(u64),
     Folder(PathBuf),
 }
@@ -119,7 +119,8 @@ impl Operation {
         }
     }
 
-    fn awaits(&self) -> Vec<Place> {
+    /// What has to be synced until it is durable.
+    pub(super) fn awaits(&self) -> Vec<Place> {
         if let Some(file) = self.changed_file() {
             return vec![Place::File(file)];
         }

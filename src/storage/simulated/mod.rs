@@ -77,6 +77,12 @@ impl SimulatedStorage {
         storage
     }
 
+    fn resumed(start: Tree, tree: Tree, log: Vec<Record>, marks: Vec<usize>) -> Self {
+        let storage = Self::new();
+        storage.0.state().resume(start, tree, log, marks);
+        storage
+    }
+
     /// Puts a file with these contents under `path`, replacing what was there, before the run that is to be
     /// recorded: it was there, durable, from the beginning. This is no operation, and never fails.
     pub fn insert(&self, path: impl AsRef<Path>, contents: &[u8]) {

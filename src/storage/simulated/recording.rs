@@ -74,6 +74,14 @@ impl Recording {
         self.tree_after(crash).map(SimulatedStorage::from_tree)
     }
 
+    /// The storage after the death of the process alone, when it had done so many operations: all of them are there, and
+    /// what was not durable is not durable yet. What is done from then on continues this recording.
+    pub fn killed(&self, after: usize) -> Option<SimulatedStorage> {
+        let tree = self.prefixes.get(after)?.clone();
+        let marks = self.marks.iter().copied().filter(|mark| *mark <= after).collect();
+        Some(SimulatedStorage::resumed(self.prefixes[0].clone(), tree, self.log[..after].to_vec(), marks))
+    }
+
     /// The distinct states that crashes of these levels leave. When a level has more than `limit` candidates
     /// a sample of them, always the same for one `seed`, is tried; the levels take turns, and the iterator
     /// ends after `limit` states.

@@ -53,6 +53,19 @@ impl State {
         self.unsynced.clear();
     }
 
+    /// Goes on where a log ends.
+    pub(super) fn resume(&mut self, start: Tree, tree: Tree, log: Vec<Record>, marks: Vec<usize>) {
+        self.restart(tree);
+        let failed = |file| {
+            let is_its = |record: &Record| record.failed && record.operation == Operation::Sync { file };
+            log.iter().any(is_its)
+        };
+        let pending = pending(&log).pop().unwrap_or_default();
+        let files = pending.iter().filter_map(|number| log[*number].operation.changed_file());
+        self.unsynced = files.map(|file| (file, failed(file))).collect();
+        (self.start, self.log, self.marks) = (start, log, marks);
+    }
+
     pub(super) fn insert(&mut self, path: &Path, contents: Contents) {
         let file = self.next_file();
         self.start.insert(path, file, contents.clone());

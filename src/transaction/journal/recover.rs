@@ -112,6 +112,12 @@ impl Dead<'_> {
             }
             other => other?,
         }
+        // Another recovery has finished it while we waited.
+        if self.storage.status(path).ok().map(|status| status.id) != Some(file.id()?) {
+            return Ok(());
+        }
+        // The process alone may have died: what is acted on must not be lost in a power cut that follows.
+        file.sync()?;
         let bytes = read_all(&file)?;
         let (begun, length) = Begun::decode(&bytes).unwrap_or_default();
         let second = length.next_multiple_of(ALIGNMENT as usize);
@@ -254,7 +260,7 @@ fn read_all(file: &File) -> Result<Vec<u8>> {
         return Err(file.error(ErrorKind::Corrupt, format!("a journal of {length} bytes is none")));
     }
     let mut bytes = vec![0; length as usize];
-    let got = file.read_up_to(&mut bytes, 0)?;
-    bytes.truncate(got);
+    // One that seems shorter than it is would be taken for undecided.
+    file.read_exact(&mut bytes, 0, "journal")?;
     Ok(bytes)
 }

@@ -1,0 +1,139 @@
+//! Groups of backups on trial: all disks or none, through any crash, any failure, and any stranger.
+//!
+//! Reading order: `night` (what is run), `judge` (what has to hold), then `crashes`,
+//! `strangers`, `failures`, `journals`, `killed`; and `protocol`, which is the same without files.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
+#![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
+
+#[path = "support/crash.rs"]
+mod crash;
+#[path = "group_commit/crashes.rs"]
+mod crashes;
+#[path = "group_commit/failures.rs"]
+mod failures;
+#[path = "bitmap_crashes/images.rs"]
+mod images;
+#[path = "group_commit/journals.rs"]
+mod journals;
+#[path = "group_commit/judge.rs"]
+mod judge;
+#[path = "group_commit/killed.rs"]
+mod killed;
+#[path = "bitmap_crashes/model.rs"]
+mod model;
+#[path = "group_commit/night.rs"]
+mod night;
+#[path = "group_commit/protocol.rs"]
+mod protocol;
+#[path = "support/qemu.rs"]
+mod qemu;
+#[path = "support/qsd.rs"]
+mod qsd;
+#[path = "bitmap_crashes/refcounts.rs"]
+mod refcounts;
+#[path = "support/rng.rs"]
+mod rng;
+
+#[path = "group_commit/strangers.rs"]
+mod strangers;
+
+use std::sync::OnceLock;
+
+use night::{Night, Recipe};
+
+/// The tests of each group.
+macro_rules! nights {
+    ($($module:ident: $recipe:expr;)*) => {$(
+        mod $module {
+            use super::*;
+
+            pub fn night() -> &'static Night {
+                static NIGHT: OnceLock<Night> = OnceLock::new();
+                NIGHT.get_or_init(|| $recipe.make())
+            }
+
+            #[test]
+            fn crashes_leave_all_or_nothing() {
+                crashes::leave_all_or_nothing(night());
+            }
+
+            #[test]
+            fn crashes_in_recovery_change_nothing() {
+                crashes::in_recovery_change_nothing(night());
+            }
+
+            #[test]
+            fn crashes_after_a_kill_leave_all_or_nothing() {
+                crashes::after_a_kill_leave_all_or_nothing(night());
+            }
+
+            #[test]
+            fn decisive_steps_find_everything_durable() {
+                crashes::find_everything_durable(night());
+            }
+
+            #[test]
+            fn strangers_are_noticed() {
+                strangers::are_noticed(night());
+            }
+
+            #[test]
+            fn damaged_journals_decide_nothing() {
+                journals::decide_nothing_when_damaged(night());
+            }
+
+            #[test]
+            fn failures_are_told_as_they_are() {
+                failures::are_told_as_they_are(night());
+            }
+
+            #[test]
+            fn failures_of_a_recovery_are_made_up_for() {
+                failures::of_a_recovery_are_made_up_for(night());
+            }
+        }
+    )*};
+}
+
+nights! {
+    one: Recipe {
+        name: "one",
+        disks: &[("cluster_size=4k", 768)],
+        backups: &[(0, "/backups/inc.qcow2", "a")],
+        replaced: &[],
+        journal: None,
+    };
+    two: Recipe {
+        name: "two",
+        disks: &[("cluster_size=4k", 768), ("cluster_size=64k", 1024)],
+        backups: &[(0, "/backups/inc0.qcow2", "a"), (1, "/backups/inc1.qcow2", "b")],
+        replaced: &["/backups/inc1.qcow2"],
+        journal: None,
+    };
+    three: Recipe {
+        name: "three",
+        disks: &[
+            ("cluster_size=512", 512),
+            ("cluster_size=16k,extended_l2=on", 768),
+            ("cluster_size=4k,refcount_bits=1", 512),
+        ],
+        backups: &[
+            (0, "/backups/one/inc.qcow2", "a"),
+            (1, "/backups/two/inc.qcow2", "a"),
+            (2, "/backups/inc2.qcow2", "b"),
+        ],
+        replaced: &["/backups/two/inc.qcow2"],
+        journal: Some("/journals"),
+    };
+    twice: Recipe {
+        name: "twice",
+        disks: &[("cluster_size=4k", 768), ("cluster_size=4k", 512)],
+        backups: &[
+            (0, "/backups/a.qcow2", "a"),
+            (0, "/backups/b.qcow2", "b"),
+            (1, "/backups/c.qcow2", "a"),
+        ],
+        replaced: &[],
+        journal: None,
+    };
+}

@@ -1,0 +1,204 @@
+//! What has to hold after a recovery, whatever happened before.
+
+use std::{cell::Cell, path::PathBuf};
+
+use holstein::{Access, Recovery, RecoveryKind, storage::SimulatedStorage};
+
+use crate::{
+    crash::write_to,
+    images::{fork, guest},
+    model::Bitmaps,
+    night::{Night, next, open},
+    qemu::{Workshop, text},
+    refcounts::Refcounts,
+};
+
+/// What there is of a group of backups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Everything is as it was before.
+    Nothing,
+    /// All targets are there, and all bitmaps are clear.
+    All,
+}
+
+/// Whether everything is to be tried, not a sample.
+pub fn exhaustive() -> bool {
+    std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some()
+}
+
+impl Night {
+    /// Recovers after a crash that nobody came in between of, and finds out what there is then.
+    pub fn settle(&self, storage: &SimulatedStorage) -> Result<Side, String> {
+        let recovery = self.recover(storage).map_err(|e| format!("recovery failed: {e}"))?;
+        lost_nothing(&recovery)?;
+        self.again(storage)?;
+        self.side(storage)
+    }
+
+    /// A recovery finds nothing to do any more.
+    pub fn again(&self, storage: &SimulatedStorage) -> Result<(), String> {
+        storage.begin();
+        let before = storage.digest();
+        let again = self.recover(storage).map_err(|e| format!("the second recovery failed: {e}"))?;
+        let done = storage.recording();
+        if !again.items.is_empty() || !done.operations().is_empty() || storage.digest() != before {
+            return Err(format!("the second recovery did {again:?}, {:?}", done.operations()));
+        }
+        Ok(())
+    }
+
+    /// Finds out what there is; everything else must be in order.
+    pub fn side(&self, storage: &SimulatedStorage) -> Result<Side, String> {
+        let side = self.side_without_refcounts(storage)?;
+        for source in &self.disks {
+            let found = Refcounts::of(&storage.contents(&source.path).unwrap());
+            let (old, new) = (&source.old_refcounts, &source.new_refcounts);
+            match side {
+                Side::Nothing => found.are_between(old, new),
+                Side::All => found.are_between(new, old),
+            }
+            .map_err(|e| format!("'{}': {e}", source.path))?;
+        }
+        Ok(side)
+    }
+
+    fn side_without_refcounts(&self, storage: &SimulatedStorage) -> Result<Side, String> {
+        let targets = self.backups.iter().map(|backup| {
+            let there = storage.contents(backup.target);
+            if there == backup.replaced {
+                return Ok(Side::Nothing);
+            }
+            self.is_complete(storage, backup.target, backup.disk)?;
+            Ok(Side::All)
+        });
+        let targets = targets.collect::<Result<Vec<_>, String>>()?;
+        let bitmaps = self.disks.iter().map(|source| {
+            let name = &source.path;
+            let disk = open(storage, name, Access::Read).map_err(|e| format!("does not open: {e}"))?;
+            if guest(&disk)? != source.guest {
+                return Err(format!("the contents of '{name}' changed"));
+            }
+            let found = Bitmaps::of(&disk).map_err(|e| format!("'{name}': {e}"))?;
+            if found == source.new {
+                Ok(Side::All)
+            } else if found == source.old {
+                Ok(Side::Nothing)
+            } else {
+                Err(format!("the bitmaps of '{name}' are neither old nor new: {found:?}"))
+            }
+        });
+        let bitmaps = bitmaps.collect::<Result<Vec<_>, String>>()?;
+        let side = targets[0];
+        if targets.iter().chain(&bitmaps).any(|other| *other != side) {
+            return Err(format!(
+                "some are done and others are not: targets {targets:?}, bitmaps {bitmaps:?}"
+            ));
+        }
+        let (found, expected) = (storage.paths(), self.expected_paths(side == Side::All));
+        if !found.iter().eq(&expected) {
+            let more: Vec<&PathBuf> = found.iter().filter(|path| !expected.contains(*path)).collect();
+            return Err(format!("left behind: {more:?}; there are {found:?}"));
+        }
+        Ok(side)
+    }
+
+    /// A target holds what its disk held.
+    pub fn is_complete(&self, storage: &SimulatedStorage, target: &str, disk: usize) -> Result<(), String> {
+        let opened = open(storage, target, Access::Read).map_err(|e| format!("'{target}': {e}"))?;
+        if guest(&opened)? != self.disks[disk].guest {
+            return Err(format!("'{target}' is not complete"));
+        }
+        Ok(())
+    }
+
+    /// The same group where it was not carried out, else the next one, runs and is complete.
+    pub fn goes_on(&self, storage: &SimulatedStorage, side: Side) -> Result<(), String> {
+        let storage = fork(storage);
+        let transaction = match side {
+            Side::Nothing => self.transaction(&storage),
+            Side::All => self.next_transaction(&storage),
+        };
+        let done = transaction.and_then(holstein::Transaction::commit);
+        done.map_err(|e| format!("the next group fails: {e}"))?;
+        if side == Side::Nothing {
+            return match self.side_without_refcounts(&storage)? {
+                Side::All => Ok(()),
+                Side::Nothing => Err("the group succeeded and there is nothing".into()),
+            };
+        }
+        self.backups.iter().try_for_each(|b| self.is_complete(&storage, &next(b.target), b.disk))
+    }
+}
+
+/// A crash alone never makes a recovery give anything up.
+pub fn lost_nothing(recovery: &Recovery) -> Result<(), String> {
+    let is_fine = |kind| {
+        matches!(
+            kind,
+            RecoveryKind::TemporaryRemoved
+                | RecoveryKind::TargetPublished
+                | RecoveryKind::TargetWasPublished
+                | RecoveryKind::BitmapsChanged
+                | RecoveryKind::BitmapsWereChanged
+        )
+    };
+    match recovery.items.iter().find(|item| !is_fine(item.kind)) {
+        Some(item) => Err(format!("recovery: {item:?}")),
+        None => Ok(()),
+    }
+}
+
+/// Goes on with a part of the states, and shows another part to QEMU.
+pub struct Samples {
+    shop: Workshop,
+    folder: tempfile::TempDir,
+    rare: usize,
+    seen: Cell<usize>,
+    pub shown: Cell<usize>,
+    pub went_on: Cell<usize>,
+}
+
+impl Samples {
+    /// Of so many states one is shown to QEMU, and several are gone on with.
+    pub fn new(rare: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let shop = Workshop::new(folder.path());
+        Samples { shop, folder, rare, seen: Cell::new(0), shown: Cell::new(0), went_on: Cell::new(0) }
+    }
+
+    pub fn take(&self, night: &Night, storage: &SimulatedStorage, side: Side) -> Result<(), String> {
+        let number = self.seen.replace(self.seen.get() + 1);
+        if number.is_multiple_of(self.rare / 4) {
+            self.went_on.set(self.went_on.get() + 1);
+            night.goes_on(storage, side)?;
+        }
+        if number % self.rare == 1 {
+            self.shown.set(self.shown.get() + 1);
+            write_to(storage, self.folder.path());
+            for source in &night.disks {
+                self.check(source.path.trim_start_matches('/'), true)?;
+            }
+            for backup in night.backups.iter().filter(|_| side == Side::All) {
+                self.check(backup.target.trim_start_matches('/'), false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, name: &str, leaks: bool) -> Result<(), String> {
+        let check = self.shop.try_run("qemu-img", &["check", name]);
+        match check.status.code() {
+            Some(0) => return Ok(()),
+            Some(3) if leaks => {}
+            _ => return Err(format!("qemu-img check {name}: {}", text(&check))),
+        }
+        for args in [&["check", "-r", "leaks", name][..], &["check", name]] {
+            let check = self.shop.try_run("qemu-img", args);
+            if !check.status.success() {
+                return Err(format!("qemu-img {args:?}: {}", text(&check)));
+            }
+        }
+        Ok(())
+    }
+}

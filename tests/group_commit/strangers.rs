@@ -1,0 +1,248 @@
+//! Somebody writes a source between a crash and the recovery: what was written then is never clean in a bitmap that
+//! can be used.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, HashSet},
+    fs,
+};
+
+use holstein::{
+    Access, Mapping, Recording as Records, RecoveryKind,
+    storage::{
+        SimulatedStorage, Storage,
+        simulated::{Level, Recording},
+    },
+};
+
+use crate::{
+    crashes::decision,
+    images::{Guest, guest},
+    judge::exhaustive,
+    model::add,
+    night::{Night, open},
+    qemu::{Workshop, text},
+};
+
+/// Who comes in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stranger {
+    /// QEMU, which records what it writes.
+    Qemu,
+    /// QEMU twice, so that the directory of the bitmaps may be back in its old place.
+    QemuTwice,
+    /// QEMU, killed while it had the image open.
+    QemuKilled,
+    /// A program that does not know bitmaps, and says so by clearing the autoclear bit.
+    Unaware,
+    /// A program that overwrites data and says nothing.
+    Silent,
+    /// We ourselves, writing data.
+    Writer,
+    /// We ourselves, adding a bitmap.
+    Adder,
+}
+
+use Stranger::*;
+
+const ALL: [Stranger; 7] = [Qemu, QemuTwice, QemuKilled, Unaware, Silent, Writer, Adder];
+
+/// Lets every stranger write every disk in states of the commit.
+pub fn are_noticed(night: &Night) {
+    let recording = night.recording();
+    let shop_folder = tempfile::tempdir().unwrap();
+    let shop = Workshop::new(shop_folder.path());
+    let mut met: BTreeMap<Stranger, usize> = BTreeMap::new();
+    let kinds = Cell::new(BTreeMap::<String, usize>::new());
+    for (number, (crash, _)) in states(night, &recording).into_iter().enumerate() {
+        for disk in 0..night.disks.len() {
+            for stranger in ALL {
+                // The slowest one comes to every third state.
+                if stranger == QemuTwice && number % 3 != 1 && !exhaustive() {
+                    continue;
+                }
+                let storage = recording.after(&crash).unwrap();
+                let Some(written) = write(night, &storage, disk, stranger, &shop) else { continue };
+                *met.entry(stranger).or_default() += 1;
+                if let Err(reason) = judge(night, &storage, disk, &written, &kinds) {
+                    panic!("{}: {crash}, then {stranger:?} on disk {disk}: {reason}", night.name);
+                }
+            }
+        }
+    }
+    println!("{}: {met:?}; recoveries: {:?}", night.name, kinds.into_inner());
+    assert!(ALL.iter().all(|stranger| met.get(stranger).is_some_and(|count| *count > 1)), "{met:?}");
+}
+
+/// Distinct states in which the deciding write may have happened.
+fn states(night: &Night, recording: &Recording) -> Vec<(holstein::storage::simulated::Crash, u64)> {
+    let mut seen = HashSet::new();
+    let first = decision(night, recording);
+    let levels = if exhaustive() { &Level::ALL[..] } else { &[Level::L0][..] };
+    let crashes = levels.iter().flat_map(|level| recording.crashes(*level, 1));
+    let distinct = crashes.filter(|crash| crash.after() >= first).filter_map(|crash| {
+        let digest = recording.after(&crash)?.digest();
+        seen.insert(digest).then_some((crash, digest))
+    });
+    distinct.collect()
+}
+
+/// What a disk holds afterwards, and the range that was written.
+struct Written {
+    guest: Guest,
+    range: std::ops::Range<u64>,
+    /// Nobody could tell from the image alone.
+    silent: bool,
+}
+
+/// Writes where the disk has data, and nothing was dirty. `None` if the stranger could not be noticed by anybody: he says
+/// nothing, and the bitmaps are clear already.
+fn write(
+    night: &Night,
+    storage: &SimulatedStorage,
+    disk: usize,
+    stranger: Stranger,
+    shop: &Workshop,
+) -> Option<Written> {
+    let source = &night.disks[disk];
+    let before = storage.contents(&source.path).unwrap();
+    let opened = open(storage, &source.path, Access::Read).unwrap();
+    let (start, host) = data_of(&opened);
+    let range = start..start + 1024;
+    drop(opened);
+    let qemu = |commands: &[String], dies: bool| {
+        fs::write(shop.path("image.qcow2"), storage.contents(&source.path).unwrap()).unwrap();
+        let output = shop.try_io("image.qcow2", "qcow2", commands);
+        assert_eq!(output.status.success(), !dies, "{}", text(&output));
+        replace(storage, &source.path, &fs::read(shop.path("image.qcow2")).unwrap());
+    };
+    let write = format!("write -P 0xEE {start} 1024");
+    match stranger {
+        Qemu => qemu(&[write], false),
+        QemuTwice => {
+            qemu(std::slice::from_ref(&write), false);
+            qemu(&[write], false);
+        }
+        QemuKilled => qemu(&[write, "flush".into(), "sigraise 9".into()], true),
+        Unaware | Silent => {
+            if stranger == Silent && before[..512] != night.storage().contents(&source.path).unwrap()[..512] {
+                return None;
+            }
+            let mut bytes = before;
+            if stranger == Unaware {
+                bytes[88..96].fill(0);
+            }
+            bytes[host as usize..host as usize + 1024].fill(0xEE);
+            replace(storage, &source.path, &bytes);
+        }
+        Writer => {
+            let opened = open(storage, &source.path, Access::Write).unwrap();
+            opened.write_at(&[0xEE; 1024], start).unwrap();
+            opened.close().unwrap();
+        }
+        Adder => {
+            let opened = open(storage, &source.path, Access::Write).unwrap();
+            opened.change_bitmaps(&[add("another", 4096, Records::Enabled)]).unwrap();
+            let range = 0..0;
+            return Some(Written { guest: source.guest.clone(), range, silent: false });
+        }
+    }
+    let opened = open(storage, &source.path, Access::Read).unwrap();
+    let guest = guest(&opened).unwrap();
+    assert!(guest != source.guest, "nothing was written");
+    Some(Written { guest, range, silent: stranger == Silent })
+}
+
+/// A place of the disk with data, and where its file has it.
+fn data_of(disk: &holstein::Disk) -> (u64, u64) {
+    for run in disk.map(0..disk.size()) {
+        let run = run.unwrap();
+        if let Mapping::Data { host, hole: false } = run.mapping {
+            return (run.start, host);
+        }
+    }
+    panic!("the disk has no data");
+}
+
+/// Lets a file have other bytes, written as any program does: it stays the same file.
+fn replace(storage: &SimulatedStorage, path: &str, bytes: &[u8]) {
+    let file = storage.open_writable(path.as_ref()).unwrap();
+    let before = storage.contents(path).unwrap();
+    for (number, sector) in bytes.chunks(512).enumerate() {
+        let at = number * 512;
+        if before.get(at..at + sector.len()) != Some(sector) {
+            assert_eq!(file.write_at(sector, at as u64).unwrap(), sector.len());
+        }
+    }
+    if before.len() > bytes.len() {
+        file.set_len(bytes.len() as u64).unwrap();
+    }
+    file.sync().unwrap();
+}
+
+fn judge(
+    night: &Night,
+    storage: &SimulatedStorage,
+    written: usize,
+    what: &Written,
+    kinds: &Cell<BTreeMap<String, usize>>,
+) -> Result<(), String> {
+    let recovery = night.recover(storage).map_err(|e| e.to_string())?;
+    let mut count = kinds.take();
+    for item in &recovery.items {
+        if matches!(item.kind, RecoveryKind::Unfinished | RecoveryKind::AtWork | RecoveryKind::TargetMissing)
+        {
+            return Err(format!("{item:?}"));
+        }
+        *count.entry(format!("{:?}", item.kind)).or_default() += 1;
+    }
+    kinds.set(count);
+    night.again(storage)?;
+    let left: Vec<_> =
+        storage.paths().into_iter().filter(|path| path.to_string_lossy().contains("/.holstein")).collect();
+    if !left.is_empty() {
+        return Err(format!("left behind: {left:?}"));
+    }
+    // All targets, or none, hold what the disks held before the stranger came.
+    let there: Vec<bool> =
+        night.backups.iter().map(|backup| storage.contents(backup.target) != backup.replaced).collect();
+    if there.iter().any(|one| *one != there[0]) {
+        return Err(format!("some targets are there: {there:?}"));
+    }
+    for backup in night.backups.iter().filter(|_| there[0]) {
+        night.is_complete(storage, backup.target, backup.disk)?;
+    }
+    for (number, source) in night.disks.iter().enumerate() {
+        let disk = open(storage, &source.path, Access::Read).map_err(|e| format!("does not open: {e}"))?;
+        let expected = if number == written { &what.guest } else { &source.guest };
+        if &guest(&disk)? != expected {
+            return Err(format!("the contents of '{}' changed", source.path));
+        }
+        for info in disk.bitmaps().map_err(|e| e.to_string())? {
+            let Ok(loaded) = disk.bitmap(&info.name) else { continue };
+            if info.in_use || info.unusable.is_some() {
+                continue;
+            }
+            let name = String::from_utf8(info.name).unwrap();
+            let dirty: HashSet<u64> = loaded
+                .extents()
+                .flat_map(|extent| extent.start / info.granularity..extent.end.div_ceil(info.granularity))
+                .collect();
+            let since = what.range.start / info.granularity..what.range.end.div_ceil(info.granularity);
+            let missing = since.clone().any(|granule| !dirty.contains(&granule));
+            // Before the decision an image is not touched, and what is not noticed by others is not by us.
+            let concerns = number == written && name != "another" && (there[0] || !what.silent);
+            if concerns && missing {
+                return Err(format!("bitmap '{name}' is clean where the stranger has written"));
+            }
+            // What it has lost is in a target.
+            let Some(old) = source.old.0.get(&name) else { continue };
+            let lost = old.dirty.iter().any(|granule| !dirty.contains(granule));
+            let has_target = night.backups.iter().any(|b| b.disk == number && b.bitmap == name);
+            if lost && !(has_target && there[0]) {
+                return Err(format!("bitmap '{name}' has lost granules that no target has"));
+            }
+        }
+    }
+    Ok(())
+}
