@@ -23,6 +23,8 @@ mod builder;
 mod crash;
 #[path = "simulated_storage/model.rs"]
 mod model;
+#[path = "simulated_storage/ranges.rs"]
+mod ranges;
 #[path = "simulated_storage/rules.rs"]
 mod rules;
 

@@ -161,7 +161,9 @@ impl File {
                 return self.fail("lock", e);
             }
             let text = match lock {
-                Lock::Write => "the image is in use by another process",
+                Lock::Write => {
+                    "the image is in use by another process; it can be changed when nobody else has it open"
+                }
                 Lock::Source | Lock::Backing => {
                     "another process writes this image; stop it first (information alone can be had by force-share)"
                 }

@@ -1,6 +1,7 @@
 //! The operating system's files.
 
 use std::{
+    any::Any,
     ffi::OsString,
     fs, io,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
@@ -149,6 +150,34 @@ impl StorageFile for HostFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        // A block device has nothing behind its end that could be left out.
+        let length = length.min(self.len()?.saturating_sub(offset));
+        if length == 0 { Ok(()) } else { sys::punch(&self.file, offset, length) }
+    }
+
+    fn clone_range(
+        &self,
+        source: &dyn StorageFile,
+        source_offset: u64,
+        length: u64,
+        offset: u64,
+    ) -> io::Result<()> {
+        let source: &dyn Any = source;
+        let source = source.downcast_ref::<HostFile>().ok_or(io::ErrorKind::Unsupported)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let result = sys::clone_range(&source.file, source_offset, length, &self.file, offset);
+        result.map_err(|e| match e.raw_os_error() {
+            // Another file system, one without such calls, ranges that it cannot share.
+            Some(libc::EXDEV | libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL) => {
+                io::Error::new(io::ErrorKind::Unsupported, e)
+            }
+            _ => e,
+        })
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Files in memory: for tests, and for embedders that want a scratch target.
 
 use std::{
+    any::Any,
     collections::HashMap,
     ffi::OsString,
     hash::{DefaultHasher, Hash, Hasher},
@@ -197,6 +198,36 @@ impl StorageFile for MemoryFile {
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         self.write().resize(length, 0);
         Ok(())
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mut contents = self.write();
+        let inside = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(contents.len());
+        let range = inside(offset)..inside(offset.saturating_add(length));
+        contents[range].fill(0);
+        Ok(())
+    }
+
+    fn clone_range(
+        &self,
+        source: &dyn StorageFile,
+        source_offset: u64,
+        length: u64,
+        offset: u64,
+    ) -> io::Result<()> {
+        let source: &dyn Any = source;
+        let source = source.downcast_ref::<MemoryFile>().ok_or(io::ErrorKind::Unsupported)?;
+        if std::ptr::eq(self, source) && source_offset.abs_diff(offset) < length {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // Copied, not shared; with only one of the two locked at a time.
+        let bytes = {
+            let contents = source.read();
+            let start = usize::try_from(source_offset).unwrap_or(usize::MAX);
+            let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+            contents.get(start..end).ok_or(io::ErrorKind::Unsupported)?.to_vec()
+        };
+        if bytes.is_empty() { Ok(()) } else { self.write_at(&bytes, offset).map(drop) }
     }
 
     fn sync(&self) -> io::Result<()> {

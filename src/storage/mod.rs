@@ -12,7 +12,7 @@ mod memory;
 pub mod simulated;
 mod sys;
 
-use std::{ffi::OsString, fmt, io, path::Path, sync::Arc};
+use std::{any::Any, ffi::OsString, fmt, io, path::Path, sync::Arc};
 
 pub(crate) use file::File;
 pub use host::HostStorage;
@@ -60,7 +60,7 @@ pub trait Storage: fmt::Debug + Send + Sync {
 
 /// One open file. All offsets are bytes; every method may be called from several threads at once.
 #[allow(clippy::len_without_is_empty)]
-pub trait StorageFile: fmt::Debug + Send + Sync {
+pub trait StorageFile: Any + fmt::Debug + Send + Sync {
     /// Length in bytes (of a block device: its size).
     fn len(&self) -> io::Result<u64>;
 
@@ -89,6 +89,33 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
 
     /// Sets the length; new bytes read as zero.
     fn set_len(&self, length: u64) -> io::Result<()>;
+
+    /// Makes `length` bytes from `offset` a hole: they read as zero and take no place. The length of the file
+    /// stays; what lies behind its end is left out.
+    ///
+    /// # Errors
+    /// `Unsupported` where files have no holes, which is the default.
+    fn punch(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes `length` bytes from `offset` the same as those of `source` from `source_offset` on, sharing their
+    /// place until one of the two is written; the file grows where needed.
+    ///
+    /// # Errors
+    /// `Unsupported` for what cannot be shared and is to be copied instead; nothing has changed then. So it is
+    /// with files of different file systems, and with ranges that overlap, that end behind the end of `source`,
+    /// or that are not whole blocks of the file system (the last block of `source` may be cut short where the
+    /// file then ends too). By default nothing can be shared. Other errors can leave a part of it done.
+    fn clone_range(
+        &self,
+        _source: &dyn StorageFile,
+        _source_offset: u64,
+        _length: u64,
+        _offset: u64,
+    ) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Makes data and length durable.
     fn sync(&self) -> io::Result<()>;

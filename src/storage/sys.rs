@@ -144,6 +144,45 @@ fn seek_or_end(file: &fs::File, offset: u64, whence: i32) -> io::Result<Option<u
     }
 }
 
+/// Makes a range a hole; the length of the file stays.
+pub(super) fn punch(file: &fs::File, offset: u64, length: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    loop {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: fallocate touches no memory of ours.
+        match check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) }.into()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Shares a range, which must not be empty: an empty one would mean all that follows.
+pub(super) fn clone_range(
+    source: &fs::File,
+    source_offset: u64,
+    length: u64,
+    file: &fs::File,
+    offset: u64,
+) -> io::Result<()> {
+    let range = libc::file_clone_range {
+        src_fd: source.as_raw_fd().into(),
+        src_offset: source_offset,
+        src_length: length,
+        dest_offset: offset,
+    };
+    loop {
+        // SAFETY: the request reads a file_clone_range, and `range` is one for the whole call.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
+        match check(result.into()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
 /// Asks the kernel to begin writing back; only a hint, so failures do not matter here (a sync reports them).
 pub(super) fn start_writeback(file: &fs::File, offset: u64, length: u64) {
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };

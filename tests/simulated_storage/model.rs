@@ -1,6 +1,6 @@
 //! The simulated storage beside a plain model, over many random histories.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, ops::Range, path::PathBuf};
 
 use holstein::storage::{
     RenameRule, SimulatedStorage, Storage,
@@ -24,6 +24,12 @@ fn write(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
     bytes[offset..offset + data.len()].copy_from_slice(data);
 }
 
+fn zero(bytes: &mut [u8], offset: usize, length: usize) {
+    let inside = |at: usize| at.min(bytes.len());
+    let range = inside(offset)..inside(offset + length);
+    bytes[range].fill(0);
+}
+
 #[test]
 fn a_storage_in_use_is_a_map_of_names_to_bytes() {
     for seed in 0..40 {
@@ -36,7 +42,7 @@ fn a_storage_in_use_is_a_map_of_names_to_bytes() {
             let other = PathBuf::from(format!("/{}", random.below(4)));
             let (offset, length) = (random.below(9000), random.below(6000) as usize + 1);
             let mut changed = true;
-            match (random.below(8), model.get_mut(&path)) {
+            match (random.below(10), model.get_mut(&path)) {
                 (0..=2, Some(bytes)) => {
                     let data = vec![step + 1; length];
                     put(&*storage.open_writable(&path).unwrap(), offset, &data);
@@ -73,6 +79,29 @@ fn a_storage_in_use_is_a_map_of_names_to_bytes() {
                     }
                 }
                 (7, Some(_)) => changed = false,
+                (8, Some(bytes)) => {
+                    storage.open_writable(&path).unwrap().punch(offset, length as u64).unwrap();
+                    zero(bytes, offset as usize, length);
+                    history.push(model.clone());
+                }
+                (9, Some(_)) => {
+                    // Whole blocks, as many as the other file has from there on.
+                    let (from, to) = (random.below(2) * 4096, random.below(3) * 4096);
+                    let theirs = model.get(&other).cloned().unwrap_or_default();
+                    let length = theirs.len().saturating_sub(from as usize) / 4096 * 4096;
+                    if length > 0 {
+                        let apart = path != other || from.abs_diff(to) >= length as u64;
+                        let source = storage.open(&other).unwrap();
+                        let target = storage.open_writable(&path).unwrap();
+                        let done = target.clone_range(&*source, from, length as u64, to);
+                        assert_eq!(done.is_ok(), apart, "seed {seed} step {step}");
+                        if apart {
+                            let data = &theirs[from as usize..][..length];
+                            write(model.get_mut(&path).unwrap(), to as usize, data);
+                        }
+                    }
+                    changed = false;
+                }
                 (_, None) => {
                     storage.create(&path).unwrap();
                     model.insert(path, Vec::new());
@@ -102,10 +131,26 @@ fn a_storage_in_use_is_a_map_of_names_to_bytes() {
 /// What can be done to the one file of the next test.
 #[derive(Clone, Debug)]
 enum Step {
-    Write { offset: usize, length: usize, value: u8 },
+    Write {
+        offset: usize,
+        length: usize,
+        value: u8,
+    },
     SetLen(usize),
-    Sync { failed: bool },
+    Punch {
+        offset: usize,
+        length: usize,
+    },
+    /// Of the whole other file, a block of `CLONED`.
+    Clone {
+        offset: usize,
+    },
+    Sync {
+        failed: bool,
+    },
 }
+
+const CLONED: u8 = 0xC5;
 
 /// The contents that any crash from `from` steps on can leave when operations are lost whole, by the rule as it
 /// is written down and without any care for speed.
@@ -129,6 +174,8 @@ fn legal(start: &[u8], steps: &[Step]) -> BTreeSet<Vec<u8>> {
                         write(&mut bytes, *offset, &vec![*value; *length]);
                     }
                     Step::SetLen(length) if !lost => bytes.resize(*length, 0),
+                    Step::Punch { offset, length } if !lost => zero(&mut bytes, *offset, *length),
+                    Step::Clone { offset } if !lost => write(&mut bytes, *offset, &[CLONED; 4096]),
                     _ => {}
                 }
             }
@@ -139,26 +186,44 @@ fn legal(start: &[u8], steps: &[Step]) -> BTreeSet<Vec<u8>> {
 }
 
 fn history(random: &mut Random) -> Vec<Step> {
-    let step = |number: u64, random: &mut Random| match random.below(10) {
+    let step = |number: u64, random: &mut Random| match random.below(13) {
         0..=5 => {
             let (offset, length) = (random.below(8) as usize * 256, (random.below(8) as usize + 1) * 256);
             Step::Write { offset, length, value: number as u8 + 1 }
         }
         6 => Step::SetLen(random.below(10) as usize * 256),
         7..=8 => Step::Sync { failed: false },
-        _ => Step::Sync { failed: true },
+        9 => Step::Sync { failed: true },
+        10 => Step::Clone { offset: random.below(2) as usize * 4096 },
+        _ => Step::Punch { offset: random.below(12) as usize * 256, length: random.below(8) as usize * 256 },
     };
-    (0..9).map(|number| step(number, random)).collect()
+    let mut length = 1024;
+    let mut steps: Vec<Step> = (0..9).map(|number| step(number, random)).collect();
+    // A punch concerns what is inside the file when it is done, whatever is lost of that later.
+    for step in &mut steps {
+        match step {
+            Step::Write { offset, length: count, .. } => length = length.max(*offset + *count),
+            Step::SetLen(count) => length = *count,
+            Step::Clone { offset } => length = length.max(*offset + 4096),
+            Step::Punch { offset, length: count } => *count = (*count).min(length.saturating_sub(*offset)),
+            Step::Sync { .. } => {}
+        }
+    }
+    steps
 }
 
 fn run(start: &[u8], steps: &[Step]) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     storage.insert("/f", start);
+    storage.insert("/other", &[CLONED; 4096]);
     let file = writable(&storage, "/f");
+    let other = storage.open("/other".as_ref()).unwrap();
     for step in steps {
         match step {
             Step::Write { offset, length, value } => put(&*file, *offset as u64, &vec![*value; *length]),
             Step::SetLen(length) => file.set_len(*length as u64).unwrap(),
+            Step::Punch { offset, length } => file.punch(*offset as u64, *length as u64).unwrap(),
+            Step::Clone { offset } => file.clone_range(&*other, 0, 4096, *offset as u64).unwrap(),
             Step::Sync { failed: false } => file.sync().unwrap(),
             Step::Sync { failed: true } => {
                 storage.fail(Fault::once(OperationKind::Sync, 1, Failure::Errno(libc::EIO)));
@@ -198,8 +263,8 @@ fn no_level_touches_what_is_durable() {
         let recording = run(&start, &steps).recording();
         for (crash, state) in recording.states(&Level::ALL, usize::MAX, seed) {
             let bytes = state.contents("/f").unwrap();
-            // The opening is an operation too.
-            let done = &steps[..crash.after().saturating_sub(1)];
+            // The two openings are operations too.
+            let done = &steps[..crash.after().saturating_sub(2)];
             torn += usize::from(crash.level() == Level::L3);
             stale += usize::from(bytes.contains(&0xAA));
             let allowed = allowed(&start, done);
@@ -224,20 +289,9 @@ fn allowed(start: &[u8], steps: &[Step]) -> Vec<BTreeSet<u8>> {
         let durable = next == Some(true);
         match step {
             Step::Write { offset, length, value } => {
-                let end = offset + length;
-                // What lies behind the old end is zero, or stale where it has a place already.
-                sets.resize(sets.len().max(end), BTreeSet::from([0, 0xAA]));
-                if durable {
-                    sets[*offset..end].fill(BTreeSet::from([*value]));
-                    continue;
-                }
-                sets[*offset..end].iter_mut().for_each(|set| {
-                    set.insert(*value);
-                });
-                // Places come in whole sectors; one that an earlier cut has freed is new again.
-                let whole = offset / 512 * 512..end.next_multiple_of(512).min(sets.len());
-                sets[whole].iter_mut().for_each(|set| set.extend([0, 0xAA]));
+                filled(&mut sets, *offset..offset + length, *value, durable)
             }
+            Step::Clone { offset } => filled(&mut sets, *offset..offset + 4096, CLONED, durable),
             Step::SetLen(length) => {
                 for set in sets.iter_mut().skip(*length) {
                     set.insert(0);
@@ -246,8 +300,32 @@ fn allowed(start: &[u8], steps: &[Step]) -> Vec<BTreeSet<u8>> {
                     sets.push(BTreeSet::from([0]));
                 }
             }
+            Step::Punch { offset, length } => {
+                for set in sets.iter_mut().skip(*offset).take(*length) {
+                    match durable {
+                        true => *set = BTreeSet::from([0]),
+                        false => drop(set.insert(0)),
+                    }
+                }
+            }
             Step::Sync { .. } => {}
         }
     }
     sets
+}
+
+/// A range got one value, or can have it.
+fn filled(sets: &mut Vec<BTreeSet<u8>>, range: Range<usize>, value: u8, durable: bool) {
+    // What lies behind the old end is zero, or stale where it has a place already.
+    sets.resize(sets.len().max(range.end), BTreeSet::from([0, 0xAA]));
+    if durable {
+        sets[range].fill(BTreeSet::from([value]));
+        return;
+    }
+    for set in &mut sets[range.clone()] {
+        set.insert(value);
+    }
+    // Places come in whole sectors; one that an earlier cut has freed is new again.
+    let whole = range.start / 512 * 512..range.end.next_multiple_of(512).min(sets.len());
+    sets[whole].iter_mut().for_each(|set| set.extend([0, 0xAA]));
 }

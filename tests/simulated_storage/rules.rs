@@ -10,38 +10,43 @@ use holstein::storage::{
 use crate::{put, writable};
 
 const SECTOR: usize = 512;
-const STALE: u8 = 0xAA;
+pub(crate) const STALE: u8 = 0xAA;
 
 /// A durable file of zeros, as many sectors as said.
-fn with_file(sectors: usize) -> SimulatedStorage {
+pub(crate) fn with_file(sectors: usize) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     storage.insert("/d/f", &vec![0; sectors * SECTOR]);
     storage
 }
 
 /// A file in short: the first byte of each of its sectors, all of whose bytes are equal.
-fn short(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn short(bytes: &[u8]) -> Vec<u8> {
     let sectors = bytes.chunks(SECTOR);
     sectors.inspect(|sector| assert!(sector.iter().all(|byte| *byte == sector[0]))).map(|s| s[0]).collect()
 }
 
-fn sectors(values: &[u8]) -> Vec<u8> {
+pub(crate) fn sectors(values: &[u8]) -> Vec<u8> {
     values.iter().flat_map(|value| [*value; SECTOR]).collect()
 }
 
 /// All that a crash of these levels leaves of a file, from the moment on when `from` operations were done.
-fn left(recording: &Recording, levels: &[Level], from: usize, path: &str) -> BTreeSet<Option<Vec<u8>>> {
+pub(crate) fn left(
+    recording: &Recording,
+    levels: &[Level],
+    from: usize,
+    path: &str,
+) -> BTreeSet<Option<Vec<u8>>> {
     // States that an earlier crash leaves too are named after that one: each crash is rebuilt for itself.
     let all = levels.iter().flat_map(|level| recording.crashes(*level, 1));
     let late = all.filter(|crash| crash.after() >= from).map(|crash| recording.after(&crash).unwrap());
     late.map(|storage| storage.contents(path).map(|bytes| short(&bytes))).collect()
 }
 
-fn files(list: &[&[u8]]) -> BTreeSet<Option<Vec<u8>>> {
+pub(crate) fn files(list: &[&[u8]]) -> BTreeSet<Option<Vec<u8>>> {
     list.iter().map(|values| Some(values.to_vec())).collect()
 }
 
-const NOT_TORN: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L5];
+pub(crate) const NOT_TORN: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L5];
 
 #[test]
 fn what_was_synced_stays() {

@@ -15,7 +15,8 @@ pub(super) const SECTOR: u64 = 512;
 /// What an allocated sector holds that nobody has written: whatever was there before.
 const STALE: u8 = 0xAA;
 
-const PAGE: u64 = 4096;
+/// What is allocated, and shared, as a whole.
+pub(super) const PAGE: u64 = 4096;
 
 /// The bytes of one file. Pages that were never written are holes.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ pub(super) struct Contents {
 #[derive(Debug)]
 struct Page {
     bytes: [u8; PAGE as usize],
-    /// The sectors that have been written, one bit each.
+    /// The sectors that have been written to a place of their own, one bit each.
     written: u8,
     /// Of the bytes; 0 when all are zero.
     hash: OnceLock<u64>,
@@ -78,32 +79,52 @@ impl Contents {
     pub(super) fn write_with(&mut self, offset: u64, data: &[u8], fate: Fate) {
         let end = offset + data.len() as u64;
         match fate {
-            Fate::Present => self.write(offset, data),
-            Fate::Lost => {}
-            Fate::Head(count) => {
-                let kept = sector(offset, data.len(), 0).start..sector(offset, data.len(), count).start;
-                self.write(offset, &data[kept]);
-            }
-            Fate::Tail(first) => {
-                let kept = sector(offset, data.len(), first).start;
-                self.write(offset + kept as u64, &data[kept..]);
-            }
-            Fate::Hole(missing) => {
-                let missing = sector(offset, data.len(), missing);
-                self.write(offset, &data[..missing.start]);
-                self.write(offset + missing.end as u64, &data[missing.end..]);
-                self.grow(end);
-            }
             Fate::Length => self.grow(end),
             Fate::Stale => {
                 self.grow(end);
                 self.allocate(offset, end);
             }
-            Fate::Data => {
-                let kept = self.length.saturating_sub(offset).min(data.len() as u64);
-                self.write(offset, &data[..kept as usize]);
+            Fate::Data => self.write(offset, &data[..self.kept(offset, data.len())]),
+            _ => {
+                for part in arrived(offset, data.len(), fate) {
+                    self.write(offset + part.start as u64, &data[part]);
+                }
+                if matches!(fate, Fate::Hole(_)) {
+                    self.grow(end);
+                }
             }
         }
+    }
+
+    /// Makes as much of a range a hole as `fate` lets through.
+    pub(super) fn punch_with(&mut self, offset: u64, length: usize, fate: Fate) {
+        for part in arrived(offset, length, fate) {
+            self.punch(offset + part.start as u64, part.len() as u64);
+        }
+    }
+
+    /// Takes over as much of another file's `data` as `fate` lets through.
+    pub(super) fn share_with(&mut self, offset: u64, data: &[u8], fate: Fate) {
+        let end = offset + data.len() as u64;
+        match fate {
+            Fate::Length => self.grow(end),
+            // What is shared has not been written either.
+            Fate::Stale => self.share(offset, &vec![STALE; data.len()]),
+            Fate::Data => self.share(offset, &data[..self.kept(offset, data.len())]),
+            _ => {
+                for part in arrived(offset, data.len(), fate) {
+                    self.share(offset + part.start as u64, &data[part]);
+                }
+                if matches!(fate, Fate::Hole(_)) {
+                    self.grow(end);
+                }
+            }
+        }
+    }
+
+    /// How many bytes of a range lie inside the file.
+    fn kept(&self, offset: u64, length: usize) -> usize {
+        self.length.saturating_sub(offset).min(length as u64) as usize
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -114,8 +135,45 @@ impl Contents {
         for piece in pieces(offset, data.len() as u64) {
             let page = self.page(piece.page);
             page.bytes[piece.inside.clone()].copy_from_slice(&data[piece.at..piece.at + piece.inside.len()]);
-            for sector in piece.inside.start / SECTOR as usize..piece.inside.end.div_ceil(SECTOR as usize) {
-                page.written |= 1 << sector;
+            page.written |= sectors_of(&piece.inside);
+        }
+    }
+
+    fn punch(&mut self, offset: u64, length: u64) {
+        self.changes += 1;
+        let end = offset + length;
+        let touched = self.pages.range(offset / PAGE..end.div_ceil(PAGE)).map(|(page, _)| *page);
+        for page in touched.collect::<Vec<_>>() {
+            let start = page * PAGE;
+            if offset <= start && start + PAGE <= end {
+                self.pages.remove(&page);
+            } else {
+                let inside = offset.saturating_sub(start)..end.min(start + PAGE) - start;
+                self.page(page).bytes[inside.start as usize..inside.end as usize].fill(0);
+            }
+        }
+    }
+
+    fn share(&mut self, offset: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        self.grow(offset + data.len() as u64);
+        self.punch(offset, data.len() as u64);
+        for piece in pieces(offset, data.len() as u64) {
+            let bytes = &data[piece.at..piece.at + piece.inside.len()];
+            if bytes.iter().any(|byte| *byte != 0) {
+                self.write(offset + piece.at as u64, bytes);
+            }
+        }
+        self.place_anew(offset, data.len() as u64);
+    }
+
+    /// From now on the place of these bytes is shared, so that a write there takes a new one.
+    pub(super) fn place_anew(&mut self, offset: u64, length: u64) {
+        for piece in pieces(offset, length) {
+            if let Some(page) = self.pages.get_mut(&piece.page) {
+                Arc::make_mut(page).written &= !sectors_of(&piece.inside);
             }
         }
     }
@@ -183,15 +241,17 @@ impl Contents {
         })
     }
 
-    /// The sectors of a write, counted from its first one, that are not there already.
-    pub(super) fn changed_sectors(&self, offset: u64, data: &[u8]) -> Vec<u32> {
-        let count = sectors(offset, data.len());
-        let differs = |number: &u32| {
-            let range = sector(offset, data.len(), *number);
-            let mut old = vec![0; range.len()];
-            self.read(offset + range.start as u64, &mut old) < range.len() || old != data[range]
+    /// The sectors of a range, counted from its first one, that are not as they were `before`.
+    pub(super) fn changed_sectors(&self, before: &Contents, offset: u64, length: usize) -> Vec<u32> {
+        let read = |contents: &Contents, range: &Range<usize>| {
+            let mut bytes = vec![0; range.len()];
+            (contents.read(offset + range.start as u64, &mut bytes), bytes)
         };
-        (0..count).filter(differs).collect()
+        let differs = |number: &u32| {
+            let range = sector(offset, length, *number);
+            read(self, &range) != read(before, &range)
+        };
+        (0..sectors(offset, length)).filter(differs).collect()
     }
 }
 
@@ -243,6 +303,24 @@ fn sector(offset: u64, length: usize, number: u32) -> Range<usize> {
     let start = (offset / SECTOR + u64::from(number)) * SECTOR;
     let inside = |at: u64| (at.saturating_sub(offset) as usize).min(length);
     inside(start)..inside(start + SECTOR)
+}
+
+/// The parts of a change that are there when it is whole, torn or lost.
+fn arrived(offset: u64, length: usize, fate: Fate) -> [Range<usize>; 2] {
+    let sector = |number| sector(offset, length, number);
+    match fate {
+        Fate::Present => [0..length, 0..0],
+        Fate::Head(count) => [0..sector(count).start, 0..0],
+        Fate::Tail(first) => [sector(first).start..length, 0..0],
+        Fate::Hole(missing) => [0..sector(missing).start, sector(missing).end..length],
+        Fate::Lost | Fate::Length | Fate::Stale | Fate::Data => [0..0, 0..0],
+    }
+}
+
+/// The sectors of a page that a range of its bytes touches, one bit each.
+fn sectors_of(inside: &Range<usize>) -> u8 {
+    let sectors = inside.start / SECTOR as usize..inside.end.div_ceil(SECTOR as usize);
+    sectors.fold(0, |bits, sector| bits | 1 << sector)
 }
 
 /// A part of a byte range that lies in one page.

@@ -11,7 +11,8 @@ pub enum Level {
     L1,
     /// Every subset of the operations between two syncs; of many operations the pairs and a sample.
     L2,
-    /// Torn writes: cut after each changed sector from either end, or without one changed sector.
+    /// Torn writes, punches and clones: cut after each changed sector from either end, or without one changed
+    /// sector.
     L3,
     /// A length without its data, which then reads as zeros or as stale bytes; data without its length.
     L4,
@@ -33,17 +34,19 @@ pub enum Fate {
     Present,
     /// It never got there.
     Lost,
-    /// Of a write: only so many of its sectors did, the first ones; the file ends with them if it grew.
+    /// Of a write, a punch or a clone: only so many of its sectors did, the first ones; the file ends with them
+    /// if it grew.
     Head(u32),
-    /// Of a write: only the sectors from this one on did, counted from its first.
+    /// Of the same: only the sectors from this one on did, counted from its first.
     Tail(u32),
-    /// Of a write: all but this sector did.
+    /// Of the same: all but this sector did.
     Hole(u32),
-    /// Of a write: only the length that it gave the file; new bytes read as zero.
+    /// Of a write or a clone: only the length that it gave the file; new bytes read as zero.
     Length,
-    /// Of a write: its length and its place, which still has old bytes where nothing was written before.
+    /// Of a write: its length and its place, which still has old bytes where nothing was written before. Of a
+    /// clone the same, where the source's bytes had not arrived themselves.
     Stale,
-    /// Of a write: its data, but not the length; what lies behind the old end is lost.
+    /// Of a write or a clone: its data, but not the length; what lies behind the old end is lost.
     Data,
 }
 

@@ -121,14 +121,13 @@ fn subsets_of_epochs(recording: &Recording, random: &mut Random, found: &mut Fou
 
 fn torn_writes(recording: &Recording, found: &mut Found) {
     for (number, record) in recording.operations().iter().enumerate() {
-        let Operation::Write { file, offset, data } = &record.operation else { continue };
-        if record.failed || sectors(*offset, data.len()) < 2 {
+        let Some((file, offset, length)) = record.operation.changed_bytes() else { continue };
+        if record.failed || sectors(offset, length) < 2 {
             continue;
         }
-        let changed = match recording.prefix(number).contents(*file) {
-            Some(before) => before.changed_sectors(*offset, data),
-            None => continue,
-        };
+        let contents = |after| recording.prefix(after).contents(file);
+        let (Some(before), Some(after)) = (contents(number), contents(number + 1)) else { continue };
+        let changed = after.changed_sectors(before, offset, length);
         if changed.len() < 2 {
             continue;
         }
@@ -143,29 +142,48 @@ fn torn_writes(recording: &Recording, found: &mut Found) {
 }
 
 fn lengths_and_places(recording: &Recording, found: &mut Found) {
-    const VARIANTS: [Fate; 3] = [Fate::Length, Fate::Stale, Fate::Data];
     let log = recording.operations();
-    let concerns = |number: usize| {
-        let Operation::Write { file, offset, data } = &log[number].operation else { return false };
-        let Some(before) = recording.prefix(number).contents(*file) else { return false };
-        let length = data.len() as u64;
-        offset + length > before.length() || before.would_allocate(*offset, length)
-    };
-    let concerned: Vec<bool> = (0..log.len()).map(|n| !log[n].failed && concerns(n)).collect();
-    for number in (0..log.len()).filter(|number| concerned[*number]) {
+    let variants: Vec<&[Fate]> = (0..log.len()).map(|number| variants(recording, number)).collect();
+    for (number, fates) in variants.iter().enumerate().filter(|(_, fates)| !fates.is_empty()) {
         for after in moments_to_hit(recording, number) {
-            VARIANTS.iter().for_each(|fate| found.add(after, [(number, *fate)]));
+            fates.iter().for_each(|fate| found.add(after, [(number, *fate)]));
         }
     }
     for after in ends_of_epochs(recording) {
         let pending = recording.pending(after);
-        let writes = || pending.iter().filter(|number| concerned[**number]);
         let lengths = || pending.iter().filter(|n| matches!(log[**n].operation, Operation::SetLen { .. }));
         for fate in VARIANTS {
-            found.add(after, writes().map(|number| (*number, fate)));
+            let concerned = || pending.iter().filter(|number| variants[**number].contains(&fate));
+            found.add(after, concerned().map(|number| (*number, fate)));
             let without = lengths().map(|number| (*number, Fate::Lost));
-            found.add(after, writes().map(|number| (*number, fate)).chain(without));
+            found.add(after, concerned().map(|number| (*number, fate)).chain(without));
         }
+    }
+}
+
+const VARIANTS: [Fate; 3] = [Fate::Length, Fate::Stale, Fate::Data];
+
+/// How length, place and data of an operation can part.
+fn variants(recording: &Recording, number: usize) -> &'static [Fate] {
+    let record = &recording.operations()[number];
+    let Some((file, offset, length)) = record.operation.changed_bytes().filter(|_| !record.failed) else {
+        return &[];
+    };
+    let Some(before) = recording.prefix(number).contents(file) else { return &[] };
+    let grows = offset + length as u64 > before.length();
+    match &record.operation {
+        Operation::Write { .. } if grows || before.would_allocate(offset, length as u64) => &VARIANTS,
+        Operation::CloneRange { source, .. } => {
+            let log = recording.operations();
+            let unsynced = |n: &usize| log[*n].operation.changed_file() == Some(*source);
+            match recording.pending(number).iter().any(unsynced) {
+                true => &VARIANTS,
+                // What is shared is on the disk.
+                false if grows => &[Fate::Length, Fate::Data],
+                false => &[],
+            }
+        }
+        _ => &[],
     }
 }
 

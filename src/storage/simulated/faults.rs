@@ -15,6 +15,10 @@ pub enum OperationKind {
     Write,
     /// Setting a length.
     SetLen,
+    /// Making a range a hole.
+    Punch,
+    /// Sharing a range of another file.
+    CloneRange,
     /// Making a file durable.
     Sync,
     /// Renaming.
@@ -33,12 +37,14 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [OperationKind; 12] = [
+    pub const ALL: [OperationKind; 14] = [
         OperationKind::Open,
         OperationKind::Create,
         OperationKind::Read,
         OperationKind::Write,
         OperationKind::SetLen,
+        OperationKind::Punch,
+        OperationKind::CloneRange,
         OperationKind::Sync,
         OperationKind::Rename,
         OperationKind::Unlink,

@@ -1,6 +1,8 @@
 //! Open files of the simulated storage.
 
 use std::{
+    any::Any,
+    borrow::Cow,
     io,
     path::PathBuf,
     sync::{Arc, MutexGuard},
@@ -23,6 +25,17 @@ pub(super) struct SimulatedFile {
 impl SimulatedFile {
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state()
+    }
+
+    /// Calls the hook, if there is one, with the bytes that are going to be there.
+    fn tell<'a>(&self, offset: u64, data: impl FnOnce() -> Cow<'a, [u8]>) {
+        let Some(hook) = self.shared.hook() else { return };
+        let state = self.state();
+        let path = state.name_of(self.file).unwrap_or(&self.path).to_owned();
+        let earlier_durable = state.is_synced(self.file);
+        // The hook may look into the storage.
+        drop(state);
+        hook(&WriteNotice { path: &path, offset, data: &data(), earlier_durable });
     }
 
     fn state_to_write(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -67,14 +80,7 @@ impl StorageFile for SimulatedFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        if let Some(hook) = self.shared.hook() {
-            let state = self.state();
-            let path = state.name_of(self.file).unwrap_or(&self.path).to_owned();
-            let earlier_durable = state.is_synced(self.file);
-            // The hook may look into the storage.
-            drop(state);
-            hook(&WriteNotice { path: &path, offset, data: buf, earlier_durable });
-        }
+        self.tell(offset, || buf.into());
         let mut state = self.state_to_write()?;
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
             return Err(errno(libc::EFBIG));
@@ -91,6 +97,34 @@ impl StorageFile for SimulatedFile {
             return Err(errno(libc::EFBIG));
         }
         state.perform(Operation::SetLen { file: self.file, length })
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let inside = |end: u64| length.min(end.saturating_sub(offset));
+        let known = self.state().contents(self.file)?.length();
+        self.tell(offset, || vec![0; inside(known) as usize].into());
+        let mut state = self.state_to_write()?;
+        let length = inside(state.contents(self.file)?.length());
+        state.perform(Operation::Punch { file: self.file, offset, length })
+    }
+
+    fn clone_range(
+        &self,
+        source: &dyn StorageFile,
+        source_offset: u64,
+        length: u64,
+        offset: u64,
+    ) -> io::Result<()> {
+        let source: &dyn Any = source;
+        let source = source.downcast_ref::<SimulatedFile>().ok_or(io::ErrorKind::Unsupported)?;
+        if !Arc::ptr_eq(&self.shared, &source.shared) {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        let data = self.state().bytes_to_share((source.file, source_offset), length, (self.file, offset))?;
+        self.tell(offset, || data.as_ref().into());
+        let clone =
+            Operation::CloneRange { file: self.file, offset, source: source.file, source_offset, data };
+        self.state_to_write()?.perform(clone)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::faults::OperationKind;
+use super::{crash::Fate, faults::OperationKind};
 use crate::storage::RenameRule;
 
 /// An operation that was carried out, with everything that is needed to do it again. Files have numbers, for
@@ -44,6 +44,28 @@ pub enum Operation {
         file: u64,
         /// In bytes.
         length: u64,
+    },
+    /// A range of a file became a hole.
+    Punch {
+        /// Of which.
+        file: u64,
+        /// Offset of the first byte.
+        offset: u64,
+        /// How many bytes, all of them inside the file.
+        length: u64,
+    },
+    /// A file got the bytes of another one's range, or of its own.
+    CloneRange {
+        /// Where to.
+        file: u64,
+        /// Offset of the first byte.
+        offset: u64,
+        /// Where from.
+        source: u64,
+        /// Offset there.
+        source_offset: u64,
+        /// What the bytes were.
+        data: Arc<[u8]>,
     },
     /// A file was made durable.
     Sync {
@@ -95,6 +117,8 @@ impl Operation {
             Operation::Open { .. } => OperationKind::Open,
             Operation::Write { .. } => OperationKind::Write,
             Operation::SetLen { .. } => OperationKind::SetLen,
+            Operation::Punch { .. } => OperationKind::Punch,
+            Operation::CloneRange { .. } => OperationKind::CloneRange,
             Operation::Sync { .. } => OperationKind::Sync,
             Operation::Rename { .. } => OperationKind::Rename,
             Operation::Unlink { .. } => OperationKind::Unlink,
@@ -114,8 +138,33 @@ impl Operation {
     /// The file whose bytes or length it changes.
     pub(super) fn changed_file(&self) -> Option<u64> {
         match self {
-            Operation::Write { file, .. } | Operation::SetLen { file, .. } => Some(*file),
+            Operation::Write { file, .. }
+            | Operation::SetLen { file, .. }
+            | Operation::Punch { file, .. }
+            | Operation::CloneRange { file, .. } => Some(*file),
             _ => None,
+        }
+    }
+
+    /// The file whose bytes it changes, the offset of the first one, and how many: what can tear.
+    pub(super) fn changed_bytes(&self) -> Option<(u64, u64, usize)> {
+        match self {
+            Operation::Write { file, offset, data } | Operation::CloneRange { file, offset, data, .. } => {
+                Some((*file, *offset, data.len()))
+            }
+            Operation::Punch { file, offset, length } => Some((*file, *offset, *length as usize)),
+            _ => None,
+        }
+    }
+
+    /// Whether a crash can do that to it.
+    pub(super) fn admits(&self, fate: Fate) -> bool {
+        match fate {
+            Fate::Present | Fate::Lost => true,
+            Fate::Head(_) | Fate::Tail(_) | Fate::Hole(_) => self.changed_bytes().is_some(),
+            Fate::Length | Fate::Stale | Fate::Data => {
+                matches!(self, Operation::Write { .. } | Operation::CloneRange { .. })
+            }
         }
     }
 
@@ -151,6 +200,16 @@ impl fmt::Display for Record {
                 write!(f, "write {} bytes at {offset} of file {file}", data.len())
             }
             Operation::SetLen { file, length } => write!(f, "set the length of file {file} to {length}"),
+            Operation::Punch { file, offset, length } => {
+                write!(f, "punch {length} bytes at {offset} of file {file}")
+            }
+            Operation::CloneRange { file, offset, source, source_offset, data } => {
+                let length = data.len();
+                write!(
+                    f,
+                    "clone {length} bytes at {source_offset} of file {source} to {offset} of file {file}"
+                )
+            }
             Operation::Sync { file } => write!(f, "sync file {file}"),
             Operation::Rename { from, to, rule } => {
                 let how = if *rule == RenameRule::Exchange { "swap" } else { "rename" };

@@ -45,13 +45,13 @@ struct Shared {
     hook: Mutex<Hook>,
 }
 
-/// Called before each write.
+/// Called before each write, punch and clone.
 type WriteHook = Arc<dyn Fn(&WriteNotice<'_>) + Send + Sync>;
 
 #[derive(Default)]
 struct Hook(Option<WriteHook>);
 
-/// A write that is about to be done.
+/// A write that is about to be done; a punch is one of zeros, a clone one of the bytes that it shares.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteNotice<'a> {
     /// The file's name, or the one it was opened by if it has none any more.
@@ -152,7 +152,7 @@ impl SimulatedStorage {
         self.0.state().is_durable(&normal(path.as_ref()))
     }
 
-    /// Calls `hook` before each write, to check that the order of writes is right. It may look into the
+    /// Calls `hook` before each write, punch and clone, to check that the order of writes is right. It may look into the
     /// storage; what it panics with goes to whoever writes.
     pub fn before_write(&self, hook: impl Fn(&WriteNotice<'_>) + Send + Sync + 'static) {
         self.0.hook.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Arc::new(hook));

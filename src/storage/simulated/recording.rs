@@ -6,7 +6,7 @@ use super::{
     SimulatedStorage,
     crash::{Crash, Fate, Level},
     families,
-    log::{Operation, Record, pending},
+    log::{Record, pending},
     tree::Tree,
 };
 
@@ -14,8 +14,8 @@ use super::{
 ///
 /// What a crash can leave follows from these rules. An operation on the bytes or the length of a file is
 /// durable when it was done before a sync of that file which succeeded; a change of a name when its folder was
-/// synced so (both folders, of a rename between two). All others are pending: of writes any subset of their
-/// 512-byte sectors can be on the disk, of changes of names any subset in which those of one name keep their
+/// synced so (both folders, of a rename between two). All others are pending: of writes, punches and clones any
+/// subset of their 512-byte sectors can be on the disk, of changes of names any subset in which those of one name keep their
 /// order. What a sync failed to make durable stays pending for ever. That the sync of a file makes its name
 /// durable, as some file systems do, is not relied upon: such a name counts as pending, so that states with
 /// and without it are legal.
@@ -99,8 +99,8 @@ impl Recording {
     fn tree_after(&self, crash: &Crash) -> Option<Tree> {
         let pending = self.pending.get(crash.after())?;
         let applies = |(number, fate): &(usize, Fate)| {
-            let writes = matches!(self.log.get(*number)?.operation, Operation::Write { .. });
-            (pending.binary_search(number).is_ok() && (writes || *fate == Fate::Lost)).then_some(())
+            let admitted = self.log.get(*number)?.operation.admits(*fate);
+            (admitted && pending.binary_search(number).is_ok()).then_some(())
         };
         crash.fates().iter().try_for_each(applies)?;
 

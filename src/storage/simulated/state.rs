@@ -5,10 +5,11 @@ use std::{
     hash::{Hash, Hasher},
     io,
     path::Path,
+    sync::Arc,
 };
 
 use super::{
-    contents::Contents,
+    contents::{Contents, PAGE},
     crash::Fate,
     errno,
     faults::Faults,
@@ -89,6 +90,31 @@ impl State {
 
     pub(super) fn contents(&self, file: u64) -> io::Result<&Contents> {
         self.tree.contents(file).ok_or_else(|| errno(libc::EBADF))
+    }
+
+    /// What `length` bytes of one file are, if another one can share them at its place, both told by number and
+    /// offset.
+    pub(super) fn bytes_to_share(
+        &self,
+        (source, source_offset): (u64, u64),
+        length: u64,
+        (target, offset): (u64, u64),
+    ) -> io::Result<Arc<[u8]>> {
+        let contents = self.contents(source)?;
+        let ends = |start: u64| start.checked_add(length).filter(|end| *end <= i64::MAX as u64);
+        let (Some(source_end), Some(end)) = (ends(source_offset), ends(offset)) else {
+            return Err(errno(libc::EFBIG));
+        };
+        let overlap = source == target && source_offset.abs_diff(offset) < length;
+        let blocks = [source_offset, offset].iter().all(|start| start % PAGE == 0);
+        let whole = length.is_multiple_of(PAGE)
+            || source_end == contents.length() && end >= self.contents(target)?.length();
+        if overlap || !blocks || !whole || source_end > contents.length() {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        let mut bytes = vec![0; length as usize];
+        contents.read(source_offset, &mut bytes);
+        Ok(bytes.into())
     }
 
     pub(super) fn name_of(&self, file: u64) -> Option<&Path> {

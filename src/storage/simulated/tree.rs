@@ -69,6 +69,13 @@ impl Tree {
             Operation::Create { path, file } => self.insert(path, *file, Contents::default()),
             Operation::Write { file, offset, data } => self.change(*file).write_with(*offset, data, fate),
             Operation::SetLen { file, length } => self.change(*file).set_length(*length),
+            Operation::Punch { file, offset, length } => {
+                self.change(*file).punch_with(*offset, *length as usize, fate);
+            }
+            Operation::CloneRange { file, offset, source, source_offset, data } => {
+                self.change(*source).place_anew(*source_offset, data.len() as u64);
+                self.change(*file).share_with(*offset, data, fate);
+            }
             Operation::Rename { from, to, rule } => {
                 let names = Arc::make_mut(&mut self.names);
                 let Some(file) = names.remove(from) else { return };
