@@ -28,8 +28,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::header::CompressionType;
 pub use image::{
     Access, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind, CheckReport,
-    CheckSeverity, DiskInfo, Format, ImageOptions, LayerInfo, Layers, Map, Mapping, Qcow2Info, Run, Sharing,
-    SnapshotInfo,
+    CheckSeverity, DiskInfo, Format, ImageOptions, LayerInfo, Layers, LostBitmap, Map, Mapping, Qcow2Info,
+    RepairMode, RepairReport, Run, Sharing, SnapshotInfo,
 };
 pub use job::{
     Backing, Backup, BackupOptions, BitmapMode, Compression, Existing, Job, JobReport, JobStatus, Progress,

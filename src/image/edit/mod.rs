@@ -20,6 +20,7 @@ mod used;
 use std::ops::Range;
 
 pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_autoclear};
+pub(crate) use refcounts::NewTable;
 use refcounts::Refcounts;
 use used::UsedClusters;
 
