@@ -167,7 +167,9 @@ impl Plan {
         image.publish()?;
         image.sync_folder()?;
         let _ = image.settle();
-        data_file.into_iter().for_each(|file| drop(file.settle()));
+        if let Some(file) = data_file {
+            let _ = file.settle();
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 mod busy;
 mod create;
 mod pool;
+mod repair;
 mod resize;
 mod staged;
 mod write;
@@ -24,9 +25,7 @@ use write::{Writing, after_change};
 use crate::{
     bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
     error::{Error, ErrorKind, Result},
-    image::{
-        Access, CheckProblemKind, CheckReport, DiskInfo, Image, ImageOptions, LayerInfo, Map, check::check,
-    },
+    image::{Access, DiskInfo, Image, ImageOptions, LayerInfo, Map},
     storage::{HostStorage, Storage},
 };
 
@@ -90,42 +89,6 @@ impl Disk {
             writing: Mutex::default(),
             readers: OnceLock::new(),
         })))
-    }
-
-    /// Checks the qcow2 image at `path`: whether refcounts and tables agree, whether anything lies on anything
-    /// else, whether its bitmaps are sound. Looks at the image alone, also at one that is too damaged to be
-    /// opened. Needs one or two bytes of memory for each cluster of the file.
-    ///
-    /// # Errors
-    /// As [`Disk::open`] for an image that cannot be looked at at all; `Unsupported` for formats other than
-    /// qcow2; `Limit` when the file has more clusters than the memory limit allows to count; `Io`, also when
-    /// somebody wrote the image meanwhile.
-    pub fn check(path: impl AsRef<Path>, options: &DiskOptions) -> Result<CheckReport> {
-        Self::check_in(Arc::new(HostStorage), path, options)
-    }
-
-    /// The same for an image that lives in `storage`.
-    ///
-    /// # Errors
-    /// As [`Disk::check`].
-    pub fn check_in(
-        storage: Arc<dyn Storage>,
-        path: impl AsRef<Path>,
-        options: &DiskOptions,
-    ) -> Result<CheckReport> {
-        let mut checked = check(&storage, path.as_ref(), options)?;
-        let looked = match checked.open_for_bitmaps() {
-            Some(opened) => opened.and_then(|image| bitmap::check(&image, &mut checked.report)),
-            None => Ok(()),
-        };
-        match looked {
-            Err(e) if e.is_io() || e.kind() == ErrorKind::Limit => return Err(e),
-            Err(e) => checked.report.add(CheckProblemKind::UnusableBitmap, 1, None, 0, || {
-                format!("the image's damage keeps the bitmaps from being looked into: {e}")
-            }),
-            Ok(()) => {}
-        }
-        checked.finish()
     }
 
     /// The path that the disk was opened by.

@@ -38,6 +38,10 @@ struct RawEntry {
 }
 const _: () = assert!(size_of::<RawEntry>() == 24);
 
+/// Where in an entry of the directory its flags are.
+pub(crate) const FLAGS: std::ops::Range<usize> = 12..16;
+const _: () = assert!(std::mem::offset_of!(RawEntry, flags) == FLAGS.start);
+
 /// One entry of the bitmap directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {

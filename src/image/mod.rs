@@ -7,7 +7,7 @@
 mod budget;
 mod cache;
 mod chain;
-pub(crate) mod check;
+mod check;
 pub(crate) mod create;
 pub(crate) mod edit;
 mod info;
@@ -25,7 +25,10 @@ use std::{path::Path, sync::Arc};
 pub(crate) use budget::Grant;
 pub use chain::Map;
 pub(crate) use chain::Walk;
-pub use check::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity};
+pub(crate) use check::ImageFile;
+pub use check::{
+    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, LostBitmap, RepairMode, RepairReport,
+};
 pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};

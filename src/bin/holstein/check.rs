@@ -1,18 +1,18 @@
-//! `holstein check`: whether an image is consistent, in `qemu-img check`'s JSON or as text.
+//! `holstein check`: whether an image is consistent, in `qemu-img check`'s JSON or as text; and repairs.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use holstein::{
     CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, Disk, DiskOptions, ErrorKind, Format, Layers,
-    Sharing,
+    LostBitmap, RepairMode, RepairReport, Sharing,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     args::OutputFormat,
     failure::{FAILED, Failure},
-    output::{self, json_path, printable},
+    output::{self, escape, json_name, json_path, printable},
 };
 
 /// The exit codes of `qemu-img check`.
@@ -23,10 +23,11 @@ const NO_CHECKS: u8 = 63;
 /// A check needs one or two bytes for each cluster of the file; with this much, 32 TiB at the usual cluster size.
 const MEMORY_LIMIT: u64 = 1 << 30;
 
-/// Check that an image is consistent: refcounts, tables, snapshots and bitmaps. Changes nothing.
+/// Check that an image is consistent: refcounts, tables, snapshots and bitmaps; and repair it.
 ///
-/// Only the image itself is opened, so files it refers to may be missing. The JSON has the keys of `qemu-img
-/// check`; what Holstein adds is under the key "holstein". Exit codes: 0 consistent, 1 not checked,
+/// Only the image itself is opened, so files it refers to may be missing. Nothing is changed without --repair,
+/// and guest data never. The JSON has the keys of `qemu-img check`; what Holstein adds is under the key
+/// "holstein". Exit codes, after a repair for what remains: 0 consistent, 1 not checked or not repaired,
 /// 2 corrupt, 3 only leaked clusters, 63 the format has nothing to check.
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -36,6 +37,11 @@ pub(crate) struct CheckArgs {
     /// Format of the image, never guessed [default: qcow2]
     #[arg(short, long, value_name = "qcow2|raw")]
     format: Option<Format>,
+
+    /// Repair what is found: free leaked clusters; or also count wrong refcounts anew, and give up broken
+    /// bitmaps. Nobody else may have the image open
+    #[arg(short, long, value_name = "leaks|all", conflicts_with = "force_share")]
+    repair: Option<RepairMode>,
 
     /// Check the image although another process writes it; what is found may be wrong then
     #[arg(short = 'U', long)]
@@ -55,7 +61,13 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         memory_limit: MEMORY_LIMIT,
         ..DiskOptions::default()
     };
-    let report = Disk::check(&args.image, &options).map_err(|error| {
+    let outcome = match args.repair {
+        Some(mode) => Disk::repair(&args.image, &options, mode),
+        // What a repair that does nothing finds.
+        None => Disk::check(&args.image, &options)
+            .map(|remaining| RepairReport { remaining, ..RepairReport::default() }),
+    };
+    let report = outcome.map_err(|error| {
         let code = match (options.format, error.kind()) {
             (Format::Raw, ErrorKind::Unsupported) => NO_CHECKS,
             _ => FAILED,
@@ -64,9 +76,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     })?;
     match args.output {
         OutputFormat::Json => output::print_json(&as_json(args, &report))?,
-        OutputFormat::Human => output::print(&as_text(&report))?,
+        OutputFormat::Human => output::print(&as_text(args, &report))?,
     }
-    Ok(ExitCode::from(exit_code(&report)))
+    Ok(ExitCode::from(exit_code(&report.remaining)))
 }
 
 fn exit_code(report: &CheckReport) -> u8 {
@@ -78,7 +90,8 @@ fn exit_code(report: &CheckReport) -> u8 {
     }
 }
 
-fn as_json(args: &CheckArgs, report: &CheckReport) -> Value {
+fn as_json(args: &CheckArgs, repaired: &RepairReport) -> Value {
+    let report = &repaired.remaining;
     let mut value = Map::new();
     // QEMU leaves out what is zero, except for errors.
     let mut number = |key: &str, number: u64| {
@@ -89,23 +102,39 @@ fn as_json(args: &CheckArgs, report: &CheckReport) -> Value {
     number("image-end-offset", report.image_end_offset);
     number("total-clusters", report.total_clusters);
     number("corruptions", report.corruptions);
+    number("corruptions-fixed", repaired.corruptions_fixed);
     number("check-errors", report.check_errors);
     number("leaks", report.leaks);
+    number("leaks-fixed", repaired.leaks_fixed);
     number("allocated-clusters", report.allocated_clusters);
     number("fragmented-clusters", report.fragmented_clusters);
     number("compressed-clusters", report.compressed_clusters);
     value.insert("filename".into(), json_path(&args.image));
     value.insert("format".into(), json!(args.format.unwrap_or_default().to_string()));
-    value.insert(
-        "holstein".into(),
-        json!({
-            "further-corruptions": report.further_corruptions,
-            "leaks-are-certain": report.leaks_are_certain,
-            "problems": report.problems.iter().map(problem_json).collect::<Vec<_>>(),
-            "problems-omitted": report.problems_omitted,
-        }),
-    );
+    let mut own = json!({
+        "further-corruptions": report.further_corruptions,
+        "leaks-are-certain": report.leaks_are_certain,
+        "problems": problems_json(report),
+        "problems-omitted": report.problems_omitted,
+    });
+    if args.repair.is_some() {
+        own["further-corruptions-fixed"] = json!(repaired.further_corruptions_fixed);
+        own["lost-bitmaps"] = repaired.lost_bitmaps.iter().map(lost_bitmap_json).collect();
+        own["left"] = json!(repaired.left);
+        own["found"] = problems_json(&repaired.found);
+        own["found-omitted"] = json!(repaired.found.problems_omitted);
+    }
+    value.insert("holstein".into(), own);
     Value::Object(value)
+}
+
+fn problems_json(report: &CheckReport) -> Value {
+    report.problems.iter().map(problem_json).collect()
+}
+
+fn lost_bitmap_json(bitmap: &LostBitmap) -> Value {
+    let name = bitmap.name.as_ref().map_or(Value::Null, |name| json_name(name));
+    json!({ "name": name, "reason": bitmap.reason })
 }
 
 fn problem_json(problem: &CheckProblem) -> Value {
@@ -148,17 +177,55 @@ fn kind(kind: CheckProblemKind) -> &'static str {
     }
 }
 
-fn as_text(report: &CheckReport) -> String {
+fn as_text(args: &CheckArgs, repaired: &RepairReport) -> String {
     let mut text = String::new();
+    if args.repair.is_some() {
+        text = repair_text(repaired);
+    }
+    text.push_str(&check_text(&repaired.remaining));
+    text
+}
+
+/// What was found and repaired; nothing about an image in which there was nothing.
+fn repair_text(repaired: &RepairReport) -> String {
+    let mut text = String::new();
+    problems_text(&repaired.found, &mut text);
+    let mut line = |line: String| text.push_str(&format!("{line}\n"));
+    let corruptions = repaired.corruptions_fixed + repaired.further_corruptions_fixed;
+    if corruptions + repaired.leaks_fixed > 0 {
+        line(format!("repaired: {corruptions} corruptions, {} leaked clusters", repaired.leaks_fixed));
+    }
+    for bitmap in &repaired.lost_bitmaps {
+        let which = match &bitmap.name {
+            Some(name) => format!("bitmap '{}' was", escape(name)),
+            None => "all bitmaps were".to_owned(),
+        };
+        line(format!("{which} given up: {}", printable(&bitmap.reason)));
+    }
+    for reason in &repaired.left {
+        line(format!("not repaired: {}", printable(reason)));
+    }
+    if !text.is_empty() {
+        text.push_str("\nafter the repair:\n");
+    }
+    text
+}
+
+fn problems_text(report: &CheckReport, text: &mut String) {
     for problem in &report.problems {
         text.push_str(&format!("{}: {}\n", severity(problem.kind), printable(&problem.text)));
     }
     if report.problems_omitted > 0 {
         text.push_str(&format!("and {} more\n", report.problems_omitted));
     }
-    if !text.is_empty() {
+    if !report.problems.is_empty() {
         text.push('\n');
     }
+}
+
+fn check_text(report: &CheckReport) -> String {
+    let mut text = String::new();
+    problems_text(report, &mut text);
     let corruptions = report.corruptions + report.further_corruptions;
     let mut found = |count: u64, what: &str| {
         if count > 0 {

@@ -70,6 +70,8 @@ pub struct CheckProblem {
 pub struct CheckReport {
     /// Refcounts that are too low, and entries that are wrong.
     pub corruptions: u64,
+    /// Of these, flags of L1 and L2 entries that disagree with the refcount.
+    pub copied_flags: u64,
     /// Clusters whose refcount is too high.
     pub leaks: u64,
     /// Clusters that could not be checked.
@@ -95,6 +97,11 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// What a check begins with.
+    pub(super) fn new() -> Self {
+        CheckReport { leaks_are_certain: true, ..CheckReport::default() }
+    }
+
     /// Whether anything is corrupt, by QEMU's count or ours.
     pub fn is_corrupt(&self) -> bool {
         self.corruptions > 0 || self.further_corruptions > 0
@@ -110,8 +117,8 @@ impl CheckReport {
         text: impl FnOnce() -> String,
     ) {
         use CheckProblemKind as Kind;
-        // Whatever the wrong reference should lead to counts as leaked.
-        if matches!(kind, Kind::InvalidEntry | Kind::OutsideFile | Kind::Bitmap) {
+        // Whatever the wrong or missing reference should lead to counts as leaked.
+        if matches!(kind, Kind::InvalidEntry | Kind::OutsideFile | Kind::CutShort | Kind::Bitmap) {
             self.leaks_are_certain = false;
         }
         match kind {
@@ -120,6 +127,9 @@ impl CheckReport {
             Kind::CutShort | Kind::Overlap | Kind::Bitmap => self.further_corruptions += times,
             Kind::UnusableBitmap => {}
             _ => self.corruptions += times,
+        }
+        if kind == Kind::CopiedFlag {
+            self.copied_flags += times;
         }
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(CheckProblem { kind, offset, clusters, text: text() });

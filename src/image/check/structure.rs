@@ -79,6 +79,18 @@ impl<'a> Structure<'a> {
         budget: &Budget,
         report: &mut CheckReport,
     ) -> Result<Self> {
+        let mut structure = Structure::without_bitmaps(file, header, budget, report)?;
+        structure.read_bitmaps(budget, report)?;
+        Ok(structure)
+    }
+
+    /// The same as if there were no bitmaps.
+    pub(super) fn without_bitmaps(
+        file: &'a File,
+        header: &'a Header,
+        budget: &Budget,
+        report: &mut CheckReport,
+    ) -> Result<Self> {
         let length = file.len()?.next_multiple_of(512);
         let mut structure = Structure {
             file,
@@ -91,8 +103,13 @@ impl<'a> Structure<'a> {
             _grants: Vec::new(),
         };
         structure.read_snapshots(budget, report)?;
-        structure.read_bitmaps(budget, report)?;
         Ok(structure)
+    }
+
+    /// Gives it these bitmaps, which are sound.
+    pub(super) fn set_bitmaps(&mut self, directory: Range<u64>, bitmaps: Vec<bitmap::Entry>) {
+        self.directory = directory;
+        self.bitmaps = bitmaps;
     }
 
     pub(super) fn geometry(&self) -> &'a Geometry {
@@ -171,6 +188,11 @@ impl<'a> Structure<'a> {
         }
         bitmaps.retain(|entry| entry.check_table(geometry).is_ok());
         Ok(())
+    }
+
+    /// Clusters of the file, the last one perhaps cut short.
+    pub(super) fn clusters(&self) -> u64 {
+        self.geometry().clusters_for(self.length)
     }
 
     /// Whether there are bitmaps to look into.

@@ -30,11 +30,15 @@ pub(super) struct Tally<'a> {
     pub(super) report: CheckReport,
     /// Guest data lies in another file.
     pub(super) data_file: bool,
-    refcounts: Refcounts<'a>,
+    /// A refcount is lower than the references that it could hold, or cannot be read.
+    pub(super) too_low: bool,
+    /// A file that grows beyond this offset comes to hold, as zeros, what something refers to behind its end.
+    pub(super) growth_limit: u64,
+    pub(super) refcounts: Refcounts<'a>,
     /// Clusters of the file, the last one perhaps cut short.
     clusters: u64,
     /// References of each cluster, and of one behind the end: what begins in the file may reach into it.
-    counts: Counts,
+    pub(super) counts: Counts,
     /// Clusters that have an owner other than guest data.
     owned: Bits,
     /// Clusters that two have a claim on, perhaps.
@@ -53,6 +57,8 @@ impl<'a> Tally<'a> {
             structure,
             report,
             data_file: structure.header.has(incompatible::DATA_FILE),
+            too_low: false,
+            growth_limit: u64::MAX,
             refcounts,
             clusters,
             counts: Counts::new(clusters + 1, budget)?,
@@ -61,10 +67,10 @@ impl<'a> Tally<'a> {
         })
     }
 
-    /// Counts everything but refcount blocks.
-    pub(super) fn count(&mut self, tables: &L2Tables) -> Result<()> {
-        let (structure, refcount_table) = (self.structure, self.refcounts.table());
-        structure.visit(tables, &refcount_table, self)?;
+    /// Counts everything but refcount blocks; with an empty refcount table it is as if there were none.
+    pub(super) fn count(&mut self, tables: &L2Tables, refcount_table: &[u64]) -> Result<()> {
+        let structure = self.structure;
+        structure.visit(tables, refcount_table, self)?;
         tables.for_each_content(structure, |table, words| self.check_l2_table(table, words))
     }
 
@@ -102,6 +108,7 @@ impl<'a> Tally<'a> {
 
     fn report_outside(&mut self, host: &Range<u64>, owner: Claimant, times: u64) {
         let structure = self.structure;
+        self.growth_limit = self.growth_limit.min(host.start);
         self.report.add(Kind::OutsideFile, times, Some(host.start), 0, || {
             let (owner, end) = (structure.describe(owner), structure.length);
             format!(
@@ -129,6 +136,7 @@ impl<'a> Tally<'a> {
         let may_end_early = matches!(owner, Claimant::Metadata(Owner::Header) | Claimant::BitmapData(_));
         if host.end > self.structure.length && !may_end_early {
             let structure = self.structure;
+            self.growth_limit = 0;
             self.report.add(Kind::CutShort, 1, Some(host.start), 0, || {
                 let (owner, end) = (structure.describe(owner), structure.length);
                 format!("{owner} (at {:#x}) is cut short by the end of the file at {end:#x}", host.start)
@@ -232,7 +240,7 @@ impl<'a> Tally<'a> {
     }
 
     /// The clusters of the file, and the one behind if something reaches into it.
-    fn checked_clusters(&self) -> u64 {
+    pub(super) fn checked_clusters(&self) -> u64 {
         self.clusters + u64::from(self.counts.get(self.clusters) > 0)
     }
 
@@ -302,6 +310,7 @@ impl<'a> Tally<'a> {
             Some(refcount) if refcount < references => Kind::RefcountTooLow,
             Some(_) => Kind::Leak,
         };
+        self.too_low |= kind != Kind::Leak;
         self.report.add(kind, length, Some(at), length, || {
             let what = match length {
                 1 => format!("the cluster at {at:#x} has"),

@@ -188,6 +188,10 @@ fn rearrange(header: &Header, cluster: &[u8], bitmaps: BitmapsField) -> Result<O
         }
     }
     sector.resize(room, 0);
+    // Version 2 has no feature bits, and something else there.
+    if header.version < 3 {
+        return Ok(Some(NewHeader { sector, moved_name }));
+    }
 
     let mut bits = header.autoclear & autoclear::DATA_FILE_RAW;
     if bitmaps != BitmapsField::None {

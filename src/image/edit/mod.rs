@@ -24,7 +24,8 @@ use std::ops::Range;
 pub(crate) use clusters::Clusters;
 use clusters::Decision;
 use header::NewDisk;
-pub(crate) use header::{BitmapsField, HeaderChange};
+pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_autoclear};
+pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
 
 use super::Qcow2;

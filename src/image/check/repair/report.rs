@@ -1,0 +1,83 @@
+//! What a repair is to do, and what it did.
+
+use std::{fmt, str::FromStr};
+
+use super::super::CheckReport;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much a repair may change. In neither mode does guest data change, nor does any cluster that could hold
+/// some become free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RepairMode {
+    /// Refcounts that are higher than the references go down, so that leaked clusters can be used again; only
+    /// when everything that can refer to clusters was read. When nothing else is wrong, flags of L1 and L2
+    /// entries follow the refcounts.
+    Leaks,
+    /// The same, and wrong or unreadable refcounts are counted anew, flags follow them, and broken bitmaps are
+    /// given up. What a broken entry of an L1 or L2 table led to cannot be repaired.
+    All,
+}
+
+impl FromStr for RepairMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "leaks" => Ok(RepairMode::Leaks),
+            "all" => Ok(RepairMode::All),
+            _ => {
+                let text = format!("unknown kind of repair '{text}'; use leaks or all");
+                Err(Error::new(ErrorKind::InvalidArgument, text))
+            }
+        }
+    }
+}
+
+impl fmt::Display for RepairMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RepairMode::Leaks => "leaks",
+            RepairMode::All => "all",
+        })
+    }
+}
+
+/// A bitmap that was given up since it could not be trusted any more. The next backup by it has to be a full one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostBitmap {
+    /// Its name; `None` for all that a directory which makes no sense may have had.
+    pub name: Option<Vec<u8>>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a repair found, did and left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairReport {
+    /// What a check found before.
+    pub found: CheckReport,
+    /// What a check found afterwards.
+    pub remaining: CheckReport,
+    /// Leaked clusters that are free now.
+    pub leaks_fixed: u64,
+    /// Corruptions that are gone, counted as `qemu-img check` counts them: wrong refcounts, broken entries of the
+    /// refcount table, and flags that were changed.
+    pub corruptions_fixed: u64,
+    /// Damage that QEMU does not count and that is gone.
+    pub further_corruptions_fixed: u64,
+    /// Bitmaps that were given up.
+    pub lost_bitmaps: Vec<LostBitmap>,
+    /// What was not repaired although it might have been expected, with the reason.
+    pub left: Vec<String>,
+}
+
+/// What a repair did, before its result is checked.
+#[derive(Debug, Default)]
+pub(crate) struct Repaired {
+    /// Flags of L1 and L2 entries that were changed.
+    pub(crate) flags: u64,
+    pub(crate) lost_bitmaps: Vec<LostBitmap>,
+    pub(crate) left: Vec<String>,
+    /// Something was written.
+    pub(crate) written: bool,
+}

@@ -1,0 +1,19 @@
+//! `holstein check --repair` and `Disk::repair` on trial: what is repaired, what is left, and that nothing is ever
+//! made worse; judged by QEMU and by a plain reader.
+//!
+//! Reading order: `plain` (the reader), `verdicts` (images that are damaged in all ways, beside `qemu-img check -r`),
+//! `bitmaps`, `geometries`, `command`; then `cases` (what is repaired on the simulated storage), `judge`, `crashes`
+//! and `failures`.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
+#![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
+
+#[path = "check_cases/mod.rs"]
+mod check_cases;
+#[path = "repair/memory.rs"]
+mod memory;
+#[path = "repair/plain.rs"]
+mod plain;
+#[path = "repair/verdicts.rs"]
+mod verdicts;
+#[path = "repair/geometries.rs"]
+mod geometries;
