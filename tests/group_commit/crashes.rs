@@ -18,14 +18,14 @@ use holstein::storage::{
 use crate::{
     crash::{Trial, write_to},
     images::fork,
-    judge::{Samples, Side, exhaustive, lost_nothing},
+    judge::{Samples, Side, count, exhaustive, lost_nothing},
     night::Night,
 };
 
 /// After any crash there is nothing or all, and all once the run has said so.
 pub fn leave_all_or_nothing(night: &Night) {
     let recording = night.recording();
-    let samples = Samples::new(if exhaustive() { 128 } else { 32 });
+    let samples = Samples::new(32);
     let limit = if exhaustive() { 12_000 } else { 300 };
     let trial = Trial { name: night.name, recording: &recording, limit, seed: 1 };
     let counts = [Cell::new(0), Cell::new(0)];
@@ -48,6 +48,7 @@ pub fn leave_all_or_nothing(night: &Night) {
          on with, {shown} shown to QEMU",
         night.name
     );
+    println!("{} states in all by now", count(states + window));
     assert!(all > 3 && nothing > 50 && window > 10, "{all} all, {nothing} nothing, {window} in the window");
     assert!(went_on > 30 && shown > 5, "{went_on} gone on with, {shown} shown");
     assert!(Level::ALL.iter().all(|level| judged.contains_key(level)), "{judged:?}");
@@ -95,7 +96,7 @@ pub fn in_recovery_change_nothing(night: &Night) {
     let limit = if exhaustive() { 3000 } else { 60 };
     let (first, second) = (RefCell::new(HashSet::new()), RefCell::new(HashSet::new()));
     let trial = Trial { name: &format!("{}-recovery", night.name), recording: &recording, limit, seed: 2 };
-    let inner = if exhaustive() { 60 } else { 8 };
+    let inner = if exhaustive() { 150 } else { 8 };
     trial.judge(|crash, storage| {
         if crash.level() > Level::L3 {
             return Ok(());
@@ -118,6 +119,7 @@ pub fn in_recovery_change_nothing(night: &Night) {
     });
     let (first, second) = (first.into_inner().len(), second.into_inner().len());
     println!("{}: {first} states in recovery, {second} more in the recovery after it", night.name);
+    println!("{} states in all by now", count(first + second));
     assert!(first > 40 && second > 10 || std::env::var_os("HOLSTEIN_CRASH").is_some());
 }
 
@@ -151,7 +153,7 @@ pub fn after_a_kill_leave_all_or_nothing(night: &Night) {
         let side =
             night.side(&storage).unwrap_or_else(|e| panic!("{}: killed after {killed}: {e}", night.name));
         sides[usize::from(side == Side::All)] += 1;
-        let limit = if exhaustive() { 600 } else { 40 };
+        let limit = if exhaustive() { 3000 } else { 40 };
         // Those of the recovery, not those of what was before it.
         let mut seen = HashSet::new();
         for level in Level::ALL {
@@ -189,6 +191,7 @@ pub fn after_a_kill_leave_all_or_nothing(night: &Night) {
         "{}: {states} states of power cuts after a kill; recoveries made {sides:?} (nothing, all)",
         night.name
     );
+    println!("{} states in all by now", count(states));
     assert!(states > 100 && sides[0] > 10 && sides[1] > 3);
 }
 

@@ -160,7 +160,10 @@ pub fn of_a_recovery_are_made_up_for(night: &Night) {
         for (kind, before) in OperationKind::ALL.into_iter().zip(before) {
             for nth in 1..=whole.calls(kind) - before {
                 for (failure, lasting) in ways(kind) {
-                    if !exhaustive() && (nth + killed as u64) % 5 != 0 && kind == OperationKind::Read {
+                    if !exhaustive()
+                        && !(nth + killed as u64).is_multiple_of(5)
+                        && kind == OperationKind::Read
+                    {
                         continue;
                     }
                     let storage = begin();

@@ -1,6 +1,10 @@
 //! What has to hold after a recovery, whatever happened before.
 
-use std::{cell::Cell, path::PathBuf};
+use std::{
+    cell::Cell,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use holstein::{Access, Recovery, RecoveryKind, storage::SimulatedStorage};
 
@@ -25,6 +29,12 @@ pub enum Side {
 /// Whether everything is to be tried, not a sample.
 pub fn exhaustive() -> bool {
     std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some()
+}
+
+/// Counts distinct states that were judged; so many were by all tests of this run by now.
+pub fn count(states: usize) -> usize {
+    static ALL: AtomicUsize = AtomicUsize::new(0);
+    ALL.fetch_add(states, Ordering::Relaxed) + states
 }
 
 impl Night {

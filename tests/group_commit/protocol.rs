@@ -340,7 +340,8 @@ fn the_protocol_holds() {
 
 #[test]
 fn each_rule_of_the_protocol_is_needed() {
-    let without: [(&str, fn(&mut Rules)); 5] = [
+    type LeaveOut = fn(&mut Rules);
+    let without: [(&str, LeaveOut); 5] = [
         ("in part", |rules| rules.recovery_syncs_the_journal = false),
         ("in part", |rules| rules.withdrawn_names_are_synced = false),
         ("in part", |rules| rules.removed_names_are_synced = false),
