@@ -28,9 +28,10 @@ pub use disk::{Disk, DiskOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use format::header::CompressionType;
 pub use image::{
-    Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind, CheckReport,
-    CheckSeverity, Compat, CreateOptions, DiskInfo, Existing, Format, ImageOptions, LayerInfo, Layers, LostBitmap,
-    Map, Mapping, Preallocation, Qcow2Info, RepairMode, RepairReport, Run, Sharing, SnapshotInfo,
+    Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,
+    CheckReport, CheckSeverity, Compat, CreateOptions, DiskInfo, Existing, Format, ImageOptions, LayerInfo,
+    Layers, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode, RepairReport, Run, Sharing,
+    SnapshotInfo,
 };
 pub use job::{
     Backup, BackupOptions, BitmapMode, Compression, Job, JobReport, JobStatus, Progress, SyncMode,

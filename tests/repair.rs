@@ -7,13 +7,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
+#[path = "repair/bitmaps.rs"]
+mod bitmaps;
 #[path = "check_cases/mod.rs"]
 mod check_cases;
+#[path = "repair/geometries.rs"]
+mod geometries;
 #[path = "repair/memory.rs"]
 mod memory;
 #[path = "repair/plain.rs"]
 mod plain;
+#[path = "support/qemu.rs"]
+mod qemu;
+#[path = "support/qsd.rs"]
+mod qsd;
 #[path = "repair/verdicts.rs"]
 mod verdicts;
-#[path = "repair/geometries.rs"]
-mod geometries;

@@ -74,6 +74,10 @@ impl Storage for GatedStorage {
         HostStorage.sync_folder(folder)
     }
 
+    fn list(&self, folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+        HostStorage.list(folder)
+    }
+
     fn status(&self, path: &Path) -> io::Result<FileStatus> {
         HostStorage.status(path)
     }

@@ -26,7 +26,6 @@ const GEOMETRIES: &[(&str, &str, Special)] = &[
     ("512-bytes", "cluster_size=512", Special::Snapshot),
     ("512-bytes-64", "cluster_size=512,refcount_bits=64", Special::Compressed),
     ("2M", "cluster_size=2M", Special::Snapshot),
-    ("2M-1", "cluster_size=2M,refcount_bits=1", Special::None),
     ("extended", "cluster_size=16k,extended_l2=on", Special::Snapshot),
     ("version-2", "compat=0.10,cluster_size=4k", Special::Snapshot),
     ("zstd", "cluster_size=64k,compression_type=zstd", Special::Compressed),
@@ -131,7 +130,8 @@ fn set_flags(image: &Image, change: impl Fn(u64) -> u64) {
 }
 
 fn create(name: &str, options: &str, special: Special) -> Image {
-    let (size, second) = if options.contains("=2M") { ("8M", "write -P 2 5M 70k") } else { ("2M", "write -P 2 1M 70k") };
+    let (size, second) =
+        if options.contains("=2M") { ("8M", "write -P 2 5M 70k") } else { ("2M", "write -P 2 1M 70k") };
     let image = Image::create(name, options, size);
     image.io(&["write -P 1 0 200k", "write -z 300k 64k", second]);
     match special {
@@ -140,7 +140,9 @@ fn create(name: &str, options: &str, special: Special) -> Image {
             image.tool("qemu-img", &["snapshot", "-c", "one", "disk.qcow2"]);
             image.io(&["write -P 3 64k 64k"]);
         }
-        Special::Compressed => image.io(&["write -c -P 4 512k 64k", "write -c -P 5 640k 64k", "write -c -P 6 768k 64k"]),
+        Special::Compressed => {
+            image.io(&["write -c -P 4 512k 64k", "write -c -P 5 640k 64k", "write -c -P 6 768k 64k"])
+        }
     }
     image
 }
@@ -151,7 +153,6 @@ fn all(mode: RepairMode, damages: &[&str]) {
     for (name, options, special) in GEOMETRIES {
         let image = create(&format!("geometry-{mode}-{name}"), options, *special);
         let whole = image.bytes();
-        let started = std::time::Instant::now();
         let chosen = DAMAGES.iter().filter(|(damage, _)| damages.is_empty() || damages.contains(damage));
         for (number, (damage, apply)) in chosen.enumerate() {
             image.write(&whole);
@@ -183,7 +184,6 @@ fn all(mode: RepairMode, damages: &[&str]) {
             };
             wrong.push(format!("{name} {damage}: {told}"));
         }
-        println!("{name}: {:?}", started.elapsed());
     }
     println!("{mode}: {counts:?} images, repaired, as by QEMU");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -205,7 +205,8 @@ fn repair_in_memory(image: &Image, mode: RepairMode) -> Result<(Verdict, Value),
     image.write(&after);
     let (ours, own) = verdict(&report);
     let qemu = image.qemu_check();
-    let number = |verdict: &Verdict, key: &str| verdict.json.as_ref().map_or(&Value::Null, |json| &json[key]).as_u64();
+    let number =
+        |verdict: &Verdict, key: &str| verdict.json.as_ref().map_or(&Value::Null, |json| &json[key]).as_u64();
     let keys = ["corruptions", "leaks", "check-errors", "image-end-offset", "allocated-clusters"];
     let same = keys.iter().all(|key| number(&ours, key) == number(&qemu, key));
     match same && (qemu.code == ours.code || own["further-corruptions"] != 0) {
@@ -221,5 +222,8 @@ fn all_geometries_are_repaired() {
 
 #[test]
 fn leaks_of_all_geometries_are_repaired() {
-    all(RepairMode::Leaks, &["leak", "leaks-behind", "too-high", "zero-l2", "flags-set", "flags-clear", "twice"]);
+    all(
+        RepairMode::Leaks,
+        &["leak", "leaks-behind", "too-high", "zero-l2", "flags-set", "flags-clear", "twice"],
+    );
 }

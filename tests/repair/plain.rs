@@ -170,7 +170,9 @@ pub fn difference(old: &Guest, new: &Guest) -> Option<String> {
     }
     let places: BTreeSet<&Place> = old.keys().chain(new.keys()).collect();
     let differs = places.into_iter().filter(|place| old.get(place) != new.get(place));
-    let shown: Vec<_> =
-        differs.take(5).map(|place| format!("{place:?}: {:x?} {:x?}", old.get(place), new.get(place))).collect();
+    let shown: Vec<_> = differs
+        .take(5)
+        .map(|place| format!("{place:?}: {:x?} {:x?}", old.get(place), new.get(place)))
+        .collect();
     Some(shown.join("\n"))
 }

@@ -84,7 +84,12 @@ pub fn why(ours: &Verdict, own: &Value, qemu: &Verdict) -> Option<Result<Because
 /// Runs `qemu-img check -r` on a copy of the image as it is.
 pub fn qemu_repair(image: &Image, mode: &str) -> Verdict {
     let bytes = image.bytes();
-    let verdict = verdict(image, "qemu-img", &["check", "-f", "qcow2", "-T", "unsafe", "-r", mode, "--output=json", "disk.qcow2"]).0;
+    let verdict = verdict(
+        image,
+        "qemu-img",
+        &["check", "-f", "qcow2", "-T", "unsafe", "-r", mode, "--output=json", "disk.qcow2"],
+    )
+    .0;
     image.write(&bytes);
     verdict
 }
@@ -178,7 +183,8 @@ pub fn writes_stay_apart(image: &Image) -> Result<(), String> {
         verdict => {
             let (_, own) = image.check();
             let harmless = |problem: &Value| {
-                problem["kind"] == "copied-flag" && problem["text"].as_str().unwrap().contains("clear, but the refcount is 1")
+                problem["kind"] == "copied-flag"
+                    && problem["text"].as_str().unwrap().contains("clear, but the refcount is 1")
             };
             match own["problems"].as_array().unwrap().iter().all(harmless) {
                 true => Ok(()),
@@ -191,7 +197,8 @@ pub fn writes_stay_apart(image: &Image) -> Result<(), String> {
 /// A verdict in short.
 pub fn short(verdict: &Verdict) -> String {
     let Some(json) = &verdict.json else { return format!("{:?}", verdict.code) };
-    let keys = ["corruptions", "corruptions-fixed", "leaks", "leaks-fixed", "check-errors", "image-end-offset"];
+    let keys =
+        ["corruptions", "corruptions-fixed", "leaks", "leaks-fixed", "check-errors", "image-end-offset"];
     let numbers = keys.iter().filter(|key| json[**key].as_u64().unwrap_or(0) > 0);
     format!("{:?} {}", verdict.code, numbers.map(|key| format!("{key} {} ", json[*key])).collect::<String>())
 }
@@ -217,7 +224,11 @@ fn all_damages(mode: &str) {
             (Some(Ok(because)), None) => Some(because),
             (None, None) => None,
             (found, named) => {
-                wrong.push(format!("{name} ({found:?}, {named:?}): {}; QEMU: {}\n{own:#}", short(&ours), short(&qemu)));
+                wrong.push(format!(
+                    "{name} ({found:?}, {named:?}): {}; QEMU: {}\n{own:#}",
+                    short(&ours),
+                    short(&qemu)
+                ));
                 continue;
             }
         };

@@ -187,7 +187,7 @@ fn each_disk_for_itself() {
     let jobs = run(CompletionMode::Individual, [Always, Always]).unwrap();
     assert_eq!(jobs[0].error().unwrap().kind(), ErrorKind::Corrupt, "{:?}", jobs[0].error());
     let end = jobs[0].report().partial_end.unwrap();
-    assert!(end >= 25 * MIB && end <= 29 * MIB, "{end}");
+    assert!((25 * MIB..=29 * MIB).contains(&end), "{end}");
     let begin = |name: &str| {
         let mut bytes = vec![0; end as usize];
         let disk = Disk::open(site.path(name), &DiskOptions::default()).unwrap();

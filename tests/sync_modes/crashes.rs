@@ -252,8 +252,8 @@ impl<'a> Case<'a> {
         }
         let found = bitmap(storage, "b")?;
         // Where the map of the top image cannot be read, all the rest may be in it.
-        let all = [self.end / GRANULE * GRANULE..SIZE];
-        match found == self.rest || self.sync == SyncMode::Top && found == all {
+        let all = self.end / GRANULE * GRANULE..SIZE;
+        match found == self.rest || self.sync == SyncMode::Top && found == std::slice::from_ref(&all) {
             true => Ok(true),
             false if found == self.past.dirty => Ok(false),
             false => Err(format!("the bitmap has {found:?}")),

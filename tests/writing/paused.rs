@@ -120,6 +120,10 @@ impl Storage for PausedStorage {
         self.inner.sync_folder(folder)
     }
 
+    fn list(&self, folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+        self.inner.list(folder)
+    }
+
     fn status(&self, path: &Path) -> io::Result<FileStatus> {
         self.inner.status(path)
     }

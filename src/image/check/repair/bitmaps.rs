@@ -195,7 +195,7 @@ impl Judge<'_> {
         if let Some(reason) = self.doubt_place(&span(host, bytes)) {
             return Ok(Some(format!("its data {reason}")));
         }
-        if entry.in_use || bits % 64 == 0 {
+        if entry.in_use || bits.is_multiple_of(64) {
             return Ok(None);
         }
         let mut last = [0; 8];
