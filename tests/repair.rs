@@ -4,7 +4,7 @@
 //! Reading order: `plain` (the reader), `verdicts` (images that are damaged in all ways, beside `qemu-img check -r`),
 //! `bitmaps`, `geometries`, `command`; then `cases` (what is repaired on the simulated storage), `judge`, `crashes`
 //! and `failures`.
-#![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::single_range_in_vec_init)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
 #[path = "repair/bitmaps.rs"]
