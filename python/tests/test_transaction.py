@@ -2,6 +2,7 @@
 
 import gc
 import select
+import time
 
 import holstein
 from images import KIB, ImagesCase, tool
@@ -92,6 +93,47 @@ class TransactionTest(ImagesCase):
         self.assertEqual(caught.exception.kind, "cancelled")
         self.assertEqual(transaction.jobs[0].error.kind, "cancelled")
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["disk.qcow2", "slow.img"])
+
+    def test_a_cancelled_backup_in_mode_always_keeps_its_part(self) -> None:
+        slow, partial, rest = (self.folder / name for name in ("slow.qcow2", "partial.qcow2", "rest.qcow2"))
+        size = 16384 * KIB
+        (self.folder / "slow.img").write_bytes(bytes(range(1, 251)) * (size // 250) + bytes(size % 250))
+        tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.folder / "slow.img", slow)
+        tool("qemu-img", "bitmap", "--add", slow, "b")
+        with holstein.Disk(slow, writable=True) as disk:
+            transaction = holstein.Transaction()
+            transaction.add_backup(disk, partial, sync="full", bitmap="b", bitmap_mode="always", compression="zstd",
+                                   compression_level=19)
+            transaction.start()
+            (job,) = transaction.jobs
+            while job.progress[0] == 0:
+                time.sleep(0.001)
+            transaction.cancel()
+            with self.assertRaisesRegex(holstein.HolsteinError, "partial target .* was kept") as caught:
+                transaction.wait()
+            self.assertEqual(caught.exception.kind, "cancelled")
+            end = job.report().partial_end
+            self.assertGreater(end, 0)
+            self.assertEqual([(e.start, e.start + e.length) for e in disk.bitmap_extents("b")],
+                             [(end, size)] if end < size else [])
+            tool("qemu-img", "check", partial)
+            with holstein.Transaction() as transaction:
+                transaction.add_backup(disk, rest, sync="incremental", bitmap="b", backing="partial.qcow2")
+            self.assertIsNone(transaction.jobs[0].report().partial_end)
+            self.assertEqual(list(disk.bitmap_extents("b")), [])
+        self.assert_same(rest, slow)
+
+    def test_none_is_an_empty_image_over_its_backing_file(self) -> None:
+        empty = self.folder / "empty.qcow2"
+        with holstein.Disk(self.disk) as disk:
+            with self.assertRaisesRegex(holstein.HolsteinError, "backing file"):
+                with holstein.Transaction() as transaction:
+                    transaction.add_backup(disk, empty, sync="none")
+            self.assertFalse(empty.exists())
+            with holstein.Transaction() as transaction:
+                transaction.add_backup(disk, empty, sync="none", backing="disk.qcow2")
+            self.assertEqual(transaction.jobs[0].report(), holstein.Report(0, 0, 0))
+        self.assert_same(empty, self.disk)
 
     def test_wrong_options_are_refused_before_anything_runs(self) -> None:
         with holstein.Disk(self.disk) as disk:

@@ -250,6 +250,21 @@ mod tests {
     }
 
     #[test]
+    fn a_source_is_opened_for_writing_if_its_bitmap_may_change() {
+        for (options, access) in [
+            ("sync=none,backing=c", Access::Read),
+            ("bitmap=n", Access::Read),
+            ("bitmap=n,bitmap-mode=never", Access::Read),
+            ("bitmap=n,bitmap-mode=on-success", Access::Write),
+            ("bitmap=n,sync=incremental", Access::Write),
+            ("bitmap=n,sync=full,bitmap-mode=always", Access::Write),
+        ] {
+            assert_eq!(parse(&format!("source=a,target=b,{options}")).unwrap().access(), access, "{options}");
+        }
+        assert_eq!(parse("source=a,target=b,sync=none").unwrap().sync(), SyncMode::None);
+    }
+
+    #[test]
     fn doubled_commas_are_commas() {
         let spec = parse("source=a,,b,target=,,,,c,,,overwrite=off").unwrap();
         assert_eq!(spec.source, PathBuf::from("a,b"));

@@ -134,24 +134,37 @@ impl Qcow2 {
     /// What the first of `entries` says of its cluster from byte `inside` on.
     fn decode_at(&self, guest: u64, entries: &[U64], inside: u64) -> Result<(Mapping, u64)> {
         let cluster_size = self.geometry().cluster_size();
-        let mapping = match self.decode(guest, entries)? {
+        let cluster = self.decode(guest, entries)?;
+        self.refuse_moved(guest, &cluster)?;
+        let mapping = match cluster {
             Cluster::Unallocated { host } => Mapping::Unallocated { host },
             Cluster::Zero { host } => Mapping::Zero { host },
-            Cluster::Data { host } => {
-                if self.rules.data_file && host != self.geometry().cluster_start(guest) {
-                    let text = format!(
-                        "guest offset {guest:#x} is mapped to another offset {host:#x} of its data file"
-                    );
-                    return Err(self.file.error(ErrorKind::Corrupt, text));
-                }
-                Mapping::Data { host, hole: false }
-            }
+            Cluster::Data { host } => Mapping::Data { host, hole: false },
             Cluster::Compressed(_) => Mapping::Compressed,
             Cluster::Subclusters { host, allocated, zero } => {
                 return Ok(self.decode_subclusters(host, allocated, zero, inside));
             }
         };
         Ok((mapping.advance(inside), cluster_size - inside))
+    }
+
+    /// In a data file each guest cluster has its own offset, whatever is there.
+    fn refuse_moved(&self, guest: u64, cluster: &Cluster) -> Result<()> {
+        let host = match *cluster {
+            Cluster::Data { host } => Some(host),
+            Cluster::Unallocated { host } | Cluster::Zero { host } | Cluster::Subclusters { host, .. } => {
+                host
+            }
+            Cluster::Compressed(_) => None,
+        };
+        match host {
+            Some(host) if self.rules.data_file && host != self.geometry().cluster_start(guest) => {
+                let text =
+                    format!("guest offset {guest:#x} is mapped to another offset {host:#x} of its data file");
+                Err(self.file.error(ErrorKind::Corrupt, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn decode_subclusters(
@@ -189,9 +202,13 @@ impl Qcow2 {
         }
     }
 
-    /// Guest data never lies on metadata: a guest would read tables, and one day write them.
+    /// Guest data never lies on metadata: a guest would read tables, and one day write them. Neither does it lie
+    /// behind a table in the table's last cluster, as a part of a cluster could.
     fn refuse_metadata(&self, guest: u64, host: Range<u64>) -> Result<()> {
-        match self.metadata.find(&host) {
+        let geometry = self.geometry();
+        let last = geometry.cluster_start(host.end - 1);
+        let clusters = geometry.cluster_start(host.start)..last + geometry.cluster_size();
+        match self.metadata.find(&clusters) {
             None => Ok(()),
             Some(owner) => {
                 let text = format!("guest offset {guest:#x} is mapped to {owner}, at {:#x}", host.start);
