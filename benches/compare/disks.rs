@@ -24,6 +24,8 @@ pub(crate) const SPARSE_FULL: &str = "sparse-full.qcow2";
 pub(crate) const SPARSE_DISK: &str = "sparse-disk.qcow2";
 /// A 1 TiB image whose L2 tables are all there.
 pub(crate) const METADATA: &str = "metadata.qcow2";
+/// The same image with two bitmaps; one has 4,000 dirty granules.
+pub(crate) const BITMAPS: &str = "bitmaps.qcow2";
 
 /// A run's folders have this name and the number of its process.
 const FOLDER: &str = "holstein-bench-";
@@ -76,10 +78,7 @@ impl Workspace {
             workspace.sparse_dirty = make_sparse(&workspace.disk)?;
         }
         if needs("map") || needs("check") {
-            let size = TIB.to_string();
-            let preallocate =
-                ["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", METADATA, &size];
-            qemu_img(&workspace.disk, &preallocate)?;
+            make_metadata(&workspace.disk, METADATA)?;
         }
         Ok(workspace)
     }
@@ -221,6 +220,35 @@ pub(crate) fn extents(folder: &Path, image: &str, dirty: Option<&[Range<u64>]>) 
 
 fn number(run: &Value, key: &str) -> Result<u64> {
     run[key].as_u64().ok_or_else(|| format!("qemu-img map: no {key} in {run}").into())
+}
+
+/// A disk of 1 TiB whose L2 tables are all there.
+fn make_metadata(folder: &Path, name: &str) -> Result<()> {
+    let size = TIB.to_string();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", name, &size])
+}
+
+/// Makes [`BITMAPS`] unless it is there.
+pub(crate) fn make_bitmaps(folder: &Path) -> Result<()> {
+    if folder.join(BITMAPS).exists() {
+        return Ok(());
+    }
+    make_metadata(folder, BITMAPS)?;
+    for name in ["source", "target"] {
+        qemu_img(folder, &["bitmap", "--add", "-g", "65536", BITMAPS, name])?;
+    }
+    qemu_img(folder, &["bitmap", "--disable", BITMAPS, "target"])?;
+    // All over the disk, so that every cluster of the bitmap has some.
+    let write = |number: u64| format!("write -q -z {} 4k\n", number * ((1 << 40) / 4000) / 65536 * 65536);
+    let script: String = (0..4000).map(write).collect();
+    let mut tool = Command::new("qemu-io")
+        .args(["-f", "qcow2", BITMAPS])
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    tool.stdin.take().ok_or("qemu-io takes no commands")?.write_all(script.as_bytes())?;
+    if tool.wait()?.success() { Ok(()) } else { Err("qemu-io failed".into()) }
 }
 
 /// Runs `qemu-img` in a folder.

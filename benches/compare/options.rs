@@ -4,7 +4,7 @@ use crate::Result;
 use std::path::PathBuf;
 
 /// Every row, in the order of the table.
-pub(crate) const ROWS: [&str; 9] = [
+pub(crate) const ROWS: [&str; 12] = [
     "incremental-disk",
     "incremental-tmpfs",
     "full-disk",
@@ -13,6 +13,9 @@ pub(crate) const ROWS: [&str; 9] = [
     "zstd-tmpfs",
     "map",
     "check",
+    "bitmap-add",
+    "bitmap-clear",
+    "bitmap-merge",
     "sparse-incremental",
 ];
 

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::daemon::{self, Durability, Setting};
-use crate::disks::{self, BITMAP, DISK, FULL, METADATA, SPARSE_DISK, SPARSE_FULL, Workspace, qemu_img};
+use crate::disks::{self, BITMAP, BITMAPS, DISK, FULL, METADATA, SPARSE_DISK, SPARSE_FULL, Workspace, qemu_img};
 use crate::measure::{Proof, Row, Side, Target};
 use crate::options::{Options, Sides};
 use crate::tools::{Sample, measure, output};
@@ -38,6 +38,9 @@ pub(crate) fn build<'a>(name: &'static str, options: &Options, work: &'a Workspa
         "zstd-tmpfs" => zstd(tmpfs(), "on tmpfs"),
         "map" => Ok(map(&work.disk)),
         "check" => Ok(check(&work.disk)),
+        "bitmap-add" => bitmap_change(&work.disk, Change::Add),
+        "bitmap-clear" => bitmap_change(&work.disk, Change::Clear),
+        "bitmap-merge" => bitmap_change(&work.disk, Change::Merge),
         "sparse-incremental" => {
             let images = (SPARSE_DISK, SPARSE_FULL);
             incremental(
@@ -189,6 +192,68 @@ fn check<'a>(folder: &Path) -> Row<'a> {
         floor: None,
         folder: folder.to_path_buf(),
     }
+}
+
+/// A change of a bitmap on the same image. Ours ends durable; QEMU's flushes its caches as it closes the image.
+#[derive(Clone, Copy)]
+enum Change {
+    Add,
+    Clear,
+    Merge,
+}
+
+fn bitmap_change<'a>(folder: &Path, change: Change) -> Result<Row<'a>> {
+    disks::make_bitmaps(folder)?;
+    let (title, ours, theirs, before): (_, &[&str], &'static [&str], &'static [&'static [&str]]) = match change {
+        Change::Add => (
+            "1 TiB image with all metadata, a new bitmap",
+            &["bitmap", "add", BITMAPS, "new"],
+            &["bitmap", "--add", BITMAPS, "new"],
+            &[&["bitmap", "--remove", BITMAPS, "new"]],
+        ),
+        Change::Clear => (
+            "1 TiB image with all metadata, 4,000 dirty granules cleared",
+            &["bitmap", "clear", BITMAPS, "target"],
+            &["bitmap", "--clear", BITMAPS, "target"],
+            &[&["bitmap", "--merge", "source", BITMAPS, "target"]],
+        ),
+        Change::Merge => (
+            "1 TiB image with all metadata, 4,000 dirty granules merged",
+            &["bitmap", "merge", BITMAPS, "target", "source"],
+            &["bitmap", "--merge", "source", BITMAPS, "target"],
+            &[&["bitmap", "--clear", BITMAPS, "target"]],
+        ),
+    };
+    let prepare = || -> Proof<'a> {
+        let folder = folder.to_path_buf();
+        // The first time there is nothing to take back.
+        Box::new(move || {
+            before.iter().for_each(|arguments| drop(qemu_img(&folder, arguments)));
+            Ok(())
+        })
+    };
+    let clean = || -> Proof<'a> {
+        let folder = folder.to_path_buf();
+        Box::new(move || qemu_img(&folder, &["check", "-q", BITMAPS]))
+    };
+    let own = holstein(folder, ours.iter().map(|word| (*word).to_owned()).collect(), clean());
+    let at = folder.to_path_buf();
+    let peer = Side {
+        name: "qemu-img bitmap".into(),
+        prepare: prepare(),
+        work: Box::new(move || measure(&at, "qemu-img", theirs)),
+        verify: clean(),
+    };
+    Ok(Row {
+        name: "",
+        title,
+        target: Target { limit: 1.0, aim: 0.5 },
+        ours: Some(Side { prepare: prepare(), ..own }),
+        missing: "",
+        peers: vec![peer],
+        floor: None,
+        folder: folder.to_path_buf(),
+    })
 }
 
 fn holstein<'a>(folder: &Path, arguments: Vec<String>, verify: Proof<'a>) -> Side<'a> {
