@@ -39,7 +39,7 @@ use holstein::storage::simulated::{Failure, Fault, OperationKind};
 use judge::exhaustive;
 use rng::Rng;
 use runs::Run;
-use specimens::{Specimen, open_to_write};
+use specimens::{KIB, Specimen, open_to_write};
 use workloads::{Workload, workloads};
 use world::Step;
 
@@ -52,6 +52,8 @@ fn faults(specimen: &Specimen, steps: &[Step], random: &mut Rng) -> Vec<Fault> {
     let disk = open_to_write(&storage).unwrap();
     let mut faults =
         faults_of(&storage, || steps.iter().for_each(|step| step.perform(&disk).unwrap()), random);
+    // A large cluster would take thousands of them.
+    faults.retain(|fault| specimen.cluster_size <= 64 * KIB || fault.failure != Failure::AtMost(300));
     while !exhaustive() && faults.len() > SAMPLE {
         faults.swap_remove(random.below(faults.len() as u64) as usize);
     }

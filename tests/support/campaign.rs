@@ -1,6 +1,6 @@
 //! Many generated images, made and checked in parallel, each failure with what is needed to see it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,16 +40,31 @@ impl Campaign {
     /// Makes each image and hands it to `check`, with random numbers of its own; panics when a check did, with
     /// all of them. Then `features`, each with its least number of images, must have occurred.
     pub fn run(&self, check: impl Fn(&Image, &mut Rng) + Sync, features: &[(&str, usize)]) {
+        let one = |number: u32, folder: &Path| {
+            let image = Image::make(self.seed, number, folder, self.bases);
+            check(&image, &mut Rng::new(self.seed, u64::from(number) << 32));
+            image.features
+        };
+        self.run_each(one, features);
+    }
+
+    /// The seed of all numbers.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The same for whatever `one` does with a number in a folder of its own; it returns what occurred.
+    pub fn run_each(&self, one: impl Fn(u32, &Path) -> BTreeSet<String> + Sync, features: &[(&str, usize)]) {
         let begin = Instant::now();
         let next = AtomicUsize::new(0);
         let counts = Mutex::new(BTreeMap::<String, usize>::new());
         let failures = Mutex::new(Vec::<(u32, String)>::new());
         let work = || {
             while let Some(&number) = self.numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.one(number, &check) {
-                    Ok(image) => {
+                match self.one(number, &one) {
+                    Ok(features) => {
                         let mut counts = counts.lock().unwrap();
-                        image.features.iter().for_each(|name| *counts.entry(name.clone()).or_default() += 1);
+                        features.into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
                     }
                     Err(failure) => failures.lock().unwrap().push((number, failure)),
                 }
@@ -72,7 +87,11 @@ impl Campaign {
         }
     }
 
-    fn one(&self, number: u32, check: &impl Fn(&Image, &mut Rng)) -> Result<Image, String> {
+    fn one(
+        &self,
+        number: u32,
+        one: &impl Fn(u32, &Path) -> BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, String> {
         let kept = env::var_os("HOLSTEIN_KEEP").map(|keep| {
             let folder = Path::new(&keep).join(format!("{}-{number}", self.name));
             fs::create_dir_all(&folder).expect("making the folder to keep");
@@ -80,12 +99,7 @@ impl Campaign {
         });
         let passing = tempfile::tempdir().expect("making a temporary folder");
         let folder = kept.as_deref().unwrap_or(passing.path());
-        let attempt = || {
-            let image = Image::make(self.seed, number, folder, self.bases);
-            check(&image, &mut Rng::new(self.seed, u64::from(number) << 32));
-            image
-        };
-        catch_unwind(AssertUnwindSafe(attempt)).map_err(|panic| {
+        catch_unwind(AssertUnwindSafe(|| one(number, folder))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
             let commands = fs::read_to_string(folder.join(NOTES)).unwrap_or_default();

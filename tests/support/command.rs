@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::qemu::{Workshop, text};
+use super::qemu::{Workshop, output, text};
 
 /// The path of the command under test.
 pub const HOLSTEIN: &str = env!("CARGO_BIN_EXE_holstein");
@@ -23,7 +23,7 @@ impl Holstein {
 
     /// Runs it, whatever comes out.
     pub fn run(&self, args: &[&str]) -> Output {
-        Command::new(HOLSTEIN).args(args).current_dir(&self.folder).output().expect("running holstein")
+        output(Command::new(HOLSTEIN).args(args).current_dir(&self.folder)).expect("running holstein")
     }
 
     /// Runs it successfully and gives its standard output.

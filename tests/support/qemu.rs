@@ -1,13 +1,29 @@
 //! Running QEMU's tools: in one folder, each command noted, so that a failing image tells how it was made.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{PoisonError, RwLock};
 
 use serde_json::Value;
 
 use super::qsd::Qsd;
+
+/// A process that is about to run another program has every open file for a moment, and with it the file's locks.
+/// Held for reading by whoever has an image open that others are to have next.
+pub static FORKS: RwLock<()> = RwLock::new(());
+
+/// Starts a program while nobody has such an image open.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _nobody = FORKS.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Runs a program to its end.
+pub fn output(command: &mut Command) -> io::Result<Output> {
+    spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+}
 
 /// The file in a [`Workshop`] that lists the commands run there.
 pub const NOTES: &str = "commands.sh";
@@ -55,10 +71,7 @@ impl Workshop {
     pub fn try_run(&self, tool: &str, args: &[&str]) -> Output {
         let quoted: Vec<_> = args.iter().map(|arg| format!("'{}'", arg.replace('\'', r"'\''"))).collect();
         self.note(&format!("{tool} {}", quoted.join(" ")));
-        Command::new(tool)
-            .args(args)
-            .current_dir(&self.folder)
-            .output()
+        output(Command::new(tool).args(args).current_dir(&self.folder))
             .unwrap_or_else(|e| panic!("{tool} of QEMU 10 is needed for this test: {e}"))
     }
 

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::qemu::Workshop;
+use super::qemu::{Workshop, spawn};
 
 /// The daemon; it ends with the value.
 pub struct Qsd<'a> {
@@ -18,12 +18,13 @@ pub struct Qsd<'a> {
 impl<'a> Qsd<'a> {
     /// Starts a daemon in the workshop's folder.
     pub fn start(workshop: &'a Workshop) -> Self {
-        let mut child = Command::new("qemu-storage-daemon")
+        let mut command = Command::new("qemu-storage-daemon");
+        command
             .args(["--chardev", "stdio,id=monitor", "--monitor", "chardev=monitor"])
             .current_dir(workshop.folder())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
+            .stdout(Stdio::piped());
+        let mut child = spawn(&mut command)
             .unwrap_or_else(|e| panic!("qemu-storage-daemon of QEMU 10 is needed for this test: {e}"));
         let requests = child.stdin.take().unwrap();
         let replies = BufReader::new(child.stdout.take().unwrap());

@@ -1,0 +1,77 @@
+//! Sequences of everything that can be done to a disk, by us and by QEMU in turn on the same image: after each step it
+//! is sound, and disk, snapshots and bitmaps are what a plain model says, as both see them; backups restore.
+//!
+//! Reading order: `subject` (the disk, the model, and what has to hold), `steps`, `backups`. A failing sequence says
+//! how it is run again.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
+#![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
+
+mod support;
+
+#[path = "sequences/backups.rs"]
+mod backups;
+#[path = "bitmap_crashes/model.rs"]
+mod model;
+#[path = "sequences/steps.rs"]
+mod steps;
+#[path = "sequences/subject.rs"]
+mod subject;
+
+use std::env;
+
+use subject::Subject;
+use support::{campaign::Campaign, image::Bases, rng};
+
+#[test]
+fn both_hands_on_one_disk() {
+    let exhaustive = env::var_os("HOLSTEIN_EXHAUSTIVE").is_some();
+    let (count, steps) = if exhaustive { (2000, 20) } else { (300, 7) };
+    let campaign = Campaign::new("sequence", 0..count, Bases::Omit);
+    let seed = campaign.seed();
+    let one = |number, folder: &std::path::Path| {
+        let mut subject = Subject::make(seed, number, folder);
+        for _ in 0..steps {
+            subject.step();
+            subject.verify();
+            subject.verify_snapshots();
+        }
+        subject.verify_bitmaps_by_qemu();
+        (0..subject.backups.len()).for_each(|index| subject.verify_backup(index));
+        subject.features
+    };
+    campaign.run_each(
+        one,
+        &[
+            ("version 2", 10),
+            ("extended L2", 10),
+            ("data file", 10),
+            ("raw data file", 4),
+            ("lazy refcounts", 10),
+            ("zstd", 10),
+            ("preallocation", 10),
+            ("shorter backing file", 10),
+            ("equal backing file", 10),
+            ("longer backing file", 10),
+            ("write by us", 100),
+            ("write by QEMU", 100),
+            ("unaligned write", 50),
+            ("compressed by QEMU", 20),
+            ("zero by us", 30),
+            ("discard by us", 30),
+            ("grow by us", 40),
+            ("grow by QEMU", 40),
+            ("shrink by us", 20),
+            ("shrink by QEMU", 20),
+            ("snapshot", 30),
+            ("add bitmap by us", 30),
+            ("add bitmap by QEMU", 20),
+            ("clear bitmap by us", 8),
+            ("merge bitmap by us", 8),
+            ("rename bitmap by us", 8),
+            ("full backup by us", 30),
+            ("full backup by QEMU", 30),
+            ("increment by us", 12),
+            ("increment by QEMU", 10),
+        ],
+    );
+}
