@@ -24,12 +24,13 @@ use support::{campaign::Campaign, image::Bases, rng};
 
 #[test]
 fn both_hands_on_one_disk() {
-    let count = if env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { 5000 } else { 300 };
+    let exhaustive = env::var_os("HOLSTEIN_EXHAUSTIVE").is_some();
+    let (count, steps) = if exhaustive { (2000, 20) } else { (300, 7) };
     let campaign = Campaign::new("sequence", 0..count, Bases::Omit);
     let seed = campaign.seed();
     let one = |number, folder: &std::path::Path| {
         let mut subject = Subject::make(seed, number, folder);
-        for _ in 0..7 {
+        for _ in 0..steps {
             subject.step();
             subject.verify();
             subject.verify_snapshots();

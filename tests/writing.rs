@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::single_range_in_vec_init)]
 #![allow(dead_code, unreachable_pub)] // its modules use each a part of what they share
+#![allow(clippy::single_range_in_vec_init)] // one extent of a bitmap
 
 mod support;
 

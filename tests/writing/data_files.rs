@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holstein::{
-    Error, ErrorKind,
+    ErrorKind,
     storage::simulated::{Failure, Fault, OperationKind},
 };
 
@@ -34,18 +34,14 @@ fn a_data_file_that_may_not_be_written() {
     let disk = site.open_in(Arc::new(storage.clone()), &Site::options());
     storage.stop_failing();
     let before = storage.digest();
-    let operations: [(&str, &dyn Fn() -> Result<(), Error>); 4] = [
-        ("write", &|| disk.write_at(&[1; 512], 0)),
-        ("zero", &|| disk.write_zeroes(0..512)),
-        ("grow", &|| disk.resize(5 * MIB)),
-        ("shrink", &|| disk.resize(MIB)),
-    ];
-    for (name, operation) in operations {
-        let error = operation().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Io, "{name}: {error}");
+    for result in
+        [disk.write_at(&[1; 512], 0), disk.write_zeroes(0..512), disk.resize(5 * MIB), disk.resize(MIB)]
+    {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         mentions(&error.to_string(), &["disk.qcow2", "its data file cannot be opened for writing"]);
-        assert_eq!(storage.digest(), before, "{name}");
     }
+    assert_eq!(storage.digest(), before);
     // Its bitmaps can be changed all the same.
     disk.change_bitmaps(&[holstein::BitmapChange::Clear { name: "a".into() }]).unwrap();
 }

@@ -16,7 +16,8 @@ use crate::support::patch::{extension, peek, peek64, poke};
 /// Unknown autoclear bits are gone, durably, before anything else is written, data and bits of bitmaps alike.
 #[test]
 fn unknown_autoclear_bits_are_cleared_first() {
-    let operations: [(&str, fn(&Disk) -> holstein::Result<()>); 5] = [
+    type Operation = fn(&Disk) -> holstein::Result<()>;
+    let operations: [(&str, Operation); 5] = [
         ("write", |disk| disk.write_at(&[1; 700], 3 * MIB)),
         ("zero", |disk| disk.write_zeroes(0..MIB)),
         ("discard", |disk| disk.discard(0..MIB)),
