@@ -9,8 +9,16 @@
 
 #[path = "repair/bitmaps.rs"]
 mod bitmaps;
+#[path = "repair/cases.rs"]
+mod cases;
 #[path = "check_cases/mod.rs"]
 mod check_cases;
+#[path = "support/crash.rs"]
+mod crash;
+#[path = "repair/crashes.rs"]
+mod crashes;
+#[path = "repair/failures.rs"]
+mod failures;
 #[path = "repair/geometries.rs"]
 mod geometries;
 #[path = "repair/memory.rs"]
@@ -21,5 +29,7 @@ mod plain;
 mod qemu;
 #[path = "support/qsd.rs"]
 mod qsd;
+#[path = "support/rng.rs"]
+mod rng;
 #[path = "repair/verdicts.rs"]
 mod verdicts;

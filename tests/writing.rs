@@ -1,6 +1,6 @@
 //! Guest writes and resizes, case by case: what is refused, what comes first, what threads see, and the commands.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::single_range_in_vec_init)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // its modules use each a part of what they share
 #![allow(clippy::single_range_in_vec_init)] // one extent of a bitmap
 

@@ -2,7 +2,9 @@
 
 use crate::Result;
 use crate::daemon::{self, Durability, Setting};
-use crate::disks::{self, BITMAP, BITMAPS, DISK, FULL, METADATA, SPARSE_DISK, SPARSE_FULL, Workspace, qemu_img};
+use crate::disks::{
+    self, BITMAP, BITMAPS, DISK, FULL, METADATA, SPARSE_DISK, SPARSE_FULL, Workspace, qemu_img,
+};
 use crate::measure::{Proof, Row, Side, Target};
 use crate::options::{Options, Sides};
 use crate::tools::{Sample, measure, output};
@@ -204,26 +206,27 @@ enum Change {
 
 fn bitmap_change<'a>(folder: &Path, change: Change) -> Result<Row<'a>> {
     disks::make_bitmaps(folder)?;
-    let (title, ours, theirs, before): (_, &[&str], &'static [&str], &'static [&'static [&str]]) = match change {
-        Change::Add => (
-            "1 TiB image with all metadata, a new bitmap",
-            &["bitmap", "add", BITMAPS, "new"],
-            &["bitmap", "--add", BITMAPS, "new"],
-            &[&["bitmap", "--remove", BITMAPS, "new"]],
-        ),
-        Change::Clear => (
-            "1 TiB image with all metadata, 4,000 dirty granules cleared",
-            &["bitmap", "clear", BITMAPS, "target"],
-            &["bitmap", "--clear", BITMAPS, "target"],
-            &[&["bitmap", "--merge", "source", BITMAPS, "target"]],
-        ),
-        Change::Merge => (
-            "1 TiB image with all metadata, 4,000 dirty granules merged",
-            &["bitmap", "merge", BITMAPS, "target", "source"],
-            &["bitmap", "--merge", "source", BITMAPS, "target"],
-            &[&["bitmap", "--clear", BITMAPS, "target"]],
-        ),
-    };
+    let (title, ours, theirs, before): (_, &[&str], &'static [&str], &'static [&'static [&str]]) =
+        match change {
+            Change::Add => (
+                "1 TiB image with all metadata, a new bitmap",
+                &["bitmap", "add", BITMAPS, "new"],
+                &["bitmap", "--add", BITMAPS, "new"],
+                &[&["bitmap", "--remove", BITMAPS, "new"]],
+            ),
+            Change::Clear => (
+                "1 TiB image with all metadata, 4,000 dirty granules cleared",
+                &["bitmap", "clear", BITMAPS, "target"],
+                &["bitmap", "--clear", BITMAPS, "target"],
+                &[&["bitmap", "--merge", "source", BITMAPS, "target"]],
+            ),
+            Change::Merge => (
+                "1 TiB image with all metadata, 4,000 dirty granules merged",
+                &["bitmap", "merge", BITMAPS, "target", "source"],
+                &["bitmap", "--merge", "source", BITMAPS, "target"],
+                &[&["bitmap", "--clear", BITMAPS, "target"]],
+            ),
+        };
     let prepare = || -> Proof<'a> {
         let folder = folder.to_path_buf();
         // The first time there is nothing to take back.

@@ -114,7 +114,15 @@ impl Work {
                 self.fail(index, error.clone());
             }
         }
-        self.conclude();
+        let concluded = catch_unwind(AssertUnwindSafe(|| self.conclude()));
+        if let Err(panic) = concluded {
+            // Whoever waits must hear of it; what is on disk a recovery looks after.
+            let error = panicked(&*panic);
+            for copy in &self.copies {
+                copy.job().fail(error.clone());
+                copy.job().set_status(JobStatus::Concluded);
+            }
+        }
         drop(self);
         // Both at once: who has seen the event need not wait, and who has waited finds the event.
         let mut result = lock(&run.result);

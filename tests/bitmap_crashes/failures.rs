@@ -16,7 +16,8 @@ use crate::{
     rng::Rng,
 };
 
-/// In a normal run so many of the failures are tried that have nothing to do with changes.
+/// In a normal run so many of the failures of a kind are tried that have nothing to do with changes, and three times
+/// as many of the others.
 const SAMPLE: usize = 12;
 
 /// The ways to fail of one kind of operation.
@@ -54,10 +55,10 @@ pub fn faults_of(storage: &SimulatedStorage, run: impl FnOnce(), random: &mut Rn
                 of_kind.push(Fault { kinds: vec![kind], nth, failure, lasting });
             }
         }
-        if !exhaustive()
-            && matches!(kind, OperationKind::Read | OperationKind::Status | OperationKind::Extent)
-        {
-            while of_kind.len() > SAMPLE {
+        if !exhaustive() {
+            let reads = matches!(kind, OperationKind::Read | OperationKind::Status | OperationKind::Extent);
+            let most = if reads { SAMPLE } else { 3 * SAMPLE };
+            while of_kind.len() > most {
                 of_kind.swap_remove(random.below(of_kind.len() as u64) as usize);
             }
         }

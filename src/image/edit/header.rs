@@ -75,7 +75,14 @@ impl NewHeader {
     /// The header of `file`, which is parsed in `header`, with a change made.
     pub(crate) fn build(file: &File, header: &Header, change: &HeaderChange) -> Result<Self> {
         let mut cluster = vec![0; header.geometry.cluster_size() as usize];
-        file.read_exact(&mut cluster, 0, "header")?;
+        let got = file.read_up_to(&mut cluster, 0)?;
+        // A file may end in its first cluster; what is there but was not read would get lost.
+        if got < header.length || (got < cluster.len() && (got as u64) < file.len()?) {
+            return Err(
+                file.error(ErrorKind::Corrupt, format!("the file ends at byte {got} inside its header"))
+            );
+        }
+        cluster.truncate(got);
         let no_room =
             || file.error(ErrorKind::Unsupported, "the header has no room for the bitmaps extension");
         let mut new = match change.bitmaps {
