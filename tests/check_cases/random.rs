@@ -66,10 +66,10 @@ impl Victim {
     }
 }
 
-/// Images of several kinds.
-pub fn victims() -> Vec<Victim> {
+/// Images of several kinds, for one test.
+pub fn victims(test: &str) -> Vec<Victim> {
     let make = |name: &str, options: &str, snapshots: &[&str]| {
-        let image = Image::create(&format!("random-{name}"), options, "1M");
+        let image = Image::create(&format!("random-{test}-{name}"), options, "1M");
         image.io(&["write 0 100k", "write -z 500k 64k", "write 900k 20k"]);
         for tag in snapshots {
             image.tool("qemu-img", &["snapshot", "-c", tag, "disk.qcow2"]);

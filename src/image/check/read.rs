@@ -5,7 +5,10 @@ use std::ops::Range;
 
 use byteorder::{BigEndian, ByteOrder};
 
-use crate::{error::Result, storage::File};
+use crate::{
+    error::{ErrorKind, Result},
+    storage::File,
+};
 
 /// Tables are read in pieces of this size.
 pub(super) const PIECE: usize = 1 << 20;
@@ -20,7 +23,15 @@ pub(super) fn read_padded(file: &File, buf: &mut [u8], offset: u64) -> Result<()
     // No file is larger, and the system refuses such offsets.
     let in_reach = i64::try_from(offset.saturating_add(buf.len() as u64)).is_ok();
     let got = if in_reach { file.read_up_to(buf, offset)? } else { 0 };
-    buf[got..].fill(0);
+    if got < buf.len() {
+        let (end, length) = (offset.saturating_add(got as u64), file.len()?);
+        // What is there but was not read must not pass for zeros.
+        if in_reach && end < length {
+            let text = format!("nothing could be read at offset {end}, although the file has {length} bytes");
+            return Err(file.error(ErrorKind::Io, text));
+        }
+        buf[got..].fill(0);
+    }
     Ok(())
 }
 

@@ -77,6 +77,9 @@ impl NewHeader {
         let mut cluster = vec![0; header.geometry.cluster_size() as usize];
         let got = file.read_up_to(&mut cluster, 0)?;
         cluster.truncate(got);
+        if got < header.length {
+            return Err(file.error(ErrorKind::Corrupt, "the file ends inside the header"));
+        }
         let no_room =
             || file.error(ErrorKind::Unsupported, "the header has no room for the bitmaps extension");
         let mut new = match change.bitmaps {

@@ -64,10 +64,9 @@ pub(super) fn repair(file: &File, budget: &Budget, mode: RepairMode) -> Result<R
         let (mut tally, tables) = count(&structure, budget, report, Include::Refcounts)?;
         tally.compare()?;
         let believed = Believed::judge(&tally, budget)?;
-        let bitmaps = match mode {
-            RepairMode::Leaks => Bitmaps::default(),
-            RepairMode::All => Bitmaps::judge(&tally, budget)?,
-        };
+        let bitmaps = Bitmaps::judge(&tally, budget)?;
+        // What a broken bitmap should have may be among the leaks.
+        tally.report.leaks_are_certain &= bitmaps.lost.is_empty();
         if mode == RepairMode::All && (tally.too_low || !believed.all || !bitmaps.lost.is_empty()) {
             let taken = rebuild::taken(&tally, budget)?;
             drop((tally, tables));
