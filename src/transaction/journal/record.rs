@@ -100,7 +100,7 @@ impl Block for Begun {
     }
 
     fn read(from: &mut Fields<'_>) -> Option<Self> {
-        Some(Begun { temporaries: from.list(Fields::path)? })
+        Some(Begun { temporaries: from.list(Fields::temporary)? })
     }
 }
 
@@ -128,7 +128,7 @@ impl Block for Decided {
     fn read(from: &mut Fields<'_>) -> Option<Self> {
         let targets = from.list(|from| {
             Some(TargetRecord {
-                temporary: from.path()?,
+                temporary: from.temporary()?,
                 path: from.path()?,
                 inode: from.u64()?,
                 replaced: from.list(Fields::u64)?.first().copied(),
@@ -192,6 +192,13 @@ impl<'a> Fields<'a> {
         Some(PathBuf::from(OsStr::from_bytes(self.bytes()?)))
     }
 
+    /// The path of a temporary file: whoever writes a journal by hand names no other file that is to go.
+    fn temporary(&mut self) -> Option<PathBuf> {
+        let path = self.path()?;
+        let name = path.file_name()?.as_bytes();
+        (name.starts_with(b".holstein-") && name.ends_with(b".tmp") && path.is_absolute()).then_some(path)
+    }
+
     fn list<T>(&mut self, each: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let count = self.u32()?;
         (0..count).map(|_| each(self)).collect()
@@ -204,7 +211,7 @@ mod tests {
 
     fn decided() -> Decided {
         let target = TargetRecord {
-            temporary: "/b/.t".into(),
+            temporary: "/b/.holstein-1.tmp".into(),
             path: "/b/inc.qcow2".into(),
             inode: 7,
             replaced: Some(9),
@@ -223,6 +230,7 @@ mod tests {
     #[test]
     fn the_bytes_of_a_block() {
         let bytes = Begun { temporaries: vec!["/x".into()] }.encode();
+        assert_eq!(Begun::decode(&bytes), None, "this is no temporary file");
         let mut expected = b"holstein journal".to_vec();
         expected.extend([1, 0, 0, 0, 1, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend([1, 0, 0, 0, 2, 0, 0, 0, b'/', b'x']);
