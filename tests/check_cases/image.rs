@@ -31,7 +31,9 @@ fn run(dir: &Path, program: &str, args: &[&str]) -> Output {
 impl Image {
     /// A new image with options of `qemu-img create`.
     pub fn create(name: &str, options: &str, size: &str) -> Image {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("check").join(name);
+        // Each test has its own: several make images of one name at the same time.
+        let test = std::thread::current().name().unwrap_or("thread").replace("::", "-");
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("check").join(test).join(name);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let image = Image { path: dir.join("disk.qcow2"), dir };
