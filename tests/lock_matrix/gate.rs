@@ -59,7 +59,12 @@ impl Storage for GatedStorage {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(GatedFile { file: HostStorage.create(path)?, gate: self.0.clone() }))
+        let file = HostStorage.create(path)?;
+        // The journal is written before the backup is at work.
+        if path.extension().is_some_and(|end| end == "journal") {
+            return Ok(file);
+        }
+        Ok(Arc::new(GatedFile { file, gate: self.0.clone() }))
     }
 
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
