@@ -355,7 +355,7 @@ fn watcher(
     cancelled: Arc<AtomicBool>,
 ) -> Arc<crate::storage::Watcher> {
     let ask = Mutex::new(ask);
-    let (written, syncs, renamed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let (written, syncs, renamed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let cancel = move || {
         ask.lock().unwrap().send(()).unwrap();
         while !cancelled.load(Ordering::SeqCst) {
@@ -368,7 +368,7 @@ fn watcher(
             _ => 0,
         };
         if notice.kind == Kind::Rename {
-            renamed.store(true, Ordering::SeqCst);
+            renamed.fetch_add(1, Ordering::SeqCst);
         }
         for (trouble, place) in &troubles {
             let reads = notice.kind == Kind::Read && notice.path == source && notice.covers(*place);
@@ -411,7 +411,8 @@ fn watcher(
                 Trouble::Sync(nth) if sync == *nth => libc::EIO,
                 Trouble::SourceWrites if notice.kind == Kind::Write && notice.path == source => libc::EIO,
                 Trouble::Rename if notice.kind == Kind::Rename => libc::EACCES,
-                Trouble::Folder if notice.kind == Kind::SyncFolder && renamed.load(Ordering::SeqCst) => {
+                // Once, behind the rename: what is taken back has to be durable.
+                Trouble::Folder if notice.kind == Kind::SyncFolder && renamed.load(Ordering::SeqCst) == 1 => {
                     libc::EIO
                 }
                 _ => continue,
