@@ -185,3 +185,22 @@ fn a_list_with_one_bad_change_changes_nothing() {
     let reader = Disk::open(&image, &DiskOptions::default()).unwrap();
     assert_eq!(reader.change_bitmaps(&[]).unwrap_err().kind(), ErrorKind::WrongState);
 }
+
+/// A header may tell where a backing file's name is although there is none; extensions would end there.
+#[test]
+fn the_place_of_a_name_that_is_not_there_hides_no_bitmap() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    for offset in [0x70, 0x78] {
+        let _ = fs::remove_file(&path);
+        create(&path, "cluster_size=4k", "1M");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[15] = offset;
+        fs::write(&path, bytes).unwrap();
+        let add = BitmapChange::Add { name: b"b".into(), granularity: None, recording: Recording::Enabled };
+        open(&path).change_bitmaps(&[add]).unwrap();
+        check(&path);
+        assert!(run("qemu-img", &["info", name(&path)]).contains("name: b"), "{offset:#x}");
+        assert_eq!(open(&path).bitmaps().unwrap().len(), 1);
+    }
+}

@@ -173,6 +173,10 @@ fn rearrange(header: &Header, cluster: &[u8], bitmaps: BitmapsField) -> Result<O
         return Ok(None);
     }
 
+    if header.backing_name.is_none() {
+        // A place without a name would end the extensions there.
+        sector[BACKING_OFFSET..BACKING_OFFSET + 12].fill(0);
+    }
     let mut moved_name = None;
     if let Some(name) = &header.backing_name {
         let old = u64::from_be_bytes(field(cluster, BACKING_OFFSET)?) as usize;
