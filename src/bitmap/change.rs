@@ -3,7 +3,10 @@
 //! The list is carried out on a copy of the directory in memory, where every change sees those before it.
 //! Then whatever differs is written by [`super::store`], and one sector decides.
 
-use super::{DirtyBitmap, load};
+use super::{
+    DirtyBitmap,
+    persistent::{Table, load_with},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::{bitmap::Entry, text::printable},
@@ -111,6 +114,8 @@ pub(super) struct Slot {
 pub(super) struct Draft<'a> {
     image: &'a Qcow2,
     pub(super) slots: Vec<Slot>,
+    /// The tables on disk, once one was needed.
+    tables: Option<Vec<Result<Table>>>,
 }
 
 impl<'a> Draft<'a> {
@@ -122,7 +127,7 @@ impl<'a> Draft<'a> {
             contents: None,
             stored_as: Some(entry.name.clone()),
         };
-        Draft { image, slots: current.map(slot).collect() }
+        Draft { image, slots: current.map(slot).collect(), tables: None }
     }
 
     /// Carries out one change.
@@ -246,10 +251,11 @@ impl<'a> Draft<'a> {
 
     /// The contents of a bitmap as they are by now.
     fn contents(&mut self, name: &[u8]) -> Result<DirtyBitmap> {
-        let slot = &self.slots[self.find(name)?];
+        let index = self.find(name)?;
+        let slot = &self.slots[index];
         match (&slot.contents, &slot.stored_as) {
             (Some(contents), _) => Ok(contents.clone()),
-            (None, Some(stored)) => load(self.image, stored),
+            (None, Some(stored)) => load_with(self.image, stored, &mut self.tables),
             (None, None) => {
                 Err(self.error(ErrorKind::BitmapNotFound, "the bitmap has no contents".to_owned()))
             }

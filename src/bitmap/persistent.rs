@@ -83,6 +83,15 @@ pub(crate) fn check(image: &Qcow2, report: &mut CheckReport) -> Result<()> {
 /// Loads one bitmap, whose contents must be sound. A disabled bitmap can be loaded, to be looked at; as the
 /// basis of a backup ask [`ensure_recorded`] too.
 pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
+    load_with(image, name, &mut None)
+}
+
+/// The same; the tables of all bitmaps, which the first call finds, serve the next ones on the unchanged image too.
+pub(super) fn load_with(
+    image: &Qcow2,
+    name: &[u8],
+    known: &mut Option<Vec<Result<Table>>>,
+) -> Result<DirtyBitmap> {
     let about =
         |e: Error| e.within(format!("'{}': bitmap '{}'", image.file().path().display(), printable(name)));
     let Some(index) = image.bitmaps().iter().position(|entry| entry.name == name) else {
@@ -98,7 +107,11 @@ pub(crate) fn load(image: &Qcow2, name: &[u8]) -> Result<DirtyBitmap> {
         ErrorKind::Limit => about(e),
         _ => about(Error::new(ErrorKind::BitmapUnusable, format!("cannot be used: {e}"))),
     };
-    let table = tables(image).map_err(about)?.swap_remove(index).map_err(unusable)?;
+    let tables = match known {
+        Some(tables) => tables,
+        None => known.insert(tables(image).map_err(about)?),
+    };
+    let table = tables[index].as_ref().map_err(|e| unusable(e.clone()))?;
     table.load(image, entry).map_err(unusable)
 }
 

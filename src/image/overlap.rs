@@ -161,7 +161,8 @@ impl Qcow2 {
     }
 
     /// Hands the host ranges of guest data that touch `within` to `see`, those of snapshots too, each with the
-    /// number of references to it that one table makes. Reads all L2 tables.
+    /// number of references to it that one table makes. Clusters that lie side by side are one range. Reads all L2
+    /// tables.
     pub(crate) fn for_each_data_range(
         &self,
         within: Range<u64>,
@@ -200,13 +201,22 @@ impl Qcow2 {
         for alike in tables.chunk_by(|a, b| a == b) {
             let (table, times) = (alike[0], alike.len() as u32);
             self.file().read_exact(&mut bytes, table, "L2 table")?;
+            let mut run = 0..0;
+            let mut end_run = |run: Range<u64>| {
+                if run.start < within.end && run.end > within.start {
+                    see(run, times);
+                }
+            };
             for entry in bytes.chunks_exact(geometry.l2_entry_size() as usize) {
                 let entry = entry[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
                 let host = l2::host_range(entry, geometry);
-                if host.start < within.end && host.end > within.start {
-                    see(host, times);
+                if host.start == run.end && entry & l2::COMPRESSED == 0 && geometry.is_aligned(run.start) {
+                    run.end = host.end;
+                } else {
+                    end_run(std::mem::replace(&mut run, host));
                 }
             }
+            end_run(run);
         }
         Ok(())
     }

@@ -127,28 +127,28 @@ impl Counts {
 
 /// One bit for each host cluster.
 #[derive(Debug)]
-pub(super) struct Bits {
+pub(crate) struct Bits {
     words: Vec<u64>,
     _grant: Grant,
 }
 
 impl Bits {
-    pub(super) fn new(clusters: u64, budget: &Budget) -> Result<Self> {
+    pub(crate) fn new(clusters: u64, budget: &Budget) -> Result<Self> {
         let words = clusters.div_ceil(64);
         let grant = budget.grant(words * 8, WHAT)?;
         Ok(Bits { words: vec![0; words as usize], _grant: grant })
     }
 
     /// The 64 bits from `first`, a multiple of 64, on.
-    pub(super) fn group(&self, first: u64) -> u64 {
+    pub(crate) fn group(&self, first: u64) -> u64 {
         self.words[first as usize / 64]
     }
 
-    pub(super) fn set_group(&mut self, first: u64, bits: u64) {
+    pub(crate) fn set_group(&mut self, first: u64, bits: u64) {
         self.words[first as usize / 64] = bits;
     }
 
-    pub(super) fn set(&mut self, range: Range<u64>) {
+    pub(crate) fn set(&mut self, range: Range<u64>) {
         for_each_word(range, |index, mask| {
             self.words[index] |= mask;
             true
@@ -156,7 +156,7 @@ impl Bits {
     }
 
     /// Whether any bit of a range is set.
-    pub(super) fn any(&self, range: Range<u64>) -> bool {
+    pub(crate) fn any(&self, range: Range<u64>) -> bool {
         !for_each_word(range, |index, mask| self.words[index] & mask == 0)
     }
 

@@ -20,7 +20,7 @@ mod tally;
 
 use std::path::Path;
 
-pub(crate) use counts::Counts;
+pub(crate) use counts::{Bits, Counts};
 pub use repair::{LostBitmap, RepairMode, RepairReport};
 pub use report::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity};
 

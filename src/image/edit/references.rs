@@ -9,7 +9,11 @@ use crate::{
         corrupt,
         geometry::Geometry,
     },
-    image::{Qcow2, check::Counts, for_each_metadata_range, read_table},
+    image::{
+        Qcow2,
+        check::{Bits, Counts},
+        for_each_metadata_range, read_table,
+    },
 };
 
 /// The references to each cluster of the file, and to those behind its end that are in use by now.
@@ -31,28 +35,23 @@ impl References {
         let counts = Counts::new(clusters, image.budget())?;
         let mut references = References { counts, beyond: HashSet::new(), geometry };
 
-        let mut metadata = vec![0u64; clusters.div_ceil(64) as usize];
+        let mut metadata = Bits::new(clusters, image.budget())?;
         let mut full = Ok(());
         for_each_metadata_range(image, |range, _| {
-            for cluster in references.clusters_of(&range) {
-                if let Some(word) = metadata.get_mut((cluster / 64) as usize) {
-                    *word |= 1 << (cluster % 64);
-                }
-            }
+            metadata.set(references.inside(&range));
             full = std::mem::replace(&mut full, Ok(())).and(references.add(range, 1));
         })?;
         full?;
-        let lies_on_metadata = |clusters: Range<u64>| {
-            clusters
-                .into_iter()
-                .any(|c| metadata.get((c / 64) as usize).is_some_and(|w| w >> (c % 64) & 1 == 1))
-        };
         let (mut wrong, mut full) = (None, Ok(()));
         image.for_each_data_range(0..u64::MAX, |range, times| {
-            if range.start >= length {
-                wrong = wrong.take().or(Some((range.start, "behind the end of the file".to_owned())));
-            } else if lies_on_metadata(references.clusters_of(&range)) {
-                wrong = wrong.take().or_else(|| Some((range.start, image.describe_metadata(&range))));
+            let last = range.end.saturating_sub(geometry.cluster_size()).max(range.start);
+            if last >= length {
+                wrong = wrong.take().or(Some((last, "behind the end of the file".to_owned())));
+            } else if metadata.any(references.inside(&range)) && wrong.is_none() {
+                let shared = references.inside(&range).find(|cluster| metadata.any(*cluster..cluster + 1));
+                let start = shared.map_or(0, |cluster| cluster << geometry.cluster_bits);
+                let place = image.describe_metadata(&(start..start + geometry.cluster_size()));
+                wrong = Some((range.start.max(start), place));
             }
             full = std::mem::replace(&mut full, Ok(())).and(references.add(range, times));
         })?;
@@ -102,13 +101,19 @@ impl References {
         range.start >> self.geometry.cluster_bits..range.end.div_ceil(self.geometry.cluster_size())
     }
 
+    /// The same, but for those behind the end of the file.
+    fn inside(&self, range: &Range<u64>) -> Range<u64> {
+        let clusters = self.clusters_of(range);
+        clusters.start.min(self.counts.len())..clusters.end.min(self.counts.len())
+    }
+
     fn add(&mut self, range: Range<u64>, times: u32) -> Result<()> {
         let clusters = self.clusters_of(&range);
         let known = self.counts.len();
         if clusters.end > known {
             self.beyond.extend(clusters.start.max(known)..clusters.end);
         }
-        let inside = clusters.start.min(known)..clusters.end.min(known);
+        let inside = self.inside(&range);
         if inside.is_empty() { Ok(()) } else { self.counts.add(inside, times) }
     }
 
