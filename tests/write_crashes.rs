@@ -32,7 +32,10 @@ mod workloads;
 #[path = "writes/world.rs"]
 mod world;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use crash::Trial;
 use holstein::storage::simulated::Level;
@@ -45,6 +48,9 @@ use workloads::workloads;
 
 /// Of one workload, in a run that is to be exhaustive.
 const MOST: usize = 400;
+
+/// All distinct states that were judged.
+static ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// Judges states of every workload on a specimen.
 fn leave_a_sound_disk(specimen: &Specimen) {
@@ -77,6 +83,8 @@ fn leave_a_sound_disk(specimen: &Specimen) {
         judged.into_iter().for_each(|(level, count)| *states.entry(level).or_insert(0) += count);
     }
     let name = specimen.recipe.name;
+    let so_far = ALL.fetch_add(total(&states), Ordering::Relaxed) + total(&states);
+    println!("{so_far} states of all specimens so far");
     let (shown, went_on) = (samples.shown(), samples.went_on.get());
     println!("{name}: {states:?} states, {went_on} gone on with, {shown} shown to QEMU");
     println!("{name}: {new_blocks} workloads made a refcount block, {new_tables} a refcount table");

@@ -43,10 +43,12 @@ use specimens::{KIB, Specimen, open_to_write};
 use workloads::{Workload, workloads};
 use world::Step;
 
-/// So many faults of a workload are tried in a normal run.
+/// So many faults of a workload are tried in a normal run, and in an exhaustive one so many of those that have nothing
+/// to do with writing.
 const SAMPLE: usize = 8;
+const SAMPLE_OF_READS: usize = 60;
 
-/// Every operation that the steps make, failing in every way; in a normal run some of them.
+/// Every operation that the steps make, failing in every way, or a sample of that.
 fn faults(specimen: &Specimen, steps: &[Step], random: &mut Rng) -> Vec<Fault> {
     let storage = specimen.storage();
     let disk = open_to_write(&storage).unwrap();
@@ -54,10 +56,16 @@ fn faults(specimen: &Specimen, steps: &[Step], random: &mut Rng) -> Vec<Fault> {
         faults_of(&storage, || steps.iter().for_each(|step| step.perform(&disk).unwrap()), random);
     // A large cluster would take thousands of them.
     faults.retain(|fault| specimen.cluster_size <= 64 * KIB || fault.failure != Failure::AtMost(300));
-    while !exhaustive() && faults.len() > SAMPLE {
+    let changes = |fault: &mut Fault| {
+        let kinds = [OperationKind::Write, OperationKind::Sync, OperationKind::SetLen];
+        exhaustive() && fault.kinds.iter().any(|kind| kinds.contains(kind))
+    };
+    let mut list: Vec<Fault> = faults.extract_if(.., changes).collect();
+    while faults.len() > if exhaustive() { SAMPLE_OF_READS } else { SAMPLE } {
         faults.swap_remove(random.below(faults.len() as u64) as usize);
     }
-    faults
+    list.append(&mut faults);
+    list
 }
 
 /// Transfers that are interrupted or short are gone on with.
@@ -111,7 +119,7 @@ fn leave_a_sound_disk(specimen: &Specimen) {
 }
 
 fn some_workloads(specimen: &Specimen) -> Vec<Workload> {
-    workloads(specimen, if exhaustive() { 6 } else { 2 })
+    workloads(specimen, if exhaustive() { 5 } else { 2 })
 }
 
 /// After a failed sync nobody knows what is on the disk: whatever crash follows, it is one of what may be.
