@@ -8,6 +8,8 @@ mod support;
 
 #[path = "writing/commands.rs"]
 mod commands;
+#[path = "writing/damaged.rs"]
+mod damaged;
 #[path = "writing/data_files.rs"]
 mod data_files;
 #[path = "writing/order.rs"]
