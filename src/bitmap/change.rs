@@ -5,7 +5,7 @@
 
 use super::{
     DirtyBitmap,
-    persistent::{Table, load_with},
+    persistent::{Table, ensure_recorded, load_with},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -249,8 +249,17 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Refuses a bitmap that missed writes because it was disabled when the image was opened. What the list itself made or
+    /// disables has missed nothing yet.
+    pub(super) fn ensure_recorded(&self, name: &[u8]) -> Result<()> {
+        match &self.slots[self.find(name)?].stored_as {
+            Some(stored) => ensure_recorded(self.image, stored),
+            None => Ok(()),
+        }
+    }
+
     /// The contents of a bitmap as they are by now.
-    fn contents(&mut self, name: &[u8]) -> Result<DirtyBitmap> {
+    pub(super) fn contents(&mut self, name: &[u8]) -> Result<DirtyBitmap> {
         let index = self.find(name)?;
         let slot = &self.slots[index];
         match (&slot.contents, &slot.stored_as) {

@@ -11,9 +11,9 @@ pub(crate) use bits::BitSet;
 pub use change::{BitmapChange, MergeSource, Recording};
 pub use dirty::DirtyBitmap;
 pub use persistent::BitmapInfo;
-pub(crate) use persistent::{check, ensure_recorded, list, load};
+pub(crate) use persistent::{check, list, load};
 pub(crate) use record::Recorder;
 pub(crate) use store::{
-    ResizedBitmaps, change, directory_offset, give_up_unless_moved, give_up_untrusted, rehearse, resized,
-    stage,
+    Purpose, ResizedBitmaps, change, directory_offset, give_up_unless_moved, give_up_untrusted, load_after,
+    rehearse, resized, stage, validate,
 };

@@ -8,7 +8,7 @@ use byteorder::{BigEndian, ByteOrder, LittleEndian};
 use super::{
     DirtyBitmap,
     change::{BitmapChange, Draft, Slot},
-    persistent::{read_bitmap_table, recording, tables},
+    persistent::{ensure_recorded, load, read_bitmap_table, recording, tables},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -26,6 +26,43 @@ use crate::{
 pub(crate) fn rehearse(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     draft(image, changes)?;
     Edit::begin(image).map(drop)
+}
+
+/// Finds out whether a list of changes makes sense, by the bitmaps alone.
+pub(crate) fn validate(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
+    draft(image, changes).map(drop)
+}
+
+/// Loads a bitmap as a list of changes would make it. As the basis of a backup it must have been enabled.
+pub(crate) fn load_after(
+    image: &Qcow2,
+    changes: &[BitmapChange],
+    name: &[u8],
+    purpose: Purpose,
+) -> Result<DirtyBitmap> {
+    if changes.is_empty() {
+        let bitmap = load(image, name)?;
+        return if purpose == Purpose::Backup {
+            ensure_recorded(image, name).map(|()| bitmap)
+        } else {
+            Ok(bitmap)
+        };
+    }
+    let mut draft = Draft::new(image);
+    changes.iter().try_for_each(|change| draft.apply(change))?;
+    if purpose == Purpose::Backup {
+        draft.ensure_recorded(name)?;
+    }
+    draft.contents(name)
+}
+
+/// What a bitmap is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To know what changed since the last backup: writes must not be missing.
+    Backup,
+    /// To be looked at, or merged.
+    Look,
 }
 
 /// The bitmaps as a list of changes makes them.

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use super::Disk;
 use crate::{
-    bitmap::{self, BitmapChange, DirtyBitmap, MergeSource},
+    bitmap::{self, BitmapChange, DirtyBitmap, MergeSource, Purpose},
     error::{Error, ErrorKind, Result},
     format::text::printable,
 };
@@ -14,27 +14,69 @@ use crate::{
 pub(crate) struct BusyBitmap {
     disk: Disk,
     name: Vec<u8>,
+    /// So many changes of the disk's bitmaps come before its own.
+    position: usize,
 }
 
 impl Disk {
-    /// Keeps a bitmap for a backup that will clear it. Everything that could speak against clearing it is
-    /// found out now.
-    pub(crate) fn keep_bitmap(&self, name: &[u8]) -> Result<BusyBitmap> {
-        let image = self.writable_image()?;
-        if let Some(top) = image.qcow2() {
-            bitmap::rehearse(top, &[BitmapChange::Clear { name: name.to_vec() }])?;
-        }
+    /// Keeps a bitmap for a backup that will clear it, after changes that are made before. Everything that could speak
+    /// against clearing it is found out now.
+    pub(crate) fn keep_bitmap(&self, name: &[u8], before: &[BitmapChange]) -> Result<BusyBitmap> {
+        self.rehearse_bitmaps(&[before, &[BitmapChange::Clear { name: name.to_vec() }]].concat())?;
         let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if !busy.insert(name.to_vec()) {
             return Err(self.busy_error(name));
         }
-        Ok(BusyBitmap { disk: self.clone(), name: name.to_vec() })
+        Ok(BusyBitmap { disk: self.clone(), name: name.to_vec(), position: before.len() })
     }
 
-    /// Refuses changes of bitmaps that are kept.
-    pub(super) fn refuse_busy(&self, changes: &[BitmapChange]) -> Result<()> {
+    /// Finds out whether a list of changes could be made, and changes nothing.
+    pub(crate) fn rehearse_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
+        let image = self.writable_image()?;
+        image.qcow2().map_or(Ok(()), |top| bitmap::rehearse(top, changes))
+    }
+
+    /// The same, by the bitmaps alone.
+    pub(crate) fn validate_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
+        let image = self.writable_image()?;
+        image.qcow2().map_or(Ok(()), |top| bitmap::validate(top, changes))
+    }
+
+    /// Loads a bitmap as changes that are still to be made will have made it.
+    pub(crate) fn bitmap_after(
+        &self,
+        changes: &[BitmapChange],
+        name: &[u8],
+        purpose: Purpose,
+    ) -> Result<DirtyBitmap> {
+        match self.settled()?.qcow2() {
+            Some(top) => bitmap::load_after(top, changes, name, purpose),
+            None => Err(self.has_no_bitmaps()),
+        }
+    }
+
+    /// Loads a bitmap of the image below the top one.
+    pub(crate) fn bitmap_below(&self, name: &[u8]) -> Result<DirtyBitmap> {
+        match self.image().layers().get(1).map(|layer| layer.qcow2()) {
+            Some(Some(below)) => bitmap::load(below, name),
+            Some(None) => Err(self.has_no_bitmaps()),
+            None => {
+                let text =
+                    format!("'{}' has no image below it, or was opened without", self.path().display());
+                Err(Error::new(ErrorKind::BitmapNotFound, text))
+            }
+        }
+    }
+
+    pub(super) fn has_no_bitmaps(&self) -> Error {
+        let text = format!("'{}': a raw image has no bitmaps", self.path().display());
+        Error::new(ErrorKind::BitmapNotFound, text)
+    }
+
+    /// Refuses names of bitmaps that are kept.
+    pub(crate) fn refuse_busy(&self, names: &[&Vec<u8>]) -> Result<()> {
         let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        match changes.iter().flat_map(BitmapChange::names).find(|name| busy.contains(*name)) {
+        match names.iter().find(|name| busy.contains(**name)) {
             Some(name) => Err(self.busy_error(name)),
             None => Ok(()),
         }
@@ -54,6 +96,11 @@ impl BusyBitmap {
     /// Its disk.
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// So many changes of the disk's bitmaps come before its own.
+    pub(crate) fn position(&self) -> usize {
+        self.position
     }
 
     /// The changes that make it clean.

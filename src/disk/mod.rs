@@ -12,7 +12,7 @@ use std::{
     collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicUsize},
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicUsize},
 };
 
 pub(crate) use busy::BusyBitmap;
@@ -54,6 +54,11 @@ struct Inner {
     pins: AtomicUsize,
     /// While guest data is written. Taken after `image`.
     writing: Mutex<Option<Writing>>,
+    /// A change is staged, and nobody else may stage one.
+    staged: Mutex<bool>,
+    no_longer_staged: Condvar,
+    /// The image that lies on top of this one by now.
+    overlay: OnceLock<PathBuf>,
     readers: OnceLock<Pool>,
 }
 
@@ -87,6 +92,9 @@ impl Disk {
             busy: Mutex::default(),
             pins: AtomicUsize::new(0),
             writing: Mutex::default(),
+            staged: Mutex::default(),
+            no_longer_staged: Condvar::new(),
+            overlay: OnceLock::new(),
             readers: OnceLock::new(),
         })))
     }
@@ -167,10 +175,7 @@ impl Disk {
     pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
         match self.settled()?.qcow2() {
             Some(image) => bitmap::load(image, name),
-            None => {
-                let text = format!("'{}': a raw image has no bitmaps", self.path().display());
-                Err(Error::new(ErrorKind::BitmapNotFound, text))
-            }
+            None => Err(self.has_no_bitmaps()),
         }
     }
 
@@ -183,7 +188,7 @@ impl Disk {
     /// trusted to say which clusters are free. Nothing has changed then, unless the error's text says that the
     /// change was made, or that this is unknown: then the disk must be opened anew before it is changed again.
     pub fn change_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
-        self.refuse_busy(changes)?;
+        self.refuse_busy(&changes.iter().flat_map(BitmapChange::names).collect::<Vec<_>>())?;
         drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
@@ -198,9 +203,26 @@ impl Disk {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// From now on the disk goes on in another image, on top of this one, which does not change any more.
+    pub(crate) fn cover(&self, overlay: &Path) {
+        let _ = self.0.overlay.set(overlay.to_owned());
+    }
+
+    /// Refuses to change an image that has another on top.
+    pub(crate) fn refuse_covered(&self) -> Result<()> {
+        let Some(overlay) = self.0.overlay.get() else { return Ok(()) };
+        let text = format!(
+            "'{}' lies below the image '{}' since an external snapshot; close it, and open that one",
+            self.path().display(),
+            overlay.display()
+        );
+        Err(Error::new(ErrorKind::WrongState, text))
+    }
+
     /// The image, if its bitmaps may be changed. Nobody changes it meanwhile.
     fn writable_image(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
         let image = self.settled()?;
+        self.refuse_covered()?;
         if self.0.options.access != Access::Write {
             let text =
                 format!("'{}' was opened for reading; its bitmaps cannot be changed", self.path().display());

@@ -19,6 +19,20 @@ use crate::{
 pub(crate) struct StagedBitmaps {
     disk: Disk,
     staged: Option<Staged>,
+    // Dropped behind everything else: the next one may begin.
+    _turn: Turn,
+}
+
+/// The right to stage a change of one disk: what is staged goes by the header as it is, so a second change would undo
+/// the first.
+#[derive(Debug)]
+struct Turn(Disk);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.0.staged.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.0.no_longer_staged.notify_one();
+    }
 }
 
 /// What tells later whether an image is still as it was staged, and what then remains to be done.
@@ -48,15 +62,34 @@ pub(crate) enum Switched {
 }
 
 impl Disk {
-    /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else may change the
-    /// image: the disk is pinned.
+    /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else changes the image:
+    /// the disk is pinned, and another transaction that wants to stage one waits. Whoever stages changes of several
+    /// disks takes them in the order of [`Disk::staging_order`], so that no two wait for each other.
     pub(crate) fn stage_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<StagedBitmaps> {
+        let turn = self.wait_to_stage();
         drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.settle_locked(&mut image)?;
         let top = super::write::top(&image)?;
         let staged = bitmap::stage(top, changes)?;
-        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged) })
+        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged), _turn: turn })
+    }
+
+    fn wait_to_stage(&self) -> Turn {
+        let staged = self.0.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.no_longer_staged.wait_while(staged, |staged| *staged);
+        *waited.unwrap_or_else(PoisonError::into_inner) = true;
+        Turn(self.clone())
+    }
+
+    /// The same number for all handles of a disk, as long as there is one.
+    pub(crate) fn staging_order(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Makes changes of bitmaps that are kept, at once.
+    pub(crate) fn change_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
+        self.stage_kept_bitmaps(changes)?.publish()
     }
 }
 
@@ -139,6 +172,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
 }
 
 fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
+    let _turn = disk.wait_to_stage();
     disk.settle()?;
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let file = image.layers()[0].file().clone();

@@ -110,6 +110,7 @@ impl Disk {
             return Err(self.wrong_state("was opened for reading; it cannot be written"));
         }
         let image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_covered()?;
         self.refuse_pinned()?;
         top(&image)?.ensure_known()?;
         Ok(image)

@@ -13,5 +13,5 @@ mod turns;
 
 pub(crate) use copy::{Copy, Partial, Scratch, Step, cancelled};
 pub use options::{Backup, BackupOptions, BitmapMode, Compression, SyncMode, ZeroDetection};
-pub(crate) use prepare::{check_together, prepare};
+pub(crate) use prepare::{BitmapView, NewFile, Prepared, check_together, prepare};
 pub use status::{Job, JobReport, JobStatus, Progress};

@@ -1,6 +1,6 @@
 //! Everything that can be refused, before anything is changed.
 
-use std::{collections::HashSet, os::unix::ffi::OsStrExt, sync::Arc};
+use std::{collections::HashSet, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, SyncMode,
@@ -8,12 +8,12 @@ use super::{
     plan::{CopySet, PlanOptions},
 };
 use crate::{
-    bitmap::{self, DirtyBitmap},
+    bitmap::{BitmapChange, DirtyBitmap, Purpose},
     disk::{BusyBitmap, Disk, Pinned},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
     image::{
-        Format, Image, Layers, Sharing,
+        Existing, Format, Image, Layers, Sharing,
         create::{LayoutOptions, check_cluster_size, place, refuse_existing},
     },
     storage::Storage,
@@ -50,8 +50,17 @@ fn invalid(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidArgument, text)
 }
 
+/// Where the bitmaps of a backup lie, and what has been done to them by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BitmapView<'a> {
+    /// The source, or the new image on top of it.
+    pub(crate) disk: &'a Disk,
+    /// Changes that come before the backup, and are made with it.
+    pub(crate) before: &'a [BitmapChange],
+}
+
 /// Checks one backup against its source, its options against each other, and what its target stands on.
-pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
+pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>) -> Result<Prepared> {
     let source = &backup.source;
     if source.options().sharing == Sharing::ForceShare {
         let text = format!(
@@ -64,7 +73,7 @@ pub(crate) fn prepare(backup: Backup) -> Result<Prepared> {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
     let pinned = source.pin()?;
-    let (mut set, bitmap) = copy_set(&backup)?;
+    let (mut set, bitmap) = copy_set(&backup, bitmaps)?;
     let image = source.image();
     let own = image.qcow2().map(|top| top.geometry().cluster_size());
     let cluster_size = backup.options.cluster_size.or(own).unwrap_or(DEFAULT_CLUSTER_SIZE);
@@ -111,7 +120,7 @@ fn stream_kind(compression: Compression) -> Option<CompressionType> {
 }
 
 /// What to copy, and the bitmap that changes afterwards, from the sync mode, the bitmap and its mode.
-fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
+fn copy_set(backup: &Backup, bitmaps: BitmapView<'_>) -> Result<(CopySet, Option<BusyBitmap>)> {
     let BackupOptions { sync, bitmap, bitmap_mode, .. } = &backup.options;
     let sync = sync.unwrap_or(if bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
     let Some(name) = bitmap else {
@@ -131,14 +140,12 @@ fn copy_set(backup: &Backup) -> Result<(CopySet, Option<BusyBitmap>)> {
         SyncMode::Full => CopySet::All,
         SyncMode::Top => CopySet::Top,
         SyncMode::Bitmap | SyncMode::Incremental => {
-            let bitmap = backup.source.bitmap(name)?;
-            if let Some(image) = backup.source.image().qcow2() {
-                bitmap::ensure_recorded(image, name)?;
-            }
+            let bitmap = bitmaps.disk.bitmap_after(bitmaps.before, name, Purpose::Backup)?;
             CopySet::Dirty(bitmap)
         }
     };
-    let kept = (mode != BitmapMode::Never).then(|| backup.source.keep_bitmap(name)).transpose()?;
+    let keep = || bitmaps.disk.keep_bitmap(name, bitmaps.before);
+    let kept = (mode != BitmapMode::Never).then(keep).transpose()?;
     Ok((set, kept))
 }
 
@@ -238,22 +245,43 @@ fn open_backing(backup: &Backup) -> Result<Option<Disk>> {
     Disk::open_backing(source.image().storage(), &backup.target, backing, source.options()).map(Some)
 }
 
-/// Checks the targets of all backups against what exists, against each other, and against everything that is
-/// read: a target must never replace a file that the run, or the target itself, stands on.
-pub(crate) fn check_together(list: &[Prepared]) -> Result<()> {
+/// A file that will be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewFile<'a> {
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) path: &'a Path,
+    pub(crate) existing: Existing,
+}
+
+/// Checks new files against what exists, against each other, and against all `disks` that are read: a target must never
+/// replace a file that the run, or the target itself, stands on.
+pub(crate) fn check_together<'a>(
+    disks: impl Iterator<Item = &'a Disk>,
+    files: impl Iterator<Item = NewFile<'a>>,
+) -> Result<()> {
     let mut in_use = Vec::new();
-    for prepared in list {
-        for disk in [Some(&prepared.backup.source), prepared.backing.as_ref()].into_iter().flatten() {
-            in_use.extend(disk.files()?);
-        }
+    for disk in disks {
+        in_use.extend(disk.files()?);
     }
     let mut places = HashSet::new();
-    for prepared in list {
-        let path = &prepared.backup.target;
-        if !places.insert(place(&*prepared.storage, path)?) {
+    for NewFile { storage, path, existing } in files {
+        if !places.insert(place(storage, path)?) {
             return Err(invalid(format!("two backups have the same target '{}'", path.display())));
         }
-        refuse_existing(&*prepared.storage, path, prepared.backup.options.existing, &in_use)?;
+        refuse_existing(storage, path, existing, &in_use)?;
     }
     Ok(())
+}
+
+impl Prepared {
+    /// The disks that it reads.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &Disk> {
+        [Some(&self.backup.source), self.backing.as_ref()].into_iter().flatten()
+    }
+
+    /// Its target.
+    pub(crate) fn new_file(&self) -> NewFile<'_> {
+        let existing = self.backup.options.existing;
+        NewFile { storage: &*self.storage, path: &self.backup.target, existing }
+    }
 }

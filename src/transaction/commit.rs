@@ -26,10 +26,17 @@ pub(crate) struct StagedDisk {
     pub(crate) bitmaps: StagedBitmaps,
 }
 
+/// The bitmaps of one disk may be as before, although everything else is done.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) jobs: Vec<usize>,
+    pub(crate) error: Error,
+}
+
 impl Commit {
-    /// Carries it out. Fails, with the job it is because of, if nothing has changed. Else the targets are there, and the
-    /// jobs are told whose bitmaps may be as before, which a recovery looks after.
-    pub(crate) fn carry_out(mut self) -> Result<Vec<(usize, Error)>, (usize, Error)> {
+    /// Carries it out. Fails, with the job it is because of, if nothing has changed. Else the targets are there, and told
+    /// is whose bitmaps may be as before, which a recovery looks after.
+    pub(crate) fn carry_out(mut self) -> Result<Vec<Problem>, (usize, Error)> {
         let first = self.targets.first().map_or(0, |(index, _)| *index);
         if let Err(error) = self.sync_folders() {
             self.take_back();
@@ -46,12 +53,13 @@ impl Commit {
         for StagedDisk { jobs, bitmaps } in staged {
             let path = bitmaps.path().to_owned();
             if let Err(error) = bitmaps.publish() {
+                let what = if jobs.is_empty() { "the transaction" } else { "the backup" };
                 let text = format!(
-                    "the backup is complete, but the bitmaps of '{}' may be as before; 'holstein recover {}' looks after them",
+                    "{what} is complete, but the bitmaps of '{}' may be as before; 'holstein recover {}' looks after them",
                     path.display(),
                     journal.folder().display()
                 );
-                problems.extend(jobs.iter().map(|index| (*index, error.clone().within(&text))));
+                problems.push(Problem { jobs, error: error.within(text) });
             }
         }
         let settled = targets.into_iter().fold(true, |all, (_, target)| target.settle() && all);

@@ -1,13 +1,17 @@
-//! All or none: several backups that succeed or fail together.
+//! All or none: backups and other changes of several disks that succeed or fail together.
 //!
-//! Starting a transaction checks everything that can be checked, begins a journal, then creates each target under a
-//! temporary name. All disks are copied by one pool of threads, in turns. When every target is complete and durable,
-//! and every bitmap's new state too, one record in the journal decides; then the targets get their names and the
+//! Starting a transaction goes through its list once, changing nothing ([`plan`]), begins a journal, then creates each
+//! target under a temporary name. All disks are copied by one pool of threads, in turns. When every target is complete and durable,
+//! and every disk's new state too, one record in the journal decides; then the targets get their names and the
 //! bitmaps change. What a crash interrupts a recovery finishes, or takes back.
 
+mod action;
+mod changes;
 mod commit;
 mod events;
 mod journal;
+mod overlay;
+mod plan;
 mod run;
 
 use std::{
@@ -18,32 +22,36 @@ use std::{
     time::Duration,
 };
 
+pub use action::{Action, MergeFrom, OverlayOptions};
+use changes::Changes;
 pub use events::{Event, EventKind};
 use journal::Journal;
 pub use journal::{Recovery, RecoveryItem, RecoveryKind};
+use plan::Plan;
 use run::{Run, Work};
 
 use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
-    job::{Backup, BitmapMode, Copy, Job, check_together, prepare},
+    job::{Copy, Job, NewFile, Prepared},
     storage::{HostStorage, Storage},
 };
 
-/// What the failure of one backup means for the others.
+/// What the failure of one action means for the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CompletionMode {
-    /// All or none: the first failure or cancel ends all, and no target appears.
+    /// All or none: the first failure or cancel ends all, and nothing has changed.
     #[default]
     Grouped,
-    /// Each backup for itself: its target appears when it is done, whatever becomes of the others.
+    /// Each backup for itself: its target appears when it is done, whatever becomes of the others. All other actions are
+    /// done together when the transaction starts, or the start fails.
     Individual,
 }
 
-/// A list of backups, not started yet.
+/// A list of actions, not started yet.
 #[derive(Debug, Default)]
 pub struct Transaction {
-    backups: Vec<Backup>,
+    actions: Vec<Action>,
     completion: CompletionMode,
     journal: Option<PathBuf>,
 }
@@ -60,80 +68,81 @@ impl Transaction {
     }
 
     /// Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
-    /// first target. [`recover`] finishes there what a crash interrupted.
+    /// first target, or else of the first disk. [`recover`] finishes there what a crash interrupted.
     pub fn set_journal(&mut self, folder: impl Into<PathBuf>) {
         self.journal = Some(folder.into());
     }
 
-    /// Appends a backup. Nothing is checked or changed before the start.
-    pub fn add(&mut self, backup: Backup) {
-        self.backups.push(backup);
+    /// Appends an action, a [`Backup`](crate::Backup) for instance. Nothing is checked or changed before the start.
+    pub fn add(&mut self, action: impl Into<Action>) {
+        self.actions.push(action.into());
     }
 
-    /// Starts all backups and returns at once; the sources may not be written before the end (they are locked
-    /// against QEMU).
+    /// Starts all backups and returns at once; the disks may not be written before the end (they are locked against
+    /// QEMU). Without a backup, everything is done when this returns.
     ///
     /// # Errors
     /// Everything that can be known beforehand, in whatever completion mode: then nothing has been changed and
     /// no file is left. `InvalidArgument`, `Exists`, `NotFound`, `BitmapNotFound`, `BitmapUnusable`,
-    /// `Unsupported`, `PolicyDenied`, `Io` and the errors of [`crate::Disk::open`] for backing files.
+    /// `Unsupported`, `PolicyDenied`, `WrongState`, `Io`, the errors of [`crate::Disk::open`] for backing files, and
+    /// `Cancelled` for [`Action::Abort`].
     pub fn start(self) -> Result<RunningTransaction> {
-        if self.backups.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "the transaction has no actions"));
-        }
-        self.refuse_partial_groups()?;
-        let first = &self.backups[0];
-        let storage = first.source.image().storage().clone();
-        let folder = self.journal.unwrap_or_else(|| folder_of(&first.target).to_owned());
+        let Transaction { actions, completion, journal } = self;
+        let Some(disk) = actions.iter().find_map(Action::disk).cloned() else {
+            return Err(match Plan::new(actions, completion) {
+                Err(error) => error,
+                Ok(_) => Error::new(ErrorKind::InvalidArgument, "the transaction has no actions"),
+            });
+        };
+        let storage = disk.image().storage().clone();
+        let first = actions.iter().find_map(Action::target).map_or(disk.path(), PathBuf::as_path);
+        let folder = journal.unwrap_or_else(|| folder_of(first).to_owned());
         // What a dead transaction left comes first: it may be about these disks. What cannot be recovered now is no
         // reason not to go on.
-        let disks: Vec<_> = self.backups.iter().map(|backup| backup.source.clone()).collect();
+        let disks: Vec<_> = actions.iter().filter_map(Action::disk).cloned().collect();
         let _ = journal::recover(&storage, &folder, &disks);
 
-        let prepared = self.backups.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
-        check_together(&prepared)?;
-
+        let (backups, list) = Plan::new(actions, completion)?.into_parts();
         let names: Vec<_> =
-            prepared.iter().map(|prepared| TargetFile::temporary_name(&prepared.backup.target)).collect();
-        let together = if self.completion == CompletionMode::Grouped { names.len() } else { 1 };
-        let journals = names
-            .chunks(together)
-            .map(|names| Journal::begin(storage.clone(), &folder, names))
-            .collect::<Result<Vec<_>>>()?;
-        // Dropped in this order on an error: the files before the journals that lead to them.
-        let (mut copies, mut targets) = (Vec::new(), Vec::new());
-        for (index, (prepared, name)) in prepared.into_iter().zip(names).enumerate() {
-            let existing = prepared.backup.options.existing;
-            let target =
-                TargetFile::create_as(prepared.storage.clone(), &prepared.backup.target, name, existing)?;
-            let file = target.file().clone();
-            targets.push(target);
-            copies.push(Copy::new(prepared, file, index)?);
-        }
+            backups.iter().map(|prepared| TargetFile::temporary_name(&prepared.backup.target)).collect();
+        let overlays = changes::temporary_names(&list);
+        let grouped = completion == CompletionMode::Grouped && !backups.is_empty();
+        let begin = |names: &[PathBuf]| Journal::begin(storage.clone(), &folder, names);
+        // Dropped on an error in the order opposite to this: the files before the journals that lead to them.
+        let journals = match grouped {
+            true => vec![begin(&[&names[..], &overlays].concat())?],
+            false => names.chunks(1).map(begin).collect::<Result<_>>()?,
+        };
+        let create = |(prepared, name): (&Prepared, PathBuf)| {
+            let NewFile { path, existing, .. } = prepared.new_file();
+            TargetFile::create_as(prepared.storage.clone(), path, name, existing)
+        };
+        let targets: Vec<_> = backups.iter().zip(names).map(create).collect::<Result<_>>()?;
+        let changes = match grouped {
+            true => Changes::begin(list, &overlays)?,
+            false if list.is_empty() => Changes::default(),
+            false => {
+                let own = begin(&overlays)?;
+                Changes::begin(list, &overlays)?.commit(own)?;
+                Changes::default()
+            }
+        };
+        let files = targets.iter().map(|target| target.file().clone());
+        let copy = |(index, (prepared, file))| Copy::new(prepared, file, index);
+        let copies: Vec<_> = backups.into_iter().zip(files).enumerate().map(copy).collect::<Result<_>>()?;
         let run = Arc::new(Run::new(copies.iter().map(|copy| copy.job().clone()).collect())?);
-        let work = Work::new(run.clone(), copies, targets, journals, self.completion);
+        if copies.is_empty() {
+            run.end();
+            return Ok(RunningTransaction { run, thread: None });
+        }
+        let work = Work::new(run.clone(), copies, targets, changes, journals, completion);
         let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
         let thread =
             builder.spawn(move || work.execute()).map_err(|e| Error::io("cannot start a thread", e))?;
         Ok(RunningTransaction { run, thread: Some(thread) })
     }
 
-    /// A target that is kept after a failure, and the others not, would be some of all.
-    fn refuse_partial_groups(&self) -> Result<()> {
-        let always = |backup: &Backup| backup.options.bitmap_mode == Some(BitmapMode::Always);
-        if self.completion == CompletionMode::Individual || self.backups.len() == 1 {
-            return Ok(());
-        }
-        let Some(backup) = self.backups.iter().find(|backup| always(backup)) else { return Ok(()) };
-        let text = format!(
-            "bitmap mode always would keep a part of the target '{}' after a failure, but several backups in a \
-             grouped transaction are all or none; use individual completion",
-            backup.target.display()
-        );
-        Err(Error::new(ErrorKind::InvalidArgument, text))
-    }
-
-    /// Runs all backups and waits for the end.
+    /// Carries out all actions and waits for the end.
     ///
     /// # Errors
     /// Those of [`Transaction::start`], and the error of the first backup that failed. In grouped mode no

@@ -1,6 +1,7 @@
 //! A transaction at work: one thread that leads, a pool that copies.
 
 use std::{
+    cmp::Reverse,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -11,7 +12,8 @@ use std::{
 
 use super::{
     CompletionMode, EventKind,
-    commit::{Commit, StagedDisk},
+    changes::Changes,
+    commit::{Commit, Problem, StagedDisk},
     events::Events,
     journal::Journal,
 };
@@ -28,6 +30,8 @@ use crate::{
 pub(crate) struct Run {
     jobs: Vec<Job>,
     events: Events,
+    /// What went wrong that is no job's.
+    problem: Mutex<Option<Error>>,
     result: Mutex<Option<Result<()>>>,
     ended: Condvar,
 }
@@ -40,6 +44,8 @@ pub(crate) struct Work {
     copies: Vec<Copy>,
     /// A target's place is empty once it is settled or taken back.
     targets: Vec<Mutex<Option<TargetFile>>>,
+    /// What else is decided, in a grouped transaction.
+    changes: Mutex<Changes>,
     /// One for each group of jobs.
     journals: Vec<Mutex<Option<Journal>>>,
     completion: CompletionMode,
@@ -49,7 +55,23 @@ pub(crate) struct Work {
 
 impl Run {
     pub(crate) fn new(jobs: Vec<Job>) -> Result<Self> {
-        Ok(Run { jobs, events: Events::new()?, result: Mutex::new(None), ended: Condvar::new() })
+        Ok(Run {
+            jobs,
+            events: Events::new()?,
+            problem: Mutex::new(None),
+            result: Mutex::new(None),
+            ended: Condvar::new(),
+        })
+    }
+
+    /// Everything has ended.
+    pub(crate) fn end(&self) {
+        // Both at once: who has seen the event need not wait, and who has waited finds the event.
+        let mut result = lock(&self.result);
+        *result = Some(self.outcome());
+        self.events.push(None, EventKind::Finished);
+        drop(result);
+        self.ended.notify_all();
     }
 
     pub(crate) fn jobs(&self) -> &[Job] {
@@ -88,7 +110,8 @@ impl Run {
     fn outcome(&self) -> Result<()> {
         let errors = || self.jobs.iter().filter_map(Job::error);
         let own = errors().find(|error| error.kind() != ErrorKind::Cancelled);
-        own.or_else(|| errors().next()).map_or(Ok(()), Err)
+        let problem = || lock(&self.problem).clone();
+        own.or_else(problem).or_else(|| errors().next()).map_or(Ok(()), Err)
     }
 }
 
@@ -97,12 +120,14 @@ impl Work {
         run: Arc<Run>,
         copies: Vec<Copy>,
         targets: Vec<TargetFile>,
+        changes: Changes,
         journals: Vec<Journal>,
         completion: CompletionMode,
     ) -> Self {
         let targets = targets.into_iter().map(|target| Mutex::new(Some(target))).collect();
         let journals = journals.into_iter().map(|journal| Mutex::new(Some(journal))).collect();
-        Work { run, copies, targets, journals, completion, next_start: AtomicUsize::new(0) }
+        let changes = Mutex::new(changes);
+        Work { run, copies, targets, changes, journals, completion, next_start: AtomicUsize::new(0) }
     }
 
     /// The whole life of the transaction; always leaves a result.
@@ -124,12 +149,7 @@ impl Work {
             }
         }
         drop(self);
-        // Both at once: who has seen the event need not wait, and who has waited finds the event.
-        let mut result = lock(&run.result);
-        *result = Some(run.outcome());
-        run.events.push(None, EventKind::Finished);
-        drop(result);
-        run.ended.notify_all();
+        run.end();
     }
 
     fn copy_all(&self) -> Result<()> {
@@ -229,7 +249,8 @@ impl Work {
         }
         for group in self.groups() {
             let left = group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?)));
-            let targets: Vec<_> = left.collect();
+            let mut targets: Vec<_> = left.collect();
+            targets.extend(self.take_overlays(&group));
             // Only behind them: until they are gone the journal leads to the temporary files.
             if let Some(journal) = lock(self.journal(group[0])).take() {
                 Commit { journal, targets, staged: Vec::new() }.take_back();
@@ -287,7 +308,7 @@ impl Work {
                 job.set_partial(end);
                 let bitmap = match problems.first() {
                     None => format!("and {name} has the rest"),
-                    Some((_, error)) => format!("but taking it out of {name} failed ({error})"),
+                    Some(Problem { error, .. }) => format!("but taking it out of {name} failed ({error})"),
                 };
                 job.explain(format!(
                     "the partial target '{target}' was kept, up to byte {end} of the disk, {bitmap}"
@@ -302,8 +323,11 @@ impl Work {
         match self.try_commit(group, None) {
             Err((index, error)) => self.fail(index, error),
             Ok(problems) => {
-                for (index, error) in problems {
-                    self.copies[index].job().fail(error);
+                for Problem { jobs, error } in problems {
+                    if jobs.is_empty() {
+                        lock(&self.run.problem).get_or_insert(error.clone());
+                    }
+                    jobs.iter().for_each(|index| self.copies[*index].job().fail(error.clone()));
                 }
             }
         }
@@ -311,18 +335,20 @@ impl Work {
 
     /// The same; with `partial`, of one target that has only that. Fails if nothing has changed; tells which bitmaps may
     /// not have changed although the targets are there.
-    fn try_commit(
-        &self,
-        group: &[usize],
-        partial: Option<Partial>,
-    ) -> Result<Vec<(usize, Error)>, (usize, Error)> {
-        let targets: Vec<_> =
+    fn try_commit(&self, group: &[usize], partial: Option<Partial>) -> Result<Vec<Problem>, (usize, Error)> {
+        let mut targets: Vec<_> =
             group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?))).collect();
         let journal = group.first().and_then(|index| lock(self.journal(*index)).take());
         // Committed when its job was done, or failed then.
         let (Some(journal), false) = (journal, targets.is_empty()) else { return Ok(Vec::new()) };
-        match self.stage(group, partial) {
-            Ok(staged) => Commit { journal, targets, staged }.carry_out(),
+        let staged = self.stage(group, partial);
+        targets.extend(self.take_overlays(group));
+        match staged {
+            Ok(staged) => {
+                let problems = Commit { journal, targets, staged }.carry_out()?;
+                lock(&self.changes).done();
+                Ok(problems)
+            }
             Err(failed) => {
                 Commit { journal, targets, staged: Vec::new() }.take_back();
                 Err(failed)
@@ -330,33 +356,55 @@ impl Work {
         }
     }
 
-    /// Stages the bitmaps of a group, those of one disk together.
+    /// The files of overlays, which belong to the first job of the only group.
+    fn take_overlays(&self, group: &[usize]) -> Vec<(usize, TargetFile)> {
+        let files = lock(&self.changes).take_files();
+        files.into_iter().map(|file| (group[0], file)).collect()
+    }
+
+    /// Stages the bitmaps of a group, those of one disk together, and writes what its other actions make.
     fn stage(
         &self,
         group: &[usize],
         mut partial: Option<Partial>,
     ) -> Result<Vec<StagedDisk>, (usize, Error)> {
-        let mut disks: Vec<(&Disk, Vec<usize>, Vec<BitmapChange>)> = Vec::new();
-        for &index in group {
-            let copy = &self.copies[index];
-            let Some(bitmap) = copy.bitmap() else { continue };
-            let changes = match partial.take() {
+        let changes = lock(&self.changes);
+        let mut disks: Vec<(&Disk, Vec<usize>, Vec<BitmapChange>)> =
+            changes.of_bitmaps().map(|(disk, list)| (disk, Vec::new(), list.to_vec())).collect();
+        let with_bitmap = |index: &usize| Some((*index, self.copies[*index].bitmap()?));
+        let mut bitmaps: Vec<_> = group.iter().filter_map(with_bitmap).collect();
+        // From the back, so that each goes into its place in the list.
+        bitmaps.sort_by_key(|(_, bitmap)| Reverse(bitmap.position()));
+        for (index, bitmap) in bitmaps {
+            let list = match partial.take() {
                 Some(Partial { rest, .. }) => bitmap.replace(rest),
                 None => bitmap.clear(),
             };
+            if let Some(overlay) = changes.overlay_of(bitmap.disk()) {
+                // In memory: nobody has seen it yet.
+                overlay.disk().change_kept_bitmaps(&list).map_err(|error| (index, error))?;
+                continue;
+            }
             match disks.iter_mut().find(|(disk, ..)| disk.is_same(bitmap.disk())) {
-                Some((_, jobs, list)) => {
+                Some((_, jobs, all)) => {
                     jobs.push(index);
-                    list.extend(changes);
+                    let at = bitmap.position().min(all.len());
+                    all.splice(at..at, list);
                 }
-                None => disks.push((bitmap.disk(), vec![index], changes)),
+                None => disks.push((bitmap.disk(), vec![index], list)),
             }
         }
+        changes.write_overlays().map_err(|error| (group[0], error))?;
+        disks.sort_by_key(|(disk, ..)| disk.staging_order());
         let stage = |(disk, jobs, changes): (&Disk, Vec<usize>, Vec<BitmapChange>)| {
-            let text = || self.copies[jobs[0]].bitmap().map(BusyBitmap::text).unwrap_or_default();
+            let bitmap = jobs.first().and_then(|index| self.copies[*index].bitmap());
+            let text = bitmap.map_or_else(|| format!("'{}'", disk.path().display()), BusyBitmap::text);
             match disk.stage_kept_bitmaps(&changes) {
                 Ok(bitmaps) => Ok(StagedDisk { jobs, bitmaps }),
-                Err(error) => Err((jobs[0], error.within(format!("cannot change {}", text())))),
+                Err(error) => {
+                    let index = jobs.first().copied().unwrap_or(group[0]);
+                    Err((index, error.within(format!("cannot change {text}"))))
+                }
             }
         };
         disks.into_iter().map(stage).collect()

@@ -1,0 +1,106 @@
+//! What the actions other than backups make of disks, from the plan to the commit.
+
+use std::path::PathBuf;
+
+use super::{
+    commit::{Commit, Problem, StagedDisk},
+    journal::Journal,
+    overlay::Overlay,
+};
+use crate::{
+    bitmap::BitmapChange,
+    disk::{Disk, Pinned},
+    error::Result,
+    image::{Existing, create::TargetFile},
+};
+
+/// What becomes of one disk.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) disk: Disk,
+    /// Changes of its own bitmaps, in order.
+    pub(super) bitmaps: Vec<BitmapChange>,
+    /// The image on top of it.
+    pub(super) overlay: Option<Overlay>,
+    pub(super) _pinned: Pinned,
+}
+
+/// What becomes of all disks of a list, with the files for it: decided together.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    list: Vec<Change>,
+    /// The files of overlays, in their order.
+    files: Vec<TargetFile>,
+}
+
+/// The names under which the overlays of some changes are made.
+pub(super) fn temporary_names(list: &[Change]) -> Vec<PathBuf> {
+    overlays(list).map(|(_, overlay)| TargetFile::temporary_name(overlay.path())).collect()
+}
+
+fn overlays(list: &[Change]) -> impl Iterator<Item = (&Disk, &Overlay)> {
+    list.iter().filter_map(|change| Some((&change.disk, change.overlay.as_ref()?)))
+}
+
+impl Changes {
+    /// Creates the files, still empty, under `names`, which a journal leads to.
+    pub(super) fn begin(list: Vec<Change>, names: &[PathBuf]) -> Result<Self> {
+        let create = |((disk, overlay), name): ((&Disk, &Overlay), &PathBuf)| {
+            let storage = disk.image().storage().clone();
+            TargetFile::create_as(storage, overlay.path(), name.clone(), Existing::Refuse)
+        };
+        let files = overlays(&list).zip(names).map(create).collect::<Result<_>>()?;
+        Ok(Changes { list, files })
+    }
+
+    /// The overlay that lives in memory as this disk.
+    pub(super) fn overlay_of(&self, disk: &Disk) -> Option<&Overlay> {
+        overlays(&self.list).map(|(_, overlay)| overlay).find(|overlay| overlay.disk().is_same(disk))
+    }
+
+    /// The changes of each disk's own bitmaps.
+    pub(super) fn of_bitmaps(&self) -> impl Iterator<Item = (&Disk, &[BitmapChange])> {
+        let changed = self.list.iter().filter(|change| !change.bitmaps.is_empty());
+        changed.map(|change| (&change.disk, change.bitmaps.as_slice()))
+    }
+
+    /// Writes the overlays, durably, under their temporary names.
+    pub(super) fn write_overlays(&self) -> Result<()> {
+        overlays(&self.list).zip(&self.files).try_for_each(|((_, overlay), file)| overlay.write(file.file()))
+    }
+
+    /// The files of the overlays, which a commit publishes.
+    pub(super) fn take_files(&mut self) -> Vec<TargetFile> {
+        std::mem::take(&mut self.files)
+    }
+
+    /// Everything is decided: the disks go on in their overlays.
+    pub(super) fn done(&self) {
+        overlays(&self.list).for_each(|(disk, overlay)| disk.cover(overlay.path()));
+    }
+
+    /// Commits them alone.
+    pub(super) fn commit(mut self, journal: Journal) -> Result<()> {
+        let staged = self.write_overlays().and_then(|()| {
+            let mut disks: Vec<_> = self.of_bitmaps().collect();
+            disks.sort_by_key(|(disk, _)| disk.staging_order());
+            let stage = |(disk, changes): (&Disk, &[BitmapChange])| {
+                let bitmaps = disk.stage_kept_bitmaps(changes)?;
+                Ok(StagedDisk { jobs: Vec::new(), bitmaps })
+            };
+            disks.into_iter().map(stage).collect::<Result<Vec<_>>>()
+        });
+        let targets = self.take_files().into_iter().map(|file| (0, file)).collect();
+        match staged {
+            Ok(staged) => {
+                let problems = Commit { journal, targets, staged }.carry_out().map_err(|(_, error)| error)?;
+                self.done();
+                problems.into_iter().next().map_or(Ok(()), |Problem { error, .. }| Err(error))
+            }
+            Err(error) => {
+                Commit { journal, targets, staged: Vec::new() }.take_back();
+                Err(error)
+            }
+        }
+    }
+}

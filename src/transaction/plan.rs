@@ -1,0 +1,276 @@
+//! The list of a transaction, gone through once before anything is touched: each action is checked against the disks as
+//! the actions before it leave them, and what it does is remembered.
+
+use std::path::PathBuf;
+
+use super::{Action, CompletionMode, MergeFrom, OverlayOptions, changes::Change, overlay::Overlay};
+use crate::{
+    bitmap::{BitmapChange, DirtyBitmap, MergeSource, Purpose},
+    disk::{Disk, Pinned},
+    error::{Error, ErrorKind, Result},
+    format::text::printable,
+    image::{Existing, Sharing},
+    job::{Backup, BitmapMode, BitmapView, NewFile, Prepared, check_together, prepare},
+};
+
+/// What a list comes to.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// In the order of the list.
+    pub(super) backups: Vec<Prepared>,
+    sites: Vec<Site>,
+    completion: CompletionMode,
+}
+
+/// A disk, and what the actions so far make of it.
+#[derive(Debug)]
+struct Site {
+    disk: Disk,
+    pinned: Pinned,
+    /// Changes of its own bitmaps.
+    bitmaps: Vec<BitmapChange>,
+    /// The image on top of it, from the external snapshot on.
+    overlay: Option<Overlay>,
+    /// The bitmaps of the image on top that backups go by.
+    used: Vec<Used>,
+}
+
+#[derive(Debug)]
+struct Used {
+    name: Vec<u8>,
+    /// It becomes clean when the backup is done.
+    changes: bool,
+    /// Its place in the list, from 1.
+    action: usize,
+}
+
+impl Plan {
+    /// Goes through a list. Nothing is changed, whatever comes of it.
+    pub(super) fn new(actions: Vec<Action>, completion: CompletionMode) -> Result<Self> {
+        let count = actions.len();
+        let mut plan = Plan { backups: Vec::new(), sites: Vec::new(), completion };
+        for (index, action) in actions.into_iter().enumerate() {
+            let kind = action.kind();
+            plan.add(action, index + 1).map_err(|error| match count {
+                1 => error,
+                _ => error.within(format!("action {} ({kind})", index + 1)),
+            })?;
+        }
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn add(&mut self, action: Action, number: usize) -> Result<()> {
+        match action {
+            Action::Backup(backup) => self.back_up(backup, number),
+            Action::Bitmap { disk, change } => self.change_bitmap(&disk, change),
+            Action::Merge { disk, name, sources } => {
+                let sources =
+                    sources.into_iter().map(|from| self.merge_source(&disk, from)).collect::<Result<_>>()?;
+                self.change_bitmap(&disk, BitmapChange::Merge { name, sources })
+            }
+            Action::ExternalSnapshot { disk, overlay, options } => self.cover(&disk, overlay, &options),
+            Action::Abort => {
+                Err(Error::new(ErrorKind::Cancelled, "it makes the transaction fail; nothing was done"))
+            }
+        }
+    }
+
+    /// The place of a disk, which stays as it is from now on.
+    fn site(&mut self, disk: &Disk) -> Result<&mut Site> {
+        let index = match self.sites.iter().position(|site| site.disk.is_same(disk)) {
+            Some(index) => index,
+            None => {
+                let pinned = disk.pin()?;
+                let (bitmaps, used) = (Vec::new(), Vec::new());
+                self.sites.push(Site { disk: disk.clone(), pinned, bitmaps, overlay: None, used });
+                self.sites.len() - 1
+            }
+        };
+        Ok(&mut self.sites[index])
+    }
+
+    fn back_up(&mut self, backup: Backup, action: usize) -> Result<()> {
+        let individual = self.completion == CompletionMode::Individual;
+        let site = self.site(&backup.source.clone())?;
+        let name = backup.options.bitmap.clone();
+        let prepared = prepare(backup, site.view())?;
+        if let Some(name) = name {
+            let changes = prepared.bitmap.is_some();
+            if changes && individual && site.overlay.is_some() {
+                let text = format!(
+                    "bitmap '{}' lies in the overlay of an earlier action, and would change only when the backup \
+                     is done; use grouped completion",
+                    printable(&name)
+                );
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+            site.used.push(Used { name, changes, action });
+        }
+        self.backups.push(prepared);
+        Ok(())
+    }
+
+    fn change_bitmap(&mut self, disk: &Disk, change: BitmapChange) -> Result<()> {
+        let completion = self.completion;
+        let site = self.site(disk)?;
+        site.refuse_used(&change, completion)?;
+        match &site.overlay {
+            Some(overlay) => overlay.disk().change_kept_bitmaps(&[change]),
+            None => {
+                site.bitmaps.push(change);
+                site.disk.validate_bitmaps(&site.bitmaps)
+            }
+        }
+    }
+
+    fn merge_source(&mut self, disk: &Disk, from: MergeFrom) -> Result<MergeSource> {
+        let loaded = match from {
+            MergeFrom::Own(name) => return Ok(MergeSource::Name(name)),
+            MergeFrom::Below(name) => self.site(disk)?.bitmap_below(&name)?,
+            MergeFrom::Other(other, name) => {
+                let completion = self.completion;
+                self.site(&other)?.bitmap(&name, completion)?
+            }
+        };
+        Ok(MergeSource::Loaded(loaded))
+    }
+
+    fn cover(&mut self, disk: &Disk, path: PathBuf, options: &OverlayOptions) -> Result<()> {
+        let site = self.site(disk)?;
+        if let Some(overlay) = &site.overlay {
+            let text = format!(
+                "'{}' has the overlay '{}' by an earlier action already; take the next snapshot in a transaction \
+                 of its own",
+                disk.path().display(),
+                overlay.path().display()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if disk.options().sharing == Sharing::ForceShare {
+            let text =
+                format!("'{}' was opened with force-share: somebody may write it", disk.path().display());
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        disk.refuse_covered()?;
+        site.overlay = Some(Overlay::new(disk, &path, options)?);
+        // What was used so far are bitmaps of the image below, which nothing changes any more.
+        site.used.clear();
+        Ok(())
+    }
+
+    /// What can be said only of all actions together.
+    fn check(&self) -> Result<()> {
+        self.refuse_partial_groups()?;
+        for site in self.sites.iter().filter(|site| !site.bitmaps.is_empty()) {
+            site.disk.rehearse_bitmaps(&site.bitmaps)?;
+        }
+        let images: Vec<_> = self.sites.iter().map(|site| site.disk.image()).collect();
+        let disks = self.backups.iter().flat_map(Prepared::disks);
+        let overlays = self.sites.iter().zip(&images).filter_map(|(site, image)| {
+            let path = site.overlay.as_ref()?.path();
+            Some(NewFile { storage: &**image.storage(), path, existing: Existing::Refuse })
+        });
+        let files = self.backups.iter().map(Prepared::new_file).chain(overlays);
+        check_together(disks.chain(self.sites.iter().map(|site| &site.disk)), files)
+    }
+
+    /// A target that is kept after a failure, and the others not, would be some of all.
+    fn refuse_partial_groups(&self) -> Result<()> {
+        let alone = self.backups.len() == 1 && !self.sites.iter().any(Site::changes);
+        if self.completion == CompletionMode::Individual || alone {
+            return Ok(());
+        }
+        let always = |prepared: &&Prepared| prepared.backup.options.bitmap_mode == Some(BitmapMode::Always);
+        let Some(prepared) = self.backups.iter().find(always) else { return Ok(()) };
+        let text = format!(
+            "bitmap mode always would keep a part of the target '{}' after a failure, but several backups in a \
+             grouped transaction are all or none; use individual completion",
+            prepared.backup.target.display()
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
+    /// The backups, and what the other actions make of each disk.
+    pub(super) fn into_parts(self) -> (Vec<Prepared>, Vec<Change>) {
+        let changed = self.sites.into_iter().filter(Site::changes);
+        let change = |site: Site| {
+            let Site { disk, pinned, bitmaps, overlay, .. } = site;
+            Change { disk, bitmaps, overlay, _pinned: pinned }
+        };
+        (self.backups, changed.map(change).collect())
+    }
+}
+
+impl Site {
+    fn changes(&self) -> bool {
+        !self.bitmaps.is_empty() || self.overlay.is_some()
+    }
+
+    /// The bitmaps of the image on top, as they are by now.
+    fn view(&self) -> BitmapView<'_> {
+        match &self.overlay {
+            Some(overlay) => BitmapView { disk: overlay.disk(), before: &[] },
+            None => BitmapView { disk: &self.disk, before: &self.bitmaps },
+        }
+    }
+
+    fn bitmap(&self, name: &[u8], completion: CompletionMode) -> Result<DirtyBitmap> {
+        if let Some(used) = self.used.iter().find(|used| used.changes && used.name == name) {
+            return Err(used.error(completion));
+        }
+        let BitmapView { disk, before } = self.view();
+        disk.bitmap_after(before, name, Purpose::Look)
+    }
+
+    fn bitmap_below(&self, name: &[u8]) -> Result<DirtyBitmap> {
+        match &self.overlay {
+            Some(_) => self.disk.bitmap_after(&self.bitmaps, name, Purpose::Look),
+            None => self.disk.bitmap_below(name),
+        }
+    }
+
+    /// Refuses to change a bitmap that an earlier backup goes by, unless both are decided together and the order says
+    /// what is meant; and to merge from one that the backup will change.
+    fn refuse_used(&mut self, change: &BitmapChange, completion: CompletionMode) -> Result<()> {
+        let names = change.names();
+        let target = match change {
+            BitmapChange::Merge { name, .. } => vec![name],
+            _ => names.clone(),
+        };
+        let in_use =
+            |used: &&Used| target.contains(&&used.name) || used.changes && names.contains(&&used.name);
+        let Some(used) = self.used.iter().find(in_use) else {
+            // A new one is nobody's, and others' bitmaps are those of the disk.
+            let is_new = matches!(change, BitmapChange::Add { .. });
+            return if is_new || self.overlay.is_some() { Ok(()) } else { self.disk.refuse_busy(&target) };
+        };
+        let is_simple = matches!(
+            change,
+            BitmapChange::Clear { .. } | BitmapChange::Remove { .. } | BitmapChange::Record { .. }
+        );
+        if is_simple && completion == CompletionMode::Grouped && self.overlay.is_none() {
+            if let BitmapChange::Remove { name } = change {
+                self.used.retain(|used| used.name != *name);
+            }
+            return Ok(());
+        }
+        Err(used.error(completion))
+    }
+}
+
+impl Used {
+    fn error(&self, completion: CompletionMode) -> Error {
+        let (name, action) = (printable(&self.name), self.action);
+        let text = match completion {
+            CompletionMode::Individual => format!(
+                "bitmap '{name}' is in use by the backup of action {action}, which may fail when this is done; put \
+                 this before it, or use grouped completion"
+            ),
+            CompletionMode::Grouped => {
+                format!("bitmap '{name}' is in use by the backup of action {action}; put this before it")
+            }
+        };
+        Error::new(ErrorKind::WrongState, text)
+    }
+}
