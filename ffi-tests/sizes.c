@@ -8,6 +8,8 @@ _Static_assert(sizeof(hol_disk_details) == 112, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 48, "hol_bitmap_details");
 _Static_assert(sizeof(hol_bitmap_options) == 24, "hol_bitmap_options");
 _Static_assert(sizeof(hol_bitmap_change) == 64, "hol_bitmap_change");
+_Static_assert(sizeof(hol_merge_source) == 32, "hol_merge_source");
+_Static_assert(sizeof(hol_overlay_options) == 24, "hol_overlay_options");
 _Static_assert(sizeof(hol_extent) == 40, "hol_extent");
 _Static_assert(sizeof(hol_event) == 48, "hol_event");
 _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
@@ -32,6 +34,7 @@ _Static_assert(HOL_RECORDING_ENABLED == 0, "bitmap");
 _Static_assert(HOL_SYNC_DEFAULT == 0 && HOL_BITMAP_MODE_DEFAULT == 0 && HOL_COMPRESSION_NONE == 0, "backup");
 _Static_assert(HOL_EXISTING_REFUSE == 0 && HOL_ZERO_DETECTION_ON == 0, "backup");
 _Static_assert(HOL_COMPAT_1_1 == 0 && HOL_PREALLOCATION_OFF == 0, "create");
+_Static_assert(HOL_LAYER_TOP == 0, "merge");
 _Static_assert(HOL_COMPLETION_GROUPED == 0, "all or none unless asked otherwise");
 
 /* Numbers are never given anew. */
@@ -69,6 +72,8 @@ int main(void)
     SAME_SIZE(hol_bitmap_details);
     SAME_SIZE(hol_bitmap_options);
     SAME_SIZE(hol_bitmap_change);
+    SAME_SIZE(hol_merge_source);
+    SAME_SIZE(hol_overlay_options);
     SAME_SIZE(hol_extent);
     SAME_SIZE(hol_event);
     SAME_SIZE(hol_report);

@@ -447,6 +447,16 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_CHANGE_MERGE 7
 
 /**
+ * The image on top of the disk at that point of the list. The default.
+ */
+#define HOL_LAYER_TOP 0
+
+/**
+ * The image below that: behind an external snapshot, the disk as it was before.
+ */
+#define HOL_LAYER_BELOW 1
+
+/**
  * The job has not begun.
  */
 #define HOL_JOB_CREATED 1
@@ -955,6 +965,53 @@ typedef struct hol_backup_options {
    */
   uint32_t zero_detection;
 } hol_backup_options;
+
+/**
+ * A bitmap to merge from, for hol_action_bitmap_merge(). Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
+ * does) and name. Texts belong to the caller and are copied.
+ */
+typedef struct hol_merge_source {
+  /**
+   * sizeof(hol_merge_source)
+   */
+  size_t struct_size;
+  /**
+   * The name of the bitmap.
+   */
+  const char *name;
+  /**
+   * Another disk, of the same size, whose top image has the bitmap; NULL: the disk whose bitmap changes.
+   */
+  const struct hol_disk *disk;
+  /**
+   * HOL_LAYER_*; with another disk HOL_LAYER_TOP.
+   */
+  uint32_t layer;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_merge_source;
+
+/**
+ * How hol_action_external_snapshot() makes the new image. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
+ * does); zero in every other field is the default.
+ */
+typedef struct hol_overlay_options {
+  /**
+   * sizeof(hol_overlay_options)
+   */
+  size_t struct_size;
+  /**
+   * Bytes of a cluster: a power of two from 512 to 2 MiB; 0: 64 KiB.
+   */
+  uint64_t cluster_size;
+  /**
+   * The name of the disk's image as the new one records it, relative to the new one's folder; NULL: the file's name if
+   * both are in one folder, else its whole path.
+   */
+  const char *backing_name;
+} hol_overlay_options;
 
 /**
  * What a job copied. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills the rest.
@@ -1519,11 +1576,108 @@ struct hol_action *hol_action_backup(struct hol_disk *source,
                                      const struct hol_backup_options *options);
 
 /**
+ * Makes the action that fails: nothing of the list is done. For tests of what comes before it.
+ *
+ * Returns NULL on failure: HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE struct hol_action *hol_action_abort(void);
+
+/**
  * Frees an action that was not added to a transaction. NULL is allowed and does nothing.
  *
  * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
  */
 void hol_action_free(struct hol_action *action);
+
+/**
+ * Makes the action that adds a clean bitmap called `name` to the image that is on top of the disk at that point of the
+ * list. `options` may be NULL. Errors of the start: as hol_bitmap_add().
+ *
+ * Returns NULL on failure: HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as
+ * hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_bitmap_add(struct hol_disk *disk,
+                                         const char *name,
+                                         const struct hol_bitmap_options *options);
+
+/**
+ * Makes the action that removes the bitmap called `name`; also one that cannot be used. Errors of the start: as
+ * hol_bitmap_remove().
+ *
+ * Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_bitmap_remove(struct hol_disk *disk,
+                                            const char *name);
+
+/**
+ * Makes the action that makes all of the bitmap called `name` clean. Errors of the start: as
+ * hol_bitmap_clear().
+ *
+ * Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE struct hol_action *hol_action_bitmap_clear(struct hol_disk *disk, const char *name);
+
+/**
+ * Makes the action that lets the bitmap called `name` record from then on. Errors of the start: as
+ * hol_bitmap_enable().
+ *
+ * Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE struct hol_action *hol_action_bitmap_enable(struct hol_disk *disk, const char *name);
+
+/**
+ * Makes the action that lets the bitmap called `name` not record from then on. Errors of the start: as
+ * hol_bitmap_disable().
+ *
+ * Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE struct hol_action *hol_action_bitmap_disable(struct hol_disk *disk, const char *name);
+
+/**
+ * Makes the action that makes everything dirty in the bitmap called `name` that is dirty in one of the `source_count`
+ * bitmaps `sources`, as they are at that point of the list. All structures have the same struct_size, which is also the
+ * distance from one to the next. Errors of the start: as hol_bitmap_merge_from().
+ *
+ * Returns NULL on failure: HOL_ERR_INVALID_ARGUMENT (no source, or a field of one), HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise
+ * as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_bitmap_merge(struct hol_disk *disk,
+                                           const char *name,
+                                           const struct hol_merge_source *sources,
+                                           size_t source_count);
+
+/**
+ * Makes the action that puts a new image at `overlay` on top of the disk; later actions on the disk are about that.
+ * `options` may be NULL. When the transaction is done the disk goes on there: close it, and open `overlay`. Errors of the
+ * start: HOL_ERR_EXISTS, HOL_ERR_NOT_FOUND (its folder), HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_UNSUPPORTED (a second
+ * one for the same disk), HOL_ERR_WRONG_STATE (the disk has one already), HOL_ERR_IO, HOL_ERR_NO_SPACE.
+ *
+ * Returns NULL on failure: HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as
+ * hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_external_snapshot(struct hol_disk *disk,
+                                                const char *overlay,
+                                                const struct hol_overlay_options *options);
 
 /**
  * Writes the job's status, HOL_JOB_*, to `*status`. Later versions may add statuses.
@@ -1611,7 +1765,7 @@ int hol_txn_set_journal(struct hol_txn *txn,
  * Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
  * be used or freed after this call.
  *
- * When `action` is NULL because hol_action_backup() has just failed in this thread, that failure is returned and stays
+ * When `action` is NULL because its constructor has just failed in this thread, that failure is returned and stays
  * the last error, so that the two calls can be nested.
  *
  * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC, and those of the action's constructor.
@@ -1624,9 +1778,10 @@ int hol_txn_add(struct hol_txn *txn,
 
 /**
  * Starts a transaction: everything is checked, then the jobs run in the library's own threads. Returns when the point in
- * time of the copies is taken. A transaction whose start failed has changed nothing and can only be freed.
+ * time of the copies is taken; without a backup among the actions, when all is done. A transaction whose start failed has
+ * changed nothing and can only be freed.
  *
- * Errors: HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
+ * Errors: HOL_ERR_CANCELLED (hol_action_abort()), HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
  * HOL_ERR_BITMAP_UNUSABLE, HOL_ERR_INVALID_ARGUMENT, HOL_ERR_UNSUPPORTED, HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_LIMIT,
  * HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
  *

@@ -1,5 +1,5 @@
 //! Transactions of more than backups: each list does what its order says, all of it or nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::single_range_in_vec_init)]
 
 use std::{
     collections::BTreeMap,

@@ -10,6 +10,7 @@ The package needs nothing but the shared library: HOLSTEIN_LIBRARY names it, els
 source tree or in the system is used. Every failure is a `HolsteinError`.
 """
 
+from ._actions import Below
 from ._bitmap_changes import BitmapChanges
 from ._disk import BitmapInfo, Disk, DiskInfo, Extent
 from ._error import HolsteinError
@@ -18,6 +19,7 @@ from ._recover import Recovered, recover
 from ._transaction import Event, Job, Report, Transaction
 
 __all__ = [
+    "Below",
     "BitmapChanges",
     "BitmapInfo",
     "Disk",

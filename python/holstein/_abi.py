@@ -52,6 +52,7 @@ CHOICES = {
     "EXISTING": ("refuse", "overwrite"),
     "ZERO_DETECTION": ("on", "off"),
     "COMPLETION": ("grouped", "individual"),
+    "LAYER": ("top", "below"),
 }
 
 #: HOL_JOB_* and HOL_EVENT_*, which begin at 1.
@@ -194,6 +195,28 @@ class BitmapChange(_Sized):
     ]
 
 
+class MergeSource(_Sized):
+    """hol_merge_source"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("disk", c_void_p),
+        ("layer", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class OverlayOptions(_Sized):
+    """hol_overlay_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("cluster_size", c_uint64),
+        ("backing_name", c_char_p),
+    ]
+
+
 class Extent(_Sized):
     """hol_extent"""
 
@@ -283,6 +306,8 @@ STRUCTURES = {
     "hol_bitmap_details": BitmapDetails,
     "hol_bitmap_options": BitmapOptions,
     "hol_bitmap_change": BitmapChange,
+    "hol_merge_source": MergeSource,
+    "hol_overlay_options": OverlayOptions,
     "hol_extent": Extent,
     "hol_event": Event,
     "hol_report": Report,
@@ -329,6 +354,14 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_bitmap_merge_from": (c_int, (c_void_p, c_char_p, c_void_p, c_char_p)),
     "hol_bitmap_apply": (c_int, (c_void_p, POINTER(BitmapChange), c_size_t)),
     "hol_action_backup": (c_void_p, (c_void_p, c_char_p, POINTER(BackupOptions))),
+    "hol_action_abort": (c_void_p, ()),
+    "hol_action_bitmap_add": (c_void_p, (c_void_p, c_char_p, POINTER(BitmapOptions))),
+    "hol_action_bitmap_remove": (c_void_p, (c_void_p, c_char_p)),
+    "hol_action_bitmap_clear": (c_void_p, (c_void_p, c_char_p)),
+    "hol_action_bitmap_enable": (c_void_p, (c_void_p, c_char_p)),
+    "hol_action_bitmap_disable": (c_void_p, (c_void_p, c_char_p)),
+    "hol_action_bitmap_merge": (c_void_p, (c_void_p, c_char_p, POINTER(MergeSource), c_size_t)),
+    "hol_action_external_snapshot": (c_void_p, (c_void_p, c_char_p, POINTER(OverlayOptions))),
     "hol_action_free": (None, (c_void_p,)),
     "hol_txn_new": (c_void_p, ()),
     "hol_txn_set_completion": (c_int, (c_void_p, c_uint32)),

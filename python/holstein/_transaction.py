@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Iterator
 
 from . import _abi
+from ._actions import Actions
 from ._disk import Disk
 from ._error import HolsteinError
 from ._library import Path, check, choice, last_error, lib, name_bytes, path_bytes
@@ -87,8 +88,8 @@ class Job:
         lib.hol_job_free(self._handle)
 
 
-class Transaction:
-    """Backups that take effect together: all or none with completion "grouped", each for itself with "individual".
+class Transaction(Actions):
+    """Backups and other actions that take effect together: all or none with completion "grouped", each for itself with "individual".
 
     In a `with` statement the transaction is run at the end of the block, unless `start` was called in it, and waited for;
     an exception in the block cancels it.

@@ -2,15 +2,15 @@
 
 use std::ffi::c_char;
 
-use super::boundary::{Handle, Poison, as_path, boundary, give, handle, options, take, text};
+use super::boundary::{Failure, Handle, Poison, as_path, boundary, give, handle, options, take, text};
 use super::disk::hol_disk;
 use super::error::note_action_made;
 use super::options::hol_backup_options;
-use crate::Backup;
+use crate::{Action, Backup};
 
 /// One step of a transaction, not yet run. It belongs to one thread at a time.
 pub struct hol_action {
-    pub(super) backup: Backup,
+    pub(super) action: Action,
     poison: Poison,
 }
 
@@ -18,6 +18,13 @@ impl Handle for hol_action {
     fn poison(&self) -> &Poison {
         &self.poison
     }
+}
+
+/// Gives the caller a new action; on a failure nothing, which hol_txn_add() will report.
+pub(super) fn make(build: impl FnOnce() -> Result<Action, Failure>) -> *mut hol_action {
+    let action = boundary(|| Ok(give(hol_action { action: build()?, poison: Poison::default() })));
+    note_action_made(!action.is_null());
+    action
 }
 
 /// Makes the action that copies `source` to a new image file at `target`. Nothing is checked against the disk or the
@@ -37,16 +44,25 @@ pub unsafe extern "C" fn hol_action_backup(
     target: *const c_char,
     options: *const hol_backup_options,
 ) -> *mut hol_action {
-    let action = boundary(|| {
+    make(|| {
         // SAFETY: the arguments are as the header asks.
         let (source, target, options) = unsafe {
             (handle(source, "source")?, text(target, "target")?, self::options(options, "options")?.read()?)
         };
         let (source, target) = (source.disk.clone(), as_path(target).to_owned());
-        Ok(give(hol_action { backup: Backup { source, target, options }, poison: Poison::default() }))
-    });
-    note_action_made(!action.is_null());
-    action
+        Ok(Backup { source, target, options }.into())
+    })
+}
+
+/// Makes the action that fails: nothing of the list is done. For tests of what comes before it.
+///
+/// Returns NULL on failure: HOL_ERR_PANIC. Otherwise as hol_action_backup().
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub extern "C" fn hol_action_abort() -> *mut hol_action {
+    make(|| Ok(Action::Abort))
 }
 
 /// Frees an action that was not added to a transaction. NULL is allowed and does nothing.

@@ -77,7 +77,7 @@ unsafe impl Grows for hol_bitmap_options {}
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
 unsafe impl Grows for hol_bitmap_change {}
 
-fn recording(field: &str, value: u32) -> Result<Recording, Failure> {
+pub(super) fn recording(field: &str, value: u32) -> Result<Recording, Failure> {
     let recordings =
         [(HOL_RECORDING_ENABLED, Recording::Enabled), (HOL_RECORDING_DISABLED, Recording::Disabled)];
     choice(field, value, &recordings)
@@ -104,7 +104,7 @@ fn merge(name: &CStr, sources: &[&CStr], source_disk: Option<&hol_disk>) -> Resu
     Ok(BitmapChange::Merge { name: bytes(name), sources })
 }
 
-fn bytes(name: &CStr) -> Vec<u8> {
+pub(super) fn bytes(name: &CStr) -> Vec<u8> {
     name.to_bytes().to_vec()
 }
 

@@ -17,6 +17,7 @@ mod boundary;
 mod kept;
 
 pub mod action;
+pub mod actions;
 pub mod bitmap;
 pub mod bitmap_change;
 pub mod create;

@@ -205,7 +205,7 @@ pub unsafe extern "C" fn hol_txn_set_journal(txn: *mut hol_txn, journal_dir: *co
 /// Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
 /// be used or freed after this call.
 ///
-/// When `action` is NULL because hol_action_backup() has just failed in this thread, that failure is returned and stays
+/// When `action` is NULL because its constructor has just failed in this thread, that failure is returned and stays
 /// the last error, so that the two calls can be nested.
 ///
 /// Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC, and those of the action's constructor.
@@ -217,16 +217,17 @@ pub unsafe extern "C" fn hol_txn_add(txn: *mut hol_txn, action: *mut hol_action)
     boundary(|| {
         // SAFETY: the arguments are as the header asks. The action comes first: it is taken also on failure.
         let (action, txn) = unsafe { (take(action), handle(txn, "txn")?) };
-        let backup = action.ok_or_else(|| no_action("action"))?.backup;
-        txn.plan(|planned| planned.add(backup))?;
+        let action = action.ok_or_else(|| no_action("action"))?.action;
+        txn.plan(|planned| planned.add(action))?;
         Ok(HOL_OK)
     })
 }
 
 /// Starts a transaction: everything is checked, then the jobs run in the library's own threads. Returns when the point in
-/// time of the copies is taken. A transaction whose start failed has changed nothing and can only be freed.
+/// time of the copies is taken; without a backup among the actions, when all is done. A transaction whose start failed has
+/// changed nothing and can only be freed.
 ///
-/// Errors: HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
+/// Errors: HOL_ERR_CANCELLED (hol_action_abort()), HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
 /// HOL_ERR_BITMAP_UNUSABLE, HOL_ERR_INVALID_ARGUMENT, HOL_ERR_UNSUPPORTED, HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_LIMIT,
 /// HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///

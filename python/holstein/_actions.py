@@ -1,0 +1,86 @@
+"""The actions of a transaction other than backups."""
+
+from __future__ import annotations
+
+from ctypes import byref, c_void_p
+from dataclasses import dataclass
+
+from . import _abi
+from ._bitmap_changes import recording
+from ._disk import Disk
+from ._library import Path, check, lib, name_bytes, path_bytes
+
+
+@dataclass(frozen=True)
+class Below:
+    """To merge from: a bitmap of the image below, which behind an external snapshot is the disk as it was before."""
+
+    name: str | bytes
+
+
+class Actions:
+    """What `Transaction` can do beside backups. Each action sees what those before it in the list did; a bitmap is one of
+    the image that is on top of the disk then."""
+
+    @property
+    def handle(self) -> c_void_p:
+        """The hol_txn, for calls of the library."""
+        raise NotImplementedError
+
+    def bitmap_add(
+        self, disk: Disk, name: str | bytes, *, granularity: int = 0, disabled: bool = False
+    ) -> None:
+        """A new, clean bitmap; granularity 0 is the library's choice."""
+        options = _abi.BitmapOptions(granularity=granularity, recording=recording(disabled))
+        self._add(lib.hol_action_bitmap_add(disk.handle, name_bytes(name), byref(options)))
+
+    def bitmap_remove(self, disk: Disk, name: str | bytes) -> None:
+        """The bitmap goes; also one that cannot be used."""
+        self._add(lib.hol_action_bitmap_remove(disk.handle, name_bytes(name)))
+
+    def bitmap_clear(self, disk: Disk, name: str | bytes) -> None:
+        """All of it becomes clean."""
+        self._add(lib.hol_action_bitmap_clear(disk.handle, name_bytes(name)))
+
+    def bitmap_enable(self, disk: Disk, name: str | bytes) -> None:
+        """It records writes from then on."""
+        self._add(lib.hol_action_bitmap_enable(disk.handle, name_bytes(name)))
+
+    def bitmap_disable(self, disk: Disk, name: str | bytes) -> None:
+        """It does not record writes from then on."""
+        self._add(lib.hol_action_bitmap_disable(disk.handle, name_bytes(name)))
+
+    def bitmap_merge(
+        self, disk: Disk, name: str | bytes, *sources: str | bytes | Below | tuple[Disk, str | bytes]
+    ) -> None:
+        """What is dirty in any of the sources becomes dirty in it too: a name, `Below(name)`, or (other disk, name)."""
+        array = (_abi.MergeSource * len(sources))(*map(_source, sources))
+        self._add(lib.hol_action_bitmap_merge(disk.handle, name_bytes(name), array, len(array)))
+
+    def external_snapshot(
+        self, disk: Disk, overlay: Path, *, cluster_size: int = 0, backing_name: Path | None = None
+    ) -> None:
+        """A new image on top of the disk; later actions on the disk are about that. When the transaction is done the disk
+        goes on there: close it, and open the overlay."""
+        options = _abi.OverlayOptions(
+            cluster_size=cluster_size,
+            backing_name=None if backing_name is None else path_bytes(backing_name),
+        )
+        self._add(lib.hol_action_external_snapshot(disk.handle, path_bytes(overlay), byref(options)))
+
+    def abort(self) -> None:
+        """The transaction will fail, with nothing done."""
+        self._add(lib.hol_action_abort())
+
+    def _add(self, action: int | None) -> None:
+        check(lib.hol_txn_add(self.handle, action))
+
+
+def _source(source: str | bytes | Below | tuple[Disk, str | bytes]) -> _abi.MergeSource:
+    layers = _abi.CHOICES["LAYER"]
+    if isinstance(source, Below):
+        return _abi.MergeSource(name=name_bytes(source.name), layer=layers.index("below"))
+    if isinstance(source, tuple):
+        disk, name = source
+        return _abi.MergeSource(name=name_bytes(name), disk=disk.handle)
+    return _abi.MergeSource(name=name_bytes(source))
