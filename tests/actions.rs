@@ -14,6 +14,8 @@ use holstein::{
     MergeFrom, OverlayOptions, Recording, SyncMode, Transaction,
 };
 
+#[path = "actions/command.rs"]
+mod command;
 #[path = "actions/individual.rs"]
 mod individual;
 #[path = "actions/order.rs"]

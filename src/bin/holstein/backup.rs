@@ -86,15 +86,43 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &BackupArgs) -> Result<ExitCode, Failure> {
     let specs = parse_disks(&args.disks)?;
     progress::catch_signals()?;
-    let outcome = copy(args, &specs);
-    if args.output == OutputFormat::Json {
-        output::print_json(&outcome.as_json(&specs))?;
-    } else if !args.quiet {
-        output::print(&outcome.summary(&specs))?;
-    }
-    match outcome.failure(&specs) {
-        None => Ok(ExitCode::SUCCESS),
-        Some(failure) => Err(failure),
+    Follower { all_or_none: !args.individual, quiet: args.quiet, output: args.output }
+        .follow(start(args, &specs), &specs)
+}
+
+/// How a transaction is followed to its end.
+pub(crate) struct Follower {
+    pub(crate) all_or_none: bool,
+    /// No bars and no summary.
+    pub(crate) quiet: bool,
+    pub(crate) output: OutputFormat,
+}
+
+impl Follower {
+    /// Waits for the end of a transaction, whose backups are `specs`, and tells how it went.
+    pub(crate) fn follow(
+        &self,
+        started: holstein::Result<RunningTransaction>,
+        specs: &[DiskSpec],
+    ) -> Result<ExitCode, Failure> {
+        let outcome = match started {
+            Err(error) => Outcome { disks: Vec::new(), error: Some(error) },
+            Ok(running) => {
+                let result = follow(&running, self.quiet);
+                let of = |job| DiskOutcome::of(job, &result, self.all_or_none);
+                let disks = running.jobs().iter().map(of).collect();
+                Outcome { disks, error: result.err() }
+            }
+        };
+        if self.output == OutputFormat::Json {
+            output::print_json(&outcome.as_json(specs))?;
+        } else if !self.quiet {
+            output::print(&outcome.summary(specs))?;
+        }
+        match outcome.failure(specs) {
+            None => Ok(ExitCode::SUCCESS),
+            Some(failure) => Err(failure),
+        }
     }
 }
 
@@ -111,27 +139,10 @@ fn parse_disks(texts: &[OsString]) -> Result<Vec<DiskSpec>, Failure> {
     Ok(specs)
 }
 
-/// Runs the transaction to its end.
-fn copy(args: &BackupArgs, specs: &[DiskSpec]) -> Outcome {
-    let running = match start(args, specs) {
-        Ok(running) => running,
-        Err(error) => return Outcome { disks: Vec::new(), error: Some(error) },
-    };
-    let result = follow(&running, args.quiet);
-    let all_or_none = !args.individual;
-    let disks = running.jobs().iter().map(|job| DiskOutcome::of(job, &result, all_or_none)).collect();
-    Outcome { disks, error: result.err() }
-}
-
 fn start(args: &BackupArgs, specs: &[DiskSpec]) -> holstein::Result<RunningTransaction> {
     let mut transaction = Transaction::new();
     if let Some(folder) = args.journal.as_deref().or_else(|| specs.first().map(DiskSpec::folder)) {
-        // Before the disks are open, and so locked. A folder that is not there is told by the transaction.
-        if let Ok(recovery) = recover(folder)
-            && !args.quiet
-        {
-            eprint!("{}", recovery_text::as_text(&recovery));
-        }
+        recover_first(folder, args.quiet);
         transaction.set_journal(folder);
     }
     transaction.set_completion(match args.individual {
@@ -149,6 +160,16 @@ fn start(args: &BackupArgs, specs: &[DiskSpec]) -> holstein::Result<RunningTrans
         transaction.add(Backup { source, target: spec.target.clone(), options: spec.options.clone() });
     }
     transaction.start()
+}
+
+/// Ends what a crash interrupted, before the disks are open, and so locked. A folder that is not there is told by the
+/// transaction.
+pub(crate) fn recover_first(folder: &Path, quiet: bool) {
+    if let Ok(recovery) = recover(folder)
+        && !quiet
+    {
+        eprint!("{}", recovery_text::as_text(&recovery));
+    }
 }
 
 /// Shows progress until the transaction is over, and cancels it when a signal asks for that.

@@ -33,7 +33,7 @@ const KEYS: [&str; 13] = [
 const SWITCHES: [&str; 2] = ["overwrite", "detect-zeroes"];
 
 /// One disk to back up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DiskSpec {
     /// The image to copy from.
     pub(crate) source: PathBuf,

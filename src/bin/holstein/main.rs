@@ -13,11 +13,13 @@ mod demo;
 mod disk_spec;
 mod failure;
 mod info;
+mod json_values;
 mod map;
 mod output;
 mod progress;
 mod recover;
 mod resize;
+mod transaction;
 mod write;
 
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ enum Command {
     Create(create::CreateArgs),
     Bitmap(bitmap::BitmapArgs),
     Backup(backup::BackupArgs),
+    Transaction(transaction::TransactionArgs),
     Recover(recover::RecoverArgs),
     Demo(demo::DemoArgs),
 }
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Create(args) => create::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
         Command::Backup(args) => backup::run(&args),
+        Command::Transaction(args) => transaction::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),
     }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use holstein::{BitmapChange, Recording};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::change::sources;
 use crate::{
     failure::{FAILED, Failure},
+    json_values::Values,
     output::{escape, escape_path},
 };
 
@@ -58,14 +59,13 @@ fn parse(text: &[u8]) -> Result<Vec<Step>, String> {
 }
 
 fn parse_step(value: Value) -> Result<Step, String> {
-    let Value::Object(values) = value else { return Err("it is not an object".into()) };
-    let mut values = Values(values);
+    let mut values = Values::of(value)?;
     let given = values.text("op")?;
     let Some((operation, keys)) = OPERATIONS.into_iter().find(|(operation, _)| *operation == given) else {
         let all = OPERATIONS.map(|(operation, _)| operation).join(", ");
         return Err(format!("unknown operation '{}'; there are {all}", escape(given.as_bytes())));
     };
-    values.refuse_unknown(operation, keys)?;
+    values.refuse_unknown(operation, &[&["op"], keys].concat())?;
     let name = values.text("name")?.into_bytes();
     let change = match operation {
         "add" => {
@@ -79,56 +79,11 @@ fn parse_step(value: Value) -> Result<Step, String> {
         "rename" => BitmapChange::Rename { name, to: values.text("to")?.into_bytes() },
         _ => {
             let sources = values.names("sources")?;
-            let from = if values.0.contains_key("from") { Some(values.text("from")?.into()) } else { None };
+            let from = values.optional_text("from")?.map(PathBuf::from);
             return Ok(Step::Merge { name, sources, from });
         }
     };
     Ok(Step::Change(change))
-}
-
-/// The keys of a step with their values.
-struct Values(Map<String, Value>);
-
-impl Values {
-    fn refuse_unknown(&self, operation: &str, keys: &[&str]) -> Result<(), String> {
-        match self.0.keys().find(|key| !keys.contains(&key.as_str())) {
-            None => Ok(()),
-            Some(key) => {
-                let (key, keys) = (escape(key.as_bytes()), keys.join(", "));
-                Err(format!("unknown key '{key}'; '{operation}' has op, {keys}"))
-            }
-        }
-    }
-
-    fn text(&mut self, key: &str) -> Result<String, String> {
-        match self.0.remove(key) {
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(format!("'{key}' is not a text")),
-            None => Err(format!("'{key}' is missing")),
-        }
-    }
-
-    fn number(&mut self, key: &str) -> Result<Option<u64>, String> {
-        let Some(value) = self.0.remove(key) else { return Ok(None) };
-        value.as_u64().map(Some).ok_or_else(|| format!("'{key}' is not a number of bytes"))
-    }
-
-    fn switch(&mut self, key: &str) -> Result<bool, String> {
-        let Some(value) = self.0.remove(key) else { return Ok(false) };
-        value.as_bool().ok_or_else(|| format!("'{key}' is neither true nor false"))
-    }
-
-    fn names(&mut self, key: &str) -> Result<Vec<Vec<u8>>, String> {
-        let Some(value) = self.0.remove(key) else { return Err(format!("'{key}' is missing")) };
-        let names = value.as_array().and_then(|values| {
-            values.iter().map(|value| value.as_str().map(|name| name.as_bytes().to_vec())).collect()
-        });
-        match names {
-            None => Err(format!("'{key}' is not an array of names")),
-            Some::<Vec<_>>(names) if names.is_empty() => Err(format!("'{key}' is empty")),
-            Some(names) => Ok(names),
-        }
-    }
 }
 
 #[cfg(test)]
