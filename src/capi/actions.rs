@@ -229,12 +229,12 @@ pub unsafe extern "C" fn hol_action_external_snapshot(
         // SAFETY: the arguments are as the header asks.
         let (disk, overlay, options) =
             unsafe { (handle(disk, "disk")?, text(overlay, "overlay")?, self::options(options, "options")?) };
-        let backing_name = match options.backing_name.is_null() {
-            true => None,
+        let backing_name = if options.backing_name.is_null() {
+            None
+        } else {
             // SAFETY: the arguments are as the header asks.
-            false => {
-                Some(as_path(unsafe { text(options.backing_name, "options->backing_name") }?).to_owned())
-            }
+            let name = unsafe { text(options.backing_name, "options->backing_name") }?;
+            Some(as_path(name).to_owned())
         };
         let cluster_size = (options.cluster_size != 0).then_some(options.cluster_size);
         let options = OverlayOptions { cluster_size, backing_name };
