@@ -39,7 +39,7 @@ mod strangers;
 
 use std::sync::OnceLock;
 
-use night::{Night, Recipe};
+use night::{Night, Other, Recipe};
 
 /// The tests of each group.
 macro_rules! nights {
@@ -100,6 +100,7 @@ nights! {
         name: "one",
         disks: &[("cluster_size=4k", 768)],
         backups: &[(0, "/backups/inc.qcow2", "a")],
+        others: &[],
         replaced: &[],
         journal: None,
     };
@@ -107,6 +108,7 @@ nights! {
         name: "two",
         disks: &[("cluster_size=4k", 768), ("cluster_size=64k", 1024)],
         backups: &[(0, "/backups/inc0.qcow2", "a"), (1, "/backups/inc1.qcow2", "b")],
+        others: &[],
         replaced: &["/backups/inc1.qcow2"],
         journal: None,
     };
@@ -122,6 +124,7 @@ nights! {
             (1, "/backups/two/inc.qcow2", "a"),
             (2, "/backups/inc2.qcow2", "b"),
         ],
+        others: &[],
         replaced: &["/backups/two/inc.qcow2"],
         journal: Some("/journals"),
     };
@@ -132,6 +135,20 @@ nights! {
             (0, "/backups/a.qcow2", "a"),
             (0, "/backups/b.qcow2", "b"),
             (1, "/backups/c.qcow2", "a"),
+        ],
+        others: &[],
+        replaced: &[],
+        journal: None,
+    };
+    mixed: Recipe {
+        name: "mixed",
+        disks: &[("cluster_size=4k", 512), ("cluster_size=64k", 768), ("cluster_size=2k", 512)],
+        backups: &[(0, "/backups/a.qcow2", "a")],
+        others: &[
+            Other::Disable(0, "b"),
+            Other::Clear(1, "a"),
+            Other::Overlay(1, "/images/over.qcow2"),
+            Other::Remove(2, "b"),
         ],
         replaced: &[],
         journal: None,

@@ -205,7 +205,7 @@ pub fn find_everything_durable(night: &Night) {
     let storage = night.storage();
     let (looked, seen) = (storage.clone(), Arc::new(AtomicUsize::new(0)));
     let sources: Vec<_> = night.disks.iter().map(|source| PathBuf::from(&source.path)).collect();
-    let targets: Vec<_> = night.backups.iter().map(|backup| backup.target).collect();
+    let targets: Vec<_> = night.new_files().collect();
     let count = seen.clone();
     storage.before_write(move |notice| {
         if notice.offset == 0 && sources.iter().any(|source| source == notice.path) {
@@ -223,7 +223,7 @@ pub fn find_everything_durable(night: &Night) {
     let recording = night.recording();
     let headers: Vec<usize> =
         (0..recording.operations().len()).filter(|at| ordered(night, &recording, *at)).collect();
-    assert_eq!(headers.len(), night.disks.len() + night.backups.len());
+    assert_eq!(headers.len(), night.disks.len() + night.new_files().count());
     let mut checked = 0;
     for killed in 0..=recording.operations().len() {
         let storage = recording.killed(killed).unwrap();
@@ -239,7 +239,7 @@ pub fn find_everything_durable(night: &Night) {
 fn ordered(night: &Night, recording: &Recording, at: usize) -> bool {
     let log = recording.operations();
     let sources: Vec<u64> = (0..night.disks.len()).map(|disk| night.inode(disk)).collect();
-    let is_final = |path: &Path| night.backups.iter().any(|b| Path::new(b.target) == path);
+    let is_final = |path: &Path| night.new_files().any(|file| Path::new(file) == path);
     let is_rename =
         |number: usize| matches!(&log[number].operation, Operation::Rename { to, .. } if is_final(to));
     let pending = recording.pending(at);

@@ -67,7 +67,7 @@ pub fn are_told_as_they_are(night: &Night) {
         let says = |text: &str| matches!(&result, Err(error) if error.to_string().contains(text));
         let expected = match &result {
             Ok(()) => Some(Side::All),
-            Err(_) if says("the backup is complete, but the bitmaps of") => Some(Side::All),
+            Err(_) if says("is complete, but the bitmaps of") => Some(Side::All),
             Err(_) if says("whether the transaction was decided is not known") => None,
             Err(_) => Some(Side::Nothing),
         };

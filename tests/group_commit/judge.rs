@@ -82,7 +82,11 @@ impl Night {
             self.is_complete(storage, backup.target, backup.disk)?;
             Ok(Side::All)
         });
-        let targets = targets.collect::<Result<Vec<_>, String>>()?;
+        let overlays = self.overlays().map(|(disk, path)| match storage.contents(path) {
+            None => Ok(Side::Nothing),
+            Some(_) => self.is_complete(storage, path, disk).map(|()| Side::All),
+        });
+        let targets = targets.chain(overlays).collect::<Result<Vec<_>, String>>()?;
         let bitmaps = self.disks.iter().map(|source| {
             let name = &source.path;
             let disk = open(storage, name, Access::Read).map_err(|e| format!("does not open: {e}"))?;
@@ -189,8 +193,8 @@ impl Samples {
             for source in &night.disks {
                 self.check(source.path.trim_start_matches('/'), true)?;
             }
-            for backup in night.backups.iter().filter(|_| side == Side::All) {
-                self.check(backup.target.trim_start_matches('/'), false)?;
+            for path in night.new_files().filter(|_| side == Side::All) {
+                self.check(path.trim_start_matches('/'), false)?;
             }
         }
         Ok(())

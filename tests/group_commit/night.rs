@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, path::Path, path::PathBuf, sync::Arc};
 
 use holstein::{
-    Access, Backing, Backup, BackupOptions, Disk, DiskOptions, Existing, Format, Recovery, SyncMode,
-    Transaction, recover_in,
+    Access, Action, Backing, Backup, BackupOptions, Disk, DiskOptions, Existing, Format, OverlayOptions,
+    Recovery, SyncMode, Transaction, recover_in,
     storage::{
         SimulatedStorage, Storage,
         simulated::{Crash, Level, Recording},
@@ -26,10 +26,48 @@ pub struct Recipe {
     pub disks: &'static [(&'static str, u64)],
     /// Disk, target, bitmap.
     pub backups: &'static [(usize, &'static str, &'static str)],
+    /// What else is in the list, behind them.
+    pub others: &'static [Other],
     /// Targets that are there already, and are to be overwritten.
     pub replaced: &'static [&'static str],
     /// The journal's folder where it is not that of the first target.
     pub journal: Option<&'static str>,
+}
+
+/// An action other than a backup, on the disk with a number.
+#[derive(Clone, Copy)]
+pub enum Other {
+    Clear(usize, &'static str),
+    Disable(usize, &'static str),
+    Remove(usize, &'static str),
+    Overlay(usize, &'static str),
+}
+
+impl Other {
+    fn action(self, disks: &[Disk]) -> Action {
+        match self {
+            Other::Clear(disk, name) => Action::bitmap_clear(disks[disk].clone(), name),
+            Other::Disable(disk, name) => Action::bitmap_disable(disks[disk].clone(), name),
+            Other::Remove(disk, name) => Action::bitmap_remove(disks[disk].clone(), name),
+            Other::Overlay(disk, path) => Action::ExternalSnapshot {
+                disk: disks[disk].clone(),
+                overlay: path.into(),
+                options: OverlayOptions::default(),
+            },
+        }
+    }
+
+    /// What it makes of the bitmaps of a disk.
+    fn apply(self, number: usize, bitmaps: &mut Bitmaps) {
+        match self {
+            Other::Clear(disk, name) if disk == number => bitmaps.0.get_mut(name).unwrap().dirty.clear(),
+            Other::Disable(disk, name) if disk == number => {
+                bitmaps.0.get_mut(name).unwrap().recording = false;
+            }
+            Other::Remove(disk, name) if disk == number => drop(bitmaps.0.remove(name).unwrap()),
+            _ => {}
+        }
+    }
 }
 
 /// A group of backups that is about to run, and what is known about it.
@@ -37,6 +75,8 @@ pub struct Night {
     pub name: &'static str,
     pub disks: Vec<Source>,
     pub backups: Vec<Planned>,
+    others: &'static [Other],
+    count: usize,
     journal: Option<&'static str>,
     start: Recording,
     /// What is there from the beginning.
@@ -91,6 +131,8 @@ impl Recipe {
             name: self.name,
             disks: Vec::new(),
             backups: backups.collect(),
+            others: self.others,
+            count: self.disks.len(),
             journal: self.journal,
             start: storage.recording(),
             paths: storage.paths().into_iter().collect(),
@@ -111,6 +153,7 @@ impl Recipe {
                 assert!(!bitmap.dirty.is_empty());
                 bitmap.dirty.clear();
             }
+            self.others.iter().for_each(|other| other.apply(number, &mut new));
             let path = source_path(number);
             night.disks.push(Source { path, guest, old, new, old_refcounts, new_refcounts });
         }
@@ -160,14 +203,14 @@ impl Night {
 
     /// The group, ready to be run.
     pub fn transaction(&self, storage: &SimulatedStorage) -> holstein::Result<Transaction> {
-        self.following(storage, |backup| {
+        self.following(storage, self.others, |backup| {
             (PathBuf::from(backup.target), full_name(backup.disk), SyncMode::Incremental)
         })
     }
 
     /// The next night's increments, which stand on this night's.
     pub fn next_transaction(&self, storage: &SimulatedStorage) -> holstein::Result<Transaction> {
-        self.following(storage, |backup| {
+        self.following(storage, &[], |backup| {
             let name = Path::new(backup.target).file_name().unwrap().to_str().unwrap().to_owned();
             (PathBuf::from(next(backup.target)), name, SyncMode::Incremental)
         })
@@ -176,9 +219,10 @@ impl Night {
     fn following(
         &self,
         storage: &SimulatedStorage,
+        others: &[Other],
         place: impl Fn(&Planned) -> (PathBuf, String, SyncMode),
     ) -> holstein::Result<Transaction> {
-        let disks = (0..self.backups.iter().map(|b| b.disk).max().unwrap() + 1)
+        let disks = (0..self.count)
             .map(|number| open(storage, &source_path(number), Access::Write))
             .collect::<holstein::Result<Vec<_>>>()?;
         let mut transaction = Transaction::new();
@@ -196,6 +240,7 @@ impl Night {
             };
             transaction.add(Backup { source: disks[backup.disk].clone(), target, options });
         }
+        others.iter().for_each(|other| transaction.add(other.action(&disks)));
         Ok(transaction)
     }
 
@@ -223,8 +268,25 @@ impl Night {
 
     /// The names that are there before the run, or after it.
     pub fn expected_paths(&self, all: bool) -> BTreeSet<PathBuf> {
-        let targets = self.backups.iter().map(|backup| PathBuf::from(backup.target));
-        self.paths.iter().cloned().chain(targets.filter(|_| all)).collect()
+        self.paths.iter().cloned().chain(self.new_files().map(PathBuf::from).filter(|_| all)).collect()
+    }
+
+    /// The images on top of disks, each with the number of its disk.
+    pub fn overlays(&self) -> impl Iterator<Item = (usize, &'static str)> {
+        self.others.iter().filter_map(|other| match other {
+            Other::Overlay(disk, path) => Some((*disk, *path)),
+            _ => None,
+        })
+    }
+
+    /// Whether an action makes a bitmap clean.
+    pub fn clears(&self, number: usize, name: &str) -> bool {
+        self.others.iter().any(|other| matches!(other, Other::Clear(d, n) if *d == number && *n == name))
+    }
+
+    /// Targets and overlays.
+    pub fn new_files(&self) -> impl Iterator<Item = &'static str> {
+        self.backups.iter().map(|backup| backup.target).chain(self.overlays().map(|(_, path)| path))
     }
 }
 

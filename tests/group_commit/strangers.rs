@@ -235,11 +235,11 @@ fn judge(
             if concerns && missing {
                 return Err(format!("bitmap '{name}' is clean where the stranger has written"));
             }
-            // What it has lost is in a target.
+            // What it has lost is in a target, or was to be forgotten.
             let Some(old) = source.old.0.get(&name) else { continue };
             let lost = old.dirty.iter().any(|granule| !dirty.contains(granule));
             let has_target = night.backups.iter().any(|b| b.disk == number && b.bitmap == name);
-            if lost && !(has_target && there[0]) {
+            if lost && !((has_target || night.clears(number, &name)) && there[0]) {
                 return Err(format!("bitmap '{name}' has lost granules that no target has"));
             }
         }
