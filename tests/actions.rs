@@ -22,6 +22,8 @@ mod individual;
 mod order;
 #[path = "actions/qemus_defects.rs"]
 mod qemus_defects;
+#[path = "actions/qemus_tests.rs"]
+mod qemus_tests;
 #[path = "actions/refusals.rs"]
 mod refusals;
 #[path = "actions/snapshots.rs"]
@@ -76,14 +78,20 @@ impl Site {
         Backup { source: disk.clone(), target: self.path(target), options }.into()
     }
 
-    /// Lets the tables of a disk lead behind the end of its file for 64 KiB at 512 KiB, which a copy finds out on its way.
-    fn damage(&self, disk: &str) {
-        let mut bytes = fs::read(self.path(disk)).unwrap();
-        let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    /// Writes a compressed cluster at 3 MiB of a disk and damages its data, which a copy finds out on its way. Returns the
+    /// image before the damage.
+    fn damage(&self, disk: &str) -> Vec<u8> {
+        run("qemu-io", &["-f", "qcow2", "-c", "write -c -P 99 3M 64k", &self.name(disk)]);
+        let whole = fs::read(self.path(disk)).unwrap();
+        let word = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
         let l2 = word(word(40) as usize) & 0x00ff_ffff_ffff_fe00;
-        let at = l2 as usize + 8 * 8;
-        bytes[at..at + 8].copy_from_slice(&0x8000_0000_7fff_0000u64.to_be_bytes());
+        let entry = word(l2 as usize + 48 * 8);
+        assert!(entry >> 62 == 1, "{entry:#x} is not compressed");
+        let stream = (entry & 0x003f_ffff_ffff_ffff) as usize;
+        let mut bytes = whole.clone();
+        bytes[stream..stream + 64].fill(0xff);
         fs::write(self.path(disk), bytes).unwrap();
+        whole
     }
 
     /// Names and contents of all files.
