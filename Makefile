@@ -1,6 +1,7 @@
 # make demo        see it work: two disks, a full copy, a changed-blocks copy, restored and compared
 # make check       everything that has to hold before a change is merged (below 15 minutes on 2 cores)
 # make check-long  the same, with the exhaustive forms of the tests
+# make fuzz        runs each fuzz target for a minute: FUZZ_SECONDS= (see fuzz/README.md)
 # make bench       beside QEMU's tools: ROWS= PAIRS= SIZE= DIR= TMPFS= SIDES= (see docs/performance.md)
 # make install     the libraries, header and pkg-config file: PREFIX= DESTDIR= LIBDIR=
 # make header      writes include/holstein.h anew from src/capi
@@ -20,7 +21,7 @@ export HOLSTEIN_LIBRARY := $(RELEASE)/libholstein.so
 
 heading = @printf '\n== %s\n' '$(1)'
 
-.PHONY: demo release setup check check-long lint test doc ffi python examples bench install header clean
+.PHONY: demo release setup check check-long lint test doc ffi python examples fuzz bench install header clean
 
 demo:
 	@tools/setup.sh demo
@@ -41,6 +42,7 @@ setup:
 lint:
 	$(call heading,Format)
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(call heading,Lints)
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
 	$(call heading,Lints of the library without what only the command needs)
@@ -69,6 +71,10 @@ python: release
 examples: release
 	$(call heading,Examples)
 	@PYTHON='$(PYTHON)' tools/examples.sh $(RELEASE)
+
+fuzz:
+	@tools/setup.sh fuzz
+	@CARGO='$(CARGO)' tools/fuzz.sh
 
 bench:
 	@tools/setup.sh check

@@ -18,6 +18,9 @@ pub mod capi;
 mod disk;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod job;
 pub mod storage;

@@ -11,8 +11,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first. A layer may use itself and those before it.
-const LAYERS: [&str; 10] =
-    ["error", "format", "storage", "image", "bitmap", "disk", "job", "transaction", "repository", "capi"];
+const LAYERS: [&str; 11] = [
+    "error",
+    "format",
+    "storage",
+    "image",
+    "bitmap",
+    "disk",
+    "job",
+    "transaction",
+    "repository",
+    "capi",
+    "fuzzing",
+];
 
 /// The layer of the command, which stands beside the list: it sees only the library's root.
 const COMMAND: &str = "bin";

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs, with apt-get, what a Debian machine with a Rust toolchain and a C compiler lacks.
 #
-# usage: tools/setup.sh demo|check
+# usage: tools/setup.sh demo|check|fuzz
 #   demo   what `make demo` needs: qemu-img and qemu-io
 #   check  what `make check` and `make bench` need: QEMU's tools from version 10 on, C and C++ compilers with
 #          AddressSanitizer, valgrind, pkg-config, Python, and the toolchain's rustfmt and clippy
+#   fuzz   what `make fuzz` needs: a C++ compiler, for libFuzzer
 #
 # Does nothing and prints nothing when everything is there.
 set -eu
@@ -114,8 +115,13 @@ setup_check() {
         "install qemu-utils $QEMU_NEEDED (on Debian 12 from bookworm-backports, or use Debian 13), then start again"
 }
 
+setup_fuzz() {
+    have c++ || install_packages g++
+}
+
 case "${1:-}" in
     demo) setup_demo ;;
     check) setup_check ;;
-    *) fail "usage: tools/setup.sh demo|check" ;;
+    fuzz) setup_fuzz ;;
+    *) fail "usage: tools/setup.sh demo|check|fuzz" ;;
 esac

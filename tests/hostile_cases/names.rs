@@ -210,6 +210,20 @@ fn data_files() -> Vec<Case> {
         Case::new("data-file-cluster-elsewhere", Read(""), RefusesRead, move |dir| {
             beside(dir).edit(|i| i.u64(i.at.entry[&3], COPIED | 0x5000))
         }),
+        Case::new("data-file-zero-elsewhere", Read("another offset"), RefusesRead, move |dir| {
+            beside(dir).edit(|i| i.u64(i.at.entry[&3], COPIED | 0x5000 | ZERO))
+        }),
+        Case::new("data-file-subcluster-elsewhere", Read("another offset"), RefusesRead, |dir| {
+            let part = Cluster::Subclusters { contents: pattern(1, 512), allocated: 1, zero: 0 };
+            let spec = Builder::new(14, 2 << 14).cluster(1, part);
+            let image = spec.with(|spec| {
+                spec.extended_l2 = true;
+                spec.data_file = Some(b"guest.raw".into());
+            });
+            let image = image.build().edit(|i| i.u64(i.at.entry[&1], COPIED));
+            fs::write(dir.join("guest.raw"), image.data_file.as_ref().unwrap()).unwrap();
+            image
+        }),
         Case::new("data-file-compressed", Read(""), RefusesRead, move |dir| {
             beside(dir).edit(|i| i.u64(i.at.entry[&3], COMPRESSED | 0x3000))
         }),

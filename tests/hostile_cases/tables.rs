@@ -160,6 +160,11 @@ fn extended_entries() -> Vec<Case> {
         extended("extended-past-eof", Read(""), Accepts, |i| {
             i.u64(i.at.entry[&0], COPIED | 0x4000_0000);
         }),
+        // The table's own bytes are in the first subcluster; QEMU reads what is behind them.
+        extended("extended-behind-the-l1", Read("L1"), Accepts, |i| {
+            i.u64(i.at.entry[&0], COPIED | i.at.l1);
+            i.u64(i.at.entry[&0] + 8, 2);
+        }),
         extended("extended-l2-past-eof", Open("L2"), Accepts, |i| i.u64(i.at.l1, COPIED | 0x4000_0000)),
         extended("extended-l1-too-small", Open("L1"), RefusesOpen, |i| {
             i.u64(SIZE, (1024 << 14) + 512);

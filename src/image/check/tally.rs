@@ -34,6 +34,8 @@ pub(super) struct Tally<'a> {
     pub(super) too_low: bool,
     /// A file that grows beyond this offset comes to hold, as zeros, what something refers to behind its end.
     pub(super) growth_limit: u64,
+    /// Where in the file the first thing begins that ends too far behind it to be counted.
+    pub(super) reaches_out: u64,
     pub(super) refcounts: Refcounts<'a>,
     /// Clusters of the file, the last one perhaps cut short.
     clusters: u64,
@@ -59,6 +61,7 @@ impl<'a> Tally<'a> {
             data_file: structure.header.has(incompatible::DATA_FILE),
             too_low: false,
             growth_limit: u64::MAX,
+            reaches_out: structure.length,
             refcounts,
             clusters,
             counts: Counts::new(clusters + 1, budget)?,
@@ -109,6 +112,7 @@ impl<'a> Tally<'a> {
     fn report_outside(&mut self, host: &Range<u64>, owner: Claimant, times: u64) {
         let structure = self.structure;
         self.growth_limit = self.growth_limit.min(host.start);
+        self.reaches_out = self.reaches_out.min(host.start);
         self.report.add(Kind::OutsideFile, times, Some(host.start), 0, || {
             let (owner, end) = (structure.describe(owner), structure.length);
             format!(

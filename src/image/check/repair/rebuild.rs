@@ -43,7 +43,7 @@ pub(super) struct Room {
     pub(super) kind: FileKind,
 }
 
-/// The clusters that have a reference.
+/// The clusters that have a reference, and all that may belong to what begins in the file and ends far behind it.
 pub(super) fn taken(tally: &Tally<'_>, budget: &Budget) -> Result<Bits> {
     let clusters = tally.structure.clusters() + 1;
     let mut taken = Bits::new(clusters, budget)?;
@@ -51,6 +51,7 @@ pub(super) fn taken(tally: &Tally<'_>, budget: &Budget) -> Result<Bits> {
         let group = (first..clusters.min(first + 64)).filter(|cluster| tally.counts.get(*cluster) > 0);
         taken.set_group(first, group.fold(0, |bits, cluster| bits | 1 << (cluster - first)));
     }
+    taken.set(tally.reaches_out >> tally.structure.geometry().cluster_bits..clusters);
     Ok(taken)
 }
 
@@ -179,7 +180,9 @@ fn used_blocks(targets: &mut Targets<'_>) -> Result<Vec<u64>> {
     for index in 0..old.max(targets.checked.div_ceil(per_block)) {
         let clusters = index * per_block..(index + 1) * per_block;
         let unused = || clusters.clone().step_by(64).all(|first| targets.group_is_unused(first));
-        if targets.certain && unused() {
+        // Where nothing is counted, only a block that can be believed has refcounts that stay.
+        let known = clusters.start < targets.checked || targets.believes_block(index);
+        if !known || targets.certain && unused() {
             continue;
         }
         if fill_block(&mut block, targets, index)? {

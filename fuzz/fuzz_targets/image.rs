@@ -1,0 +1,3 @@
+#![no_main]
+
+holstein_fuzz::target!(image);
