@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use events::Events;
 pub use events::{Event, EventKind};
 use journal::Journal;
 pub use journal::{Recovery, RecoveryItem, RecoveryKind};
@@ -26,7 +27,7 @@ use run::{Run, Work};
 use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
-    job::{Backup, BitmapMode, Copy, Job, check_together, prepare},
+    job::{Backup, BitmapMode, Board, Copy, Job, LastStep, check_together, prepare, seats},
     storage::{HostStorage, Storage},
 };
 
@@ -100,6 +101,9 @@ impl Transaction {
             .chunks(together)
             .map(|names| Journal::begin(storage.clone(), &folder, names))
             .collect::<Result<Vec<_>>>()?;
+        let events = Arc::new(Events::new()?);
+        let seats = seats(&prepared, self.completion == CompletionMode::Grouped);
+        let board = Arc::new(Board::new(seats, events.clone()));
         // Dropped in this order on an error: the files before the journals that lead to them.
         let (mut copies, mut targets) = (Vec::new(), Vec::new());
         for (index, (prepared, name)) in prepared.into_iter().zip(names).enumerate() {
@@ -108,9 +112,10 @@ impl Transaction {
                 TargetFile::create_as(prepared.storage.clone(), &prepared.backup.target, name, existing)?;
             let file = target.file().clone();
             targets.push(target);
-            copies.push(Copy::new(prepared, file, index)?);
+            copies.push(Copy::new(prepared, file, board.clone(), index)?);
         }
-        let run = Arc::new(Run::new(copies.iter().map(|copy| copy.job().clone()).collect())?);
+        let jobs = copies.iter().map(|copy| copy.job().clone()).collect();
+        let run = Arc::new(Run::new(jobs, board, events));
         let work = Work::new(run.clone(), copies, targets, journals, self.completion);
         let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
         let thread =
@@ -133,13 +138,27 @@ impl Transaction {
         Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
+    /// Nobody could tell a job to take its last step while [`Transaction::commit`] waits for that.
+    fn refuse_manual_steps(&self) -> Result<()> {
+        let manual =
+            |backup: &&Backup| [backup.options.finalize, backup.options.dismiss].contains(&LastStep::Manual);
+        let Some(backup) = self.backups.iter().find(manual) else { return Ok(()) };
+        let text = format!(
+            "the backup to '{}' waits to be finalized or dismissed by hand; start the transaction instead of \
+             committing it, which waits for the end",
+            backup.target.display()
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
     /// Runs all backups and waits for the end.
     ///
     /// # Errors
-    /// Those of [`Transaction::start`], and the error of the first backup that failed. In grouped mode no
+    /// `InvalidArgument` for a backup with [`LastStep::Manual`]; those of [`Transaction::start`]; and the error of the first backup that failed. In grouped mode no
     /// target exists then that did not exist before, and one that was to be overwritten is as it was; except
     /// that the target of a single backup with [`BitmapMode::Always`] may be kept, which the error tells.
     pub fn commit(self) -> Result<Vec<Job>> {
+        self.refuse_manual_steps()?;
         let running = self.start()?;
         match running.wait(None) {
             Some(Err(error)) => Err(error),
@@ -169,7 +188,7 @@ pub fn recover_in(storage: &Arc<dyn Storage>, folder: impl AsRef<Path>) -> Resul
 }
 
 /// A transaction at work. Every method may be called from any thread. Dropping it cancels what still runs,
-/// and waits until nothing of it is left.
+/// and waits until nothing of it is left; it does not wait for jobs to be dismissed.
 #[derive(Debug)]
 pub struct RunningTransaction {
     run: Arc<Run>,
@@ -193,14 +212,15 @@ impl RunningTransaction {
         self.run.events().as_fd()
     }
 
-    /// Waits for the end, at most for `timeout`; `None` means that it still runs.
+    /// Waits for the end, at most for `timeout`; `None` means that it still runs: a job that is paused, that waits to
+    /// be finalized, or to be dismissed ([`LastStep::Manual`]) keeps it from ending.
     ///
     /// The result is the error of the backup that failed first, if one did. It can be asked for again.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Result<()>> {
         self.run.wait(timeout)
     }
 
-    /// Asks for an early end and returns at once. Once targets have begun to appear it is too late, and the
+    /// Asks all jobs for an early end and returns at once. Once targets have begun to appear it is too late, and the
     /// transaction succeeds. Backups with [`BitmapMode::Always`] keep what they have copied.
     pub fn cancel(&self) {
         self.run.cancel();
@@ -210,6 +230,7 @@ impl RunningTransaction {
 impl Drop for RunningTransaction {
     fn drop(&mut self) {
         self.cancel();
+        self.run.let_go();
         if let Some(thread) = self.thread.take() {
             // Its result is known already; a panic in it became an error.
             let _ = thread.join();
