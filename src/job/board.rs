@@ -317,7 +317,7 @@ impl Board {
         state.jobs[job].at_work -= 1;
         let mut changes = true;
         match left {
-            // Others who find nothing to do need not look again because of that.
+            // Others who find nothing to do need not look again because of that; who leaves does.
             Left::Idle => changes = false,
             Left::Worked => {}
             Left::Finished if state.jobs[job].status == JobStatus::Running => {
@@ -333,8 +333,7 @@ impl Board {
             Left::Failed(error) => self.abort(state, job, error),
         }
         self.pause_if_idle(state, job);
-        let idle = state.jobs[job].at_work == 0 && state.jobs[job].status != JobStatus::Running;
-        if changes || idle {
+        if changes {
             self.change(state);
         }
     }
@@ -450,6 +449,7 @@ impl Board {
         }
         standing.status = status;
         self.listener.told(job, Notice::Status(status));
+        self.change(state);
     }
 
     fn pause_if_idle(&self, state: &mut State, job: usize) {
