@@ -292,6 +292,37 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_ZERO_DETECTION_OFF 1
 
 /**
+ * An error of input or output makes the job fail. The default.
+ */
+#define HOL_ON_ERROR_REPORT 0
+
+/**
+ * The same piece is tried again after a pause, from 10 ms up to 1 s, 10 times at most; then the job fails. Nothing is ever
+ * left out.
+ */
+#define HOL_ON_ERROR_IGNORE 1
+
+/**
+ * The job pauses when there is no space left; else it fails.
+ */
+#define HOL_ON_ERROR_ENOSPC 2
+
+/**
+ * The job pauses; when it is resumed it tries the same piece again.
+ */
+#define HOL_ON_ERROR_STOP 3
+
+/**
+ * The job takes its last step by itself. The default.
+ */
+#define HOL_LAST_STEP_AUTO 0
+
+/**
+ * The job takes its last step when it is told to.
+ */
+#define HOL_LAST_STEP_MANUAL 1
+
+/**
  * All jobs of a transaction succeed, or none leaves anything behind. The default.
  */
 #define HOL_COMPLETION_GROUPED 0
@@ -482,6 +513,21 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_JOB_CONCLUDED 5
 
 /**
+ * The job is paused: nothing of it is read or written until it is resumed.
+ */
+#define HOL_JOB_PAUSED 6
+
+/**
+ * The job and all of its group have done their work; what is left is that the targets appear.
+ */
+#define HOL_JOB_PENDING 7
+
+/**
+ * The job is over and was dismissed.
+ */
+#define HOL_JOB_DISMISSED 8
+
+/**
  * hol_txn_wait() ended because its time did; the transaction still runs.
  */
 #define HOL_TIMED_OUT 1
@@ -515,6 +561,36 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
  * The whole transaction is over: hol_txn_wait() no longer blocks. The last event.
  */
 #define HOL_EVENT_FINISHED 6
+
+/**
+ * The job met an error with code, when reading or writing (side), and does action about it.
+ */
+#define HOL_EVENT_ERROR 7
+
+/**
+ * The error came from reading the source or an image below it.
+ */
+#define HOL_SIDE_SOURCE 1
+
+/**
+ * The error came from writing the target.
+ */
+#define HOL_SIDE_TARGET 2
+
+/**
+ * The job fails.
+ */
+#define HOL_ACTION_REPORT 1
+
+/**
+ * The job tries the same piece again, after a pause.
+ */
+#define HOL_ACTION_IGNORE 2
+
+/**
+ * The job pauses: hol_job_resume() lets it try the same piece again. hol_job_stop_error() has the text.
+ */
+#define HOL_ACTION_STOP 3
 
 /**
  * A temporary file of a transaction that was never decided was removed.
@@ -964,6 +1040,27 @@ typedef struct hol_backup_options {
    * HOL_ZERO_DETECTION_*
    */
   uint32_t zero_detection;
+  /**
+   * Bytes of data a second that are read at most; 0: without a limit. Zeros and holes do not count.
+   */
+  uint64_t speed;
+  /**
+   * What to do when the source, or an image below it, cannot be read: HOL_ON_ERROR_*
+   */
+  uint32_t on_source_error;
+  /**
+   * What to do when the target cannot be written: HOL_ON_ERROR_*
+   */
+  uint32_t on_target_error;
+  /**
+   * When the target appears: HOL_LAST_STEP_AUTO, as soon as it can; HOL_LAST_STEP_MANUAL, after hol_job_finalize().
+   * With HOL_COMPLETION_GROUPED one job that waits makes all wait, and one that is told lets all go on.
+   */
+  uint32_t finalize;
+  /**
+   * HOL_LAST_STEP_MANUAL: the transaction is over only after hol_job_dismiss(); HOL_LAST_STEP_AUTO: when the job is.
+   */
+  uint32_t dismiss;
 } hol_backup_options;
 
 /**
@@ -1070,13 +1167,21 @@ typedef struct hol_event {
    */
   uint32_t status;
   /**
-   * With HOL_EVENT_FAILED: HOL_ERR_*.
+   * With HOL_EVENT_FAILED and HOL_EVENT_ERROR: HOL_ERR_*.
    */
   int32_t code;
   /**
    * 0
    */
   uint32_t reserved;
+  /**
+   * With HOL_EVENT_ERROR: HOL_SIDE_*.
+   */
+  uint32_t side;
+  /**
+   * With HOL_EVENT_ERROR: HOL_ACTION_*.
+   */
+  uint32_t action;
 } hol_event;
 
 /**

@@ -37,8 +37,8 @@ pub use image::{
     SnapshotInfo,
 };
 pub use job::{
-    Backup, BackupOptions, BitmapMode, Compression, Job, JobReport, JobStatus, Progress, SyncMode,
-    ZeroDetection,
+    Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobReport,
+    JobStatus, LastStep, Progress, SyncMode, Verb, ZeroDetection,
 };
 pub use storage::FileKind;
 pub use transaction::{

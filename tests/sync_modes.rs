@@ -24,5 +24,5 @@ mod refusals;
 mod rounds;
 #[path = "sync_modes/site.rs"]
 mod site;
-#[path = "sync_modes/storage.rs"]
+#[path = "support/watched.rs"]
 mod storage;

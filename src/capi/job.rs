@@ -39,14 +39,24 @@ pub const HOL_JOB_ABORTING: u32 = 4;
 /// The job is over: hol_job_error() says how it ended.
 pub const HOL_JOB_CONCLUDED: u32 = 5;
 
+/// The job is paused: nothing of it is read or written until it is resumed.
+pub const HOL_JOB_PAUSED: u32 = 6;
+/// The job and all of its group have done their work; what is left is that the targets appear.
+pub const HOL_JOB_PENDING: u32 = 7;
+/// The job is over and was dismissed.
+pub const HOL_JOB_DISMISSED: u32 = 8;
+
 /// The constant of a status.
 pub(super) fn status_of(status: JobStatus) -> u32 {
     match status {
         JobStatus::Created => HOL_JOB_CREATED,
         JobStatus::Running => HOL_JOB_RUNNING,
+        JobStatus::Paused => HOL_JOB_PAUSED,
         JobStatus::Waiting => HOL_JOB_WAITING,
+        JobStatus::Pending => HOL_JOB_PENDING,
         JobStatus::Aborting => HOL_JOB_ABORTING,
         JobStatus::Concluded => HOL_JOB_CONCLUDED,
+        JobStatus::Dismissed => HOL_JOB_DISMISSED,
     }
 }
 

@@ -7,7 +7,7 @@ use std::ffi::c_char;
 use super::boundary::{Failure, Grows, as_path, invalid, optional_text};
 use crate::{
     Access, Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions,
-    Existing, Format, Layers, Sharing, SyncMode, ZeroDetection,
+    ErrorPolicy, Existing, Format, LastStep, Layers, Sharing, SyncMode, ZeroDetection,
 };
 
 /// The image is qcow2. The default: a format is what the caller says and never guessed.
@@ -82,6 +82,21 @@ pub const HOL_ZERO_DETECTION_ON: u32 = 0;
 /// Data is stored without being looked at.
 pub const HOL_ZERO_DETECTION_OFF: u32 = 1;
 
+/// An error of input or output makes the job fail. The default.
+pub const HOL_ON_ERROR_REPORT: u32 = 0;
+/// The same piece is tried again after a pause, from 10 ms up to 1 s, 10 times at most; then the job fails. Nothing is ever
+/// left out.
+pub const HOL_ON_ERROR_IGNORE: u32 = 1;
+/// The job pauses when there is no space left; else it fails.
+pub const HOL_ON_ERROR_ENOSPC: u32 = 2;
+/// The job pauses; when it is resumed it tries the same piece again.
+pub const HOL_ON_ERROR_STOP: u32 = 3;
+
+/// The job takes its last step by itself. The default.
+pub const HOL_LAST_STEP_AUTO: u32 = 0;
+/// The job takes its last step when it is told to.
+pub const HOL_LAST_STEP_MANUAL: u32 = 1;
+
 /// All jobs of a transaction succeed, or none leaves anything behind. The default.
 pub const HOL_COMPLETION_GROUPED: u32 = 0;
 /// Each job succeeds or fails by itself.
@@ -141,6 +156,17 @@ pub struct hol_backup_options {
     pub existing: u32,
     /// HOL_ZERO_DETECTION_*
     pub zero_detection: u32,
+    /// Bytes of data a second that are read at most; 0: without a limit. Zeros and holes do not count.
+    pub speed: u64,
+    /// What to do when the source, or an image below it, cannot be read: HOL_ON_ERROR_*
+    pub on_source_error: u32,
+    /// What to do when the target cannot be written: HOL_ON_ERROR_*
+    pub on_target_error: u32,
+    /// When the target appears: HOL_LAST_STEP_AUTO, as soon as it can; HOL_LAST_STEP_MANUAL, after hol_job_finalize().
+    /// With HOL_COMPLETION_GROUPED one job that waits makes all wait, and one that is told lets all go on.
+    pub finalize: u32,
+    /// HOL_LAST_STEP_MANUAL: the transaction is over only after hol_job_dismiss(); HOL_LAST_STEP_AUTO: when the job is.
+    pub dismiss: u32,
 }
 
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
@@ -171,6 +197,22 @@ pub(super) fn format(field: &str, value: u32) -> Result<Format, Failure> {
 pub(super) fn existing(field: &str, value: u32) -> Result<Existing, Failure> {
     let existings = [(HOL_EXISTING_REFUSE, Existing::Refuse), (HOL_EXISTING_OVERWRITE, Existing::Overwrite)];
     choice(field, value, &existings)
+}
+
+/// The error policy behind a constant.
+fn policy(field: &str, value: u32) -> Result<ErrorPolicy, Failure> {
+    let policies = [
+        (HOL_ON_ERROR_REPORT, ErrorPolicy::Report),
+        (HOL_ON_ERROR_IGNORE, ErrorPolicy::Ignore),
+        (HOL_ON_ERROR_ENOSPC, ErrorPolicy::Enospc),
+        (HOL_ON_ERROR_STOP, ErrorPolicy::Stop),
+    ];
+    choice(field, value, &policies)
+}
+
+/// Who takes a last step, behind a constant.
+fn last_step(field: &str, value: u32) -> Result<LastStep, Failure> {
+    choice(field, value, &[(HOL_LAST_STEP_AUTO, LastStep::Auto), (HOL_LAST_STEP_MANUAL, LastStep::Manual)])
 }
 
 /// The completion mode behind a constant.
@@ -268,6 +310,11 @@ impl hol_backup_options {
             compression: choice("options->compression", self.compression, &compressions)?,
             existing: existing("options->existing", self.existing)?,
             zero_detection: choice("options->zero_detection", self.zero_detection, &detections)?,
+            speed: self.speed,
+            on_source_error: policy("options->on_source_error", self.on_source_error)?,
+            on_target_error: policy("options->on_target_error", self.on_target_error)?,
+            finalize: last_step("options->finalize", self.finalize)?,
+            dismiss: last_step("options->dismiss", self.dismiss)?,
         })
     }
 }
@@ -308,6 +355,11 @@ mod tests {
             compression_level: 3,
             existing: HOL_EXISTING_OVERWRITE,
             zero_detection: HOL_ZERO_DETECTION_OFF,
+            speed: 1 << 40,
+            on_source_error: HOL_ON_ERROR_STOP,
+            on_target_error: HOL_ON_ERROR_ENOSPC,
+            finalize: HOL_LAST_STEP_MANUAL,
+            dismiss: HOL_LAST_STEP_MANUAL,
         };
         // SAFETY: the texts are strings.
         let read = unsafe { options.read() }.ok().unwrap();
@@ -321,6 +373,11 @@ mod tests {
             compression: Compression::Zstd { level: Some(3) },
             existing: Existing::Overwrite,
             zero_detection: ZeroDetection::Off,
+            speed: 1 << 40,
+            on_source_error: ErrorPolicy::Stop,
+            on_target_error: ErrorPolicy::Enospc,
+            finalize: LastStep::Manual,
+            dismiss: LastStep::Manual,
         };
         assert_eq!(format!("{read:?}"), format!("{expected:?}"));
     }

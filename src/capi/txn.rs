@@ -14,7 +14,7 @@ use super::boundary::{
 use super::error::{HOL_OK, code_of, no_action};
 use super::job::{give_job, hol_job, status_of};
 use super::options::completion;
-use crate::{Error, ErrorKind, Event, EventKind, RunningTransaction, Transaction};
+use crate::{Error, ErrorAction, ErrorKind, ErrorSide, Event, EventKind, RunningTransaction, Transaction};
 
 /// A transaction: actions that take effect together. Several threads may use it at the same time; only hol_txn_free()
 /// must come alone. Two transactions have nothing in common.
@@ -48,6 +48,21 @@ pub const HOL_EVENT_COMPLETED: u32 = 5;
 /// The whole transaction is over: hol_txn_wait() no longer blocks. The last event.
 pub const HOL_EVENT_FINISHED: u32 = 6;
 
+/// The job met an error with code, when reading or writing (side), and does action about it.
+pub const HOL_EVENT_ERROR: u32 = 7;
+
+/// The error came from reading the source or an image below it.
+pub const HOL_SIDE_SOURCE: u32 = 1;
+/// The error came from writing the target.
+pub const HOL_SIDE_TARGET: u32 = 2;
+
+/// The job fails.
+pub const HOL_ACTION_REPORT: u32 = 1;
+/// The job tries the same piece again, after a pause.
+pub const HOL_ACTION_IGNORE: u32 = 2;
+/// The job pauses: hol_job_resume() lets it try the same piece again. hol_job_stop_error() has the text.
+pub const HOL_ACTION_STOP: u32 = 3;
+
 /// Something that happened in a running transaction. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
 /// does); the library fills the rest.
 #[repr(C)]
@@ -65,10 +80,14 @@ pub struct hol_event {
     pub kind: u32,
     /// With HOL_EVENT_STATUS: HOL_JOB_*.
     pub status: u32,
-    /// With HOL_EVENT_FAILED: HOL_ERR_*.
+    /// With HOL_EVENT_FAILED and HOL_EVENT_ERROR: HOL_ERR_*.
     pub code: i32,
     /// 0
     pub reserved: u32,
+    /// With HOL_EVENT_ERROR: HOL_SIDE_*.
+    pub side: u32,
+    /// With HOL_EVENT_ERROR: HOL_ACTION_*.
+    pub action: u32,
 }
 
 // SAFETY: `repr(C)`, size first; integers, of which zero is a value.
@@ -85,6 +104,8 @@ impl hol_event {
             status: 0,
             code: 0,
             reserved: 0,
+            side: 0,
+            action: 0,
         };
         values.kind = match &event.kind {
             EventKind::StateChanged(status) => {
@@ -94,6 +115,19 @@ impl hol_event {
             EventKind::Progress(progress) => {
                 (values.done, values.total) = (progress.done, progress.total);
                 HOL_EVENT_PROGRESS
+            }
+            EventKind::Error { side, action, error } => {
+                values.code = code_of(error.kind());
+                values.side = match side {
+                    ErrorSide::Source => HOL_SIDE_SOURCE,
+                    ErrorSide::Target => HOL_SIDE_TARGET,
+                };
+                values.action = match action {
+                    ErrorAction::Report => HOL_ACTION_REPORT,
+                    ErrorAction::Ignore => HOL_ACTION_IGNORE,
+                    ErrorAction::Stop => HOL_ACTION_STOP,
+                };
+                HOL_EVENT_ERROR
             }
             EventKind::Failed(error) => {
                 values.code = code_of(error.kind());

@@ -1,18 +1,27 @@
 //! Copying one disk, by as many threads as come along.
 //!
 //! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn: room in the
-//! target is given in guest order, one batch after the other. The batch with the lowest number is always in the
-//! hands of a thread that waits for nobody, so the waiting ends. Writing belongs to the turn where a file has one
-//! writer at a time in the kernel, and several would only wait for each other there.
+//! target is given in guest order, one batch after the other; [`Turns`] says why the waiting ends. Writing belongs to the
+//! turn where a file has one writer at a time in the kernel, and several would only wait for each other there.
+//!
+//! What a batch cannot do because of an error of input or output may be tried again: what it has read is kept, and so
+//! are its places in the target, so that the same bytes go to the same places.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use super::{
-    BitmapMode, Compression, Job, JobReport, ZeroDetection,
+    BitmapMode, Compression, ErrorPolicy, ErrorSide, Job, JobReport, ZeroDetection,
+    board::Board,
     encoders::Encoders,
-    plan::{Batch, Piece, PieceKind, Planner},
+    plan::{Piece, PieceKind, Planner},
+    policy::{Decision, is_retryable},
     prepare::{Prepared, SMALL_BATCH_BYTES},
-    turns::Turns,
+    turns::{Pick, Turn, Turns},
+    unit::{Load, Scratch, Stage, Task, Unit},
 };
 use crate::{
     bitmap::DirtyBitmap,
@@ -43,7 +52,10 @@ pub(crate) struct Copy {
     bitmap: Option<BusyBitmap>,
     /// What is there when the copying ends early is not lost (bitmap mode always).
     keeps_partial: bool,
-    source: Disk,
+    on_source_error: ErrorPolicy,
+    on_target_error: ErrorPolicy,
+    /// It stays open, and locked, until its bitmap is changed.
+    _source: Disk,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
     /// And its source as it is.
@@ -53,8 +65,36 @@ pub(crate) struct Copy {
 #[derive(Debug)]
 struct Planning {
     planner: Planner,
+    /// Batches that are begun and not done, those that are put aside among them.
     in_flight: usize,
     exhausted: bool,
+    /// The target is being completed.
+    finishing: bool,
+}
+
+/// What is to be done next.
+enum Planned {
+    Task(Task),
+    /// Nothing before.
+    Later(Instant),
+    /// Nothing that others do not do already.
+    Nothing,
+}
+
+/// An error and where it came from; `None` where no policy has a say.
+struct Trouble {
+    side: Option<ErrorSide>,
+    error: Error,
+}
+
+impl Trouble {
+    fn source(error: Error) -> Self {
+        Trouble { side: Some(ErrorSide::Source), error }
+    }
+
+    fn target(error: Error) -> Self {
+        Trouble { side: Some(ErrorSide::Target), error }
+    }
 }
 
 /// A target with a part of what was to be copied.
@@ -66,28 +106,24 @@ pub(crate) struct Partial {
     pub(crate) rest: DirtyBitmap,
 }
 
-/// What a thread keeps from batch to batch.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    data: Vec<u8>,
-    packed: Vec<u8>,
-    stream: Vec<u8>,
-}
-
 /// What a call of [`Copy::step`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A batch was copied; there may be more.
     Copied,
-    /// All batches are taken; other threads still copy some.
+    /// Something could not be done and will be tried again.
+    Aside,
+    /// Nothing: it is too early.
+    Later(Instant),
+    /// Nothing: what is left is in the hands of other threads.
     Exhausted,
-    /// The last batch is done and the target is complete and durable, under its temporary name.
+    /// The target is complete and durable, under its temporary name.
     Finished,
 }
 
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
-    pub(crate) fn new(prepared: Prepared, file: File, index: usize) -> Result<Self> {
+    pub(crate) fn new(prepared: Prepared, file: File, board: Arc<Board>, index: usize) -> Result<Self> {
         let Prepared { backup, set, bitmap, mut plan, layout, backing, record_zeros, pinned, .. } = prepared;
         let source = backup.source;
         let image = source.image();
@@ -105,7 +141,7 @@ impl Copy {
             Compression::Zstd { level } => Some(Encoders::new(CompressionType::Zstd, level.unwrap_or(1))),
         };
         Ok(Copy {
-            job: Job::new(index, source.path(), &backup.target, total),
+            job: Job::new(board, index, source.path(), &backup.target, total),
             image,
             target,
             cluster_size: plan.cluster_size as usize,
@@ -116,19 +152,17 @@ impl Copy {
                 planner: Planner::new(set, plan),
                 in_flight: 0,
                 exhausted: false,
+                finishing: false,
             }),
             turns: Turns::new(),
             bitmap,
             keeps_partial: backup.options.bitmap_mode == Some(BitmapMode::Always),
-            source,
+            on_source_error: backup.options.on_source_error,
+            on_target_error: backup.options.on_target_error,
+            _source: source,
             _backing: backing,
             _pinned: pinned,
         })
-    }
-
-    /// The disk that is copied.
-    pub(crate) fn source(&self) -> &Disk {
-        &self.source
     }
 
     /// The bitmap that loses what the target has, when the target is there.
@@ -150,37 +184,97 @@ impl Copy {
         self.turns.limit(if self.keeps_partial { sequence } else { 0 });
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.turns.is_stopped()
-    }
-
-    /// Copies one batch. The thread that does the last one also finishes the target.
-    pub(crate) fn step(&self, scratch: &mut Scratch) -> Result<Step> {
+    /// One piece of work: a batch, or the end of the target behind the last one. A new batch reads about `most` bytes at
+    /// most.
+    pub(crate) fn step(&self, scratch: &mut Scratch, most: u64) -> Result<Step> {
+        let mut unit = match self.turns.pick(Instant::now()) {
+            Pick::Aside(unit) => unit,
+            Pick::New => Unit::new(),
+            Pick::Later(time) => return Ok(Step::Later(time)),
+            Pick::Stopped => return Ok(Step::Exhausted),
+        };
+        if let Task::Copy(_) = unit.task {
+            *scratch = mem::take(&mut unit.scratch);
+        }
         // An error or a panic must not leave others waiting for this thread's turn.
         let mut guard = StopUnlessDone { copy: Some(self), sequence: u64::MAX };
-        let Some(batch) = self.take_batch()? else {
-            guard.done();
-            return Ok(Step::Exhausted);
+        let step = match self.go_on(&mut unit, &mut guard.sequence, scratch, most) {
+            Ok(step) => step,
+            Err(trouble) => self.meet(trouble, &mut unit)?,
         };
-        guard.sequence = batch.sequence;
-        self.copy_batch(batch, scratch)?;
-        let last = {
-            let mut planning = self.planning();
-            planning.in_flight -= 1;
-            planning.exhausted && planning.in_flight == 0
-        };
-        if last {
-            self.finish()?;
+        if step == Step::Aside {
+            unit.scratch = mem::take(scratch);
+            self.turns.put_aside(unit);
         }
         guard.done();
-        Ok(if last { Step::Finished } else { Step::Copied })
+        Ok(step)
+    }
+
+    /// Gets on with a unit as far as possible, and notes the place of its batch.
+    fn go_on(
+        &self,
+        unit: &mut Unit,
+        sequence: &mut u64,
+        scratch: &mut Scratch,
+        most: u64,
+    ) -> Result<Step, Trouble> {
+        loop {
+            *sequence = unit.sequence();
+            match &mut unit.task {
+                Task::Plan => match self.plan(most).map_err(Trouble::source)? {
+                    Planned::Task(task) => unit.begins(task),
+                    Planned::Later(time) => return Ok(Step::Later(time)),
+                    Planned::Nothing => return Ok(Step::Exhausted),
+                },
+                Task::Copy(load) if load.stage == Stage::Planned => {
+                    self.read(load, scratch).map_err(Trouble::source)?;
+                    unit.retries = 0;
+                }
+                Task::Copy(load) => {
+                    if self.write(load, scratch).map_err(Trouble::target)? == Turn::NotYet {
+                        unit.not_before = None;
+                        return Ok(Step::Aside);
+                    }
+                    self.planning().in_flight -= 1;
+                    return Ok(Step::Copied);
+                }
+                Task::Finish => {
+                    self.finish()?;
+                    return Ok(Step::Finished);
+                }
+            }
+        }
+    }
+
+    /// Does about an error what was asked for.
+    fn meet(&self, trouble: Trouble, unit: &mut Unit) -> Result<Step> {
+        let Trouble { side, error } = trouble;
+        let policy = match side {
+            Some(ErrorSide::Source) => self.on_source_error,
+            Some(ErrorSide::Target) if self.target.can_be_retried() => self.on_target_error,
+            _ => return Err(error),
+        };
+        let Some(side) = side.filter(|_| is_retryable(&error)) else { return Err(error) };
+        let decision = policy.decide(&error, unit.retries);
+        let error = match (decision, unit.retries) {
+            (Decision::Fail, 1..) => error.within(format!("given up after {} retries", unit.retries)),
+            _ => error,
+        };
+        self.job.trouble(side, decision, &error);
+        unit.not_before = match decision {
+            Decision::Fail => return Err(error),
+            Decision::RetryAfter(pause) => Instant::now().checked_add(pause),
+            Decision::Stop => None,
+        };
+        unit.retries += 1;
+        Ok(Step::Aside)
     }
 
     /// Makes the target complete and durable, if the source is still what it was.
-    fn finish(&self) -> Result<()> {
+    fn finish(&self) -> Result<(), Trouble> {
         self.turns.finish(|| {
-            self.image.ensure_unchanged()?;
-            self.target.finish().map(drop)
+            self.image.ensure_unchanged().map_err(|error| Trouble { side: None, error })?;
+            self.target.finish().map(drop).map_err(Trouble::target)
         })
     }
 
@@ -195,40 +289,42 @@ impl Copy {
 
     /// Makes a target durable that has only a part of what was to be copied.
     pub(crate) fn finish_partial(&self) -> Result<()> {
-        if self.turns.is_finished() { Ok(()) } else { self.finish() }
+        if self.turns.is_finished() { Ok(()) } else { self.finish().map_err(|trouble| trouble.error) }
     }
 
-    fn take_batch(&self) -> Result<Option<Batch>> {
+    /// What comes next that nobody has begun.
+    fn plan(&self, most: u64) -> Result<Planned> {
         let mut planning = self.planning();
-        if planning.exhausted {
-            return Ok(None);
+        if !planning.exhausted
+            && let Some(batch) = planning.planner.next_batch(&self.image, most)?
+        {
+            planning.in_flight += 1;
+            self.job.charge(batch.bytes);
+            return Ok(Planned::Task(Task::Copy(Load::new(batch))));
         }
-        let batch = match planning.planner.next_batch(&self.image)? {
-            Some(batch) => batch,
-            // An empty batch at the end makes somebody the last one, also where there is nothing to copy.
-            None => {
-                planning.exhausted = true;
-                Batch {
-                    sequence: planning.planner.batches(),
-                    pieces: Vec::new(),
-                    span: 0,
-                    end: self.image.size(),
-                }
-            }
-        };
-        planning.in_flight += 1;
-        Ok(Some(batch))
+        planning.exhausted = true;
+        if planning.in_flight > 0 || planning.finishing {
+            return Ok(Planned::Nothing);
+        }
+        // A job is not faster than its limit, also to the end.
+        if let Some(time) = self.job.free_at() {
+            return Ok(Planned::Later(time));
+        }
+        planning.finishing = true;
+        Ok(Planned::Task(Task::Finish))
     }
 
-    fn copy_batch(&self, batch: Batch, scratch: &mut Scratch) -> Result<()> {
-        let mut items = Vec::new();
-        let mut report = JobReport::default();
+    /// Reads a batch, finds zeros in it, and compresses.
+    fn read(&self, load: &mut Load, scratch: &mut Scratch) -> Result<()> {
+        let Load { batch, items, report, stage, .. } = load;
+        items.clear();
         scratch.data.clear();
         scratch.packed.clear();
         for piece in &batch.pieces {
-            self.load(piece, scratch, &mut items)?;
+            self.load(piece, scratch, items)?;
         }
-        for item in &items {
+        *report = JobReport::default();
+        for item in &*items {
             let length = item.length.min(self.image.size() - item.guest);
             match item.content {
                 Content::Zero => report.zero_bytes += length,
@@ -238,22 +334,36 @@ impl Copy {
         if !self.record_zeros {
             items.retain(|item| item.content != Content::Zero);
         }
+        *stage = Stage::Read;
+        Ok(())
+    }
+
+    /// Gives a batch its places when it is its turn, once and for all, and writes it there.
+    fn write(&self, load: &mut Load, scratch: &Scratch) -> Result<Turn> {
+        let Load { batch, items, extents, report, stage } = load;
         let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
         // What shall be kept at any moment is written before the next batch gets its place.
-        let together = self.target.writes_in_parallel() && !self.keeps_partial;
-        let extents = self.turns.take(batch.sequence, batch.end, || {
-            let extents = self.target.place(&items)?;
-            if !together {
-                self.target.write(&extents, buffer)?;
+        let beside = self.target.writes_in_parallel() && !self.keeps_partial;
+        if *stage != Stage::Beside {
+            let turn = self.turns.take(batch.sequence, batch.end, || {
+                if *stage == Stage::Read {
+                    *extents = self.target.place(items)?;
+                    *stage = Stage::Placed;
+                }
+                self.target.settle()?;
+                if beside { Ok(()) } else { self.target.write(extents, buffer) }
+            })?;
+            if turn == Turn::NotYet {
+                return Ok(turn);
             }
-            Ok(extents)
-        })?;
-        if together {
-            self.target.write(&extents, buffer)?;
+        }
+        if beside {
+            *stage = Stage::Beside;
+            self.target.write(extents, buffer)?;
         }
         report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
-        self.job.advance(batch.span, report);
-        Ok(())
+        self.job.advance(batch.span, *report);
+        Ok(Turn::Had)
     }
 
     /// A compressing copy collects what it writes, streams and all, in a buffer of its own.
@@ -358,11 +468,6 @@ impl Copy {
     fn planning(&self) -> MutexGuard<'_, Planning> {
         self.planner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The error of a job that was told to end.
-pub(crate) fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "the backup was cancelled")
 }
 
 /// Stops the copying when it is dropped before it is told that all went well.

@@ -1,17 +1,30 @@
 //! Work in the background: what a backup is, what it copies, and how.
 //!
 //! [`options`] is what the caller asks for, [`plan`] turns it into batches in guest order, [`copy`] moves a
-//! batch, [`turns`] keeps batches in order, and [`status`] is what others see of it meanwhile.
+//! batch ([`unit`]), [`turns`] keeps batches in order, and [`status`] is what others see of it meanwhile.
+//!
+//! How a job moves is in [`states`], two tables, and [`board`], which moves the jobs of a transaction by them; what it
+//! does about errors is in [`policy`], how fast it may be in [`meter`].
 
+mod board;
 mod copy;
 mod encoders;
+mod meter;
 mod options;
 mod plan;
+mod policy;
 mod prepare;
+mod states;
 mod status;
+mod sync;
 mod turns;
+mod unit;
 
-pub(crate) use copy::{Copy, Partial, Scratch, Step, cancelled};
-pub use options::{Backup, BackupOptions, BitmapMode, Compression, SyncMode, ZeroDetection};
-pub(crate) use prepare::{BitmapView, NewFile, Prepared, check_together, prepare};
-pub use status::{Job, JobReport, JobStatus, Progress};
+pub(crate) use board::{Board, Left, Listener, Notice, Permit, Verdict};
+pub(crate) use copy::{Copy, Partial, Step};
+pub use options::{Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode, ZeroDetection};
+pub use policy::{ErrorAction, ErrorPolicy, ErrorSide};
+pub(crate) use prepare::{BitmapView, NewFile, Prepared, check_together, prepare, seats};
+pub use states::{JobStatus, Verb};
+pub use status::{Job, JobReport, Progress};
+pub(crate) use unit::Scratch;

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use super::ErrorPolicy;
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -69,6 +70,16 @@ pub enum ZeroDetection {
     Off,
 }
 
+/// Whether a job takes its last step by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LastStep {
+    /// By itself.
+    #[default]
+    Auto,
+    /// When it is told to.
+    Manual,
+}
+
 /// Options of a [`Backup`]; the default is a full copy into a new qcow2 image.
 #[derive(Clone, Debug, Default)]
 pub struct BackupOptions {
@@ -91,6 +102,22 @@ pub struct BackupOptions {
     pub existing: Existing,
     /// Whether data is searched for zeros.
     pub zero_detection: ZeroDetection,
+    /// Bytes of data a second that are read at most; 0 is without a limit. Zeros and holes do not count.
+    pub speed: u64,
+    /// What to do when the source, or an image below it, cannot be read.
+    pub on_source_error: ErrorPolicy,
+    /// What to do when the target cannot be written.
+    pub on_target_error: ErrorPolicy,
+    /// Whether the target appears as soon as it can, or when [`Job::finalize`] says so. In a group one that waits
+    /// makes all wait, and one that is told lets all go on.
+    ///
+    /// [`Job::finalize`]: crate::Job::finalize
+    pub finalize: LastStep,
+    /// Whether the job is done with when it has ended, or keeps its transaction from finishing until
+    /// [`Job::dismiss`] says that somebody took note of how.
+    ///
+    /// [`Job::dismiss`]: crate::Job::dismiss
+    pub dismiss: LastStep,
 }
 
 /// A backup of one disk into one new file.
@@ -176,6 +203,20 @@ impl FromStr for Compression {
             _ => return Err(unknown("compression", text, "none, zlib[:1-9] or zstd[:1-19]")),
         };
         compression.check_level().map(|()| compression)
+    }
+}
+
+impl FromStr for ErrorPolicy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "report" => Ok(ErrorPolicy::Report),
+            "ignore" => Ok(ErrorPolicy::Ignore),
+            "enospc" => Ok(ErrorPolicy::Enospc),
+            "stop" => Ok(ErrorPolicy::Stop),
+            _ => Err(unknown("error policy", text, "report, ignore, enospc or stop")),
+        }
     }
 }
 

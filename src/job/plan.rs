@@ -46,6 +46,8 @@ pub(crate) struct Batch {
     pub(crate) pieces: Vec<Piece>,
     /// Bytes of the disk that are dealt with by it.
     pub(crate) span: u64,
+    /// Bytes of data that are read for it.
+    pub(crate) bytes: u64,
     /// Everything before this guest offset is dealt with by it and those before it.
     pub(crate) end: u64,
 }
@@ -112,38 +114,53 @@ impl Planner {
         }
     }
 
-    /// The next batch; `None` when everything has been planned.
-    pub(crate) fn next_batch(&mut self, image: &Image) -> Result<Option<Batch>> {
-        let (mut pieces, mut bytes, mut span) = (Vec::new(), 0, 0);
-        while bytes < self.options.batch_bytes && span < BATCH_SPAN && pieces.len() < BATCH_PIECES {
+    /// The next batch, of about `most` bytes of data at most; `None` when everything has been planned. After an error
+    /// the same place can be tried again.
+    pub(crate) fn next_batch(&mut self, image: &Image, most: u64) -> Result<Option<Batch>> {
+        let mut batch = Batch { sequence: self.sequence, pieces: Vec::new(), span: 0, bytes: 0, end: 0 };
+        if let Err(error) = self.fill(&mut batch, image, most.min(self.options.batch_bytes)) {
+            // What was looked at is forgotten, up to the last whole piece.
+            self.region = None;
+            // And what is there already is good; the error will come again.
+            if batch.pieces.is_empty() && batch.span == 0 {
+                return Err(error);
+            }
+        }
+        if batch.pieces.is_empty() && batch.span == 0 {
+            return Ok(None);
+        }
+        self.sequence += 1;
+        batch.end = self.at;
+        Ok(Some(batch))
+    }
+
+    fn fill(&mut self, batch: &mut Batch, image: &Image, limit: u64) -> Result<()> {
+        let Batch { pieces, span, bytes, .. } = batch;
+        while *bytes < limit && *span < BATCH_SPAN && pieces.len() < BATCH_PIECES {
             if self.region.is_none() {
                 self.region = self.next_region(image)?;
                 // Of an implicit set, what lies between regions has been dealt with too.
                 if matches!(self.set, CopySet::All | CopySet::Top) {
                     let next = self.region.as_ref().map_or(image.size(), |region| region.at);
-                    span += next - self.at;
+                    *span += next - self.at;
                     self.at = next;
                 }
             }
             let Some(region) = &mut self.region else { break };
-            let most = (self.options.batch_bytes - bytes).max(self.options.cluster_size);
-            let piece =
-                region.next_piece(image, &self.options, most, BATCH_SPAN - span.min(BATCH_SPAN - 1))?;
+            let most = (limit - *bytes).max(self.options.cluster_size);
+            let widest = BATCH_SPAN - (*span).min(BATCH_SPAN - 1);
+            let piece = region.next_piece(image, &self.options, most, widest)?;
             self.at = region.at.min(image.size());
             if region.at >= region.end {
                 self.region = None;
             }
             if !matches!(piece.kind, PieceKind::Zero) {
-                bytes += piece.length;
+                *bytes += piece.length;
             }
-            span += (piece.guest + piece.length).min(image.size()) - piece.guest;
+            *span += (piece.guest + piece.length).min(image.size()) - piece.guest;
             pieces.push(piece);
         }
-        if pieces.is_empty() && span == 0 {
-            return Ok(None);
-        }
-        self.sequence += 1;
-        Ok(Some(Batch { sequence: self.sequence - 1, pieces, span, end: self.at }))
+        Ok(())
     }
 
     /// Adds to `rest` what there is to copy from guest offset `from` on.
@@ -171,11 +188,6 @@ impl Planner {
                 }
             }
         }
-    }
-
-    /// How many batches there have been.
-    pub(crate) fn batches(&self) -> u64 {
-        self.sequence
     }
 
     fn next_region(&self, image: &Image) -> Result<Option<Region>> {

@@ -3,7 +3,8 @@
 use std::{collections::HashSet, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
-    Backup, BackupOptions, BitmapMode, Compression, SyncMode,
+    Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode,
+    board::Seat,
     copy::is_zero,
     plan::{CopySet, PlanOptions},
 };
@@ -243,6 +244,24 @@ fn open_backing(backup: &Backup) -> Result<Option<Disk>> {
     let Some(backing) = &backup.options.backing else { return Ok(None) };
     let source = &backup.source;
     Disk::open_backing(source.image().storage(), &backup.target, backing, source.options()).map(Some)
+}
+
+/// The places of these jobs on the board; `grouped` says whether they stand and fall together.
+pub(crate) fn seats(list: &[Prepared], grouped: bool) -> Vec<Seat> {
+    let seat = |(index, prepared): (usize, &Prepared)| {
+        let Backup { source, target, options } = &prepared.backup;
+        let same = |other: &Prepared| other.backup.source.is_same(source);
+        Seat {
+            name: format!("the backup to '{}'", target.display()),
+            group: if grouped { 0 } else { index },
+            disk: list.iter().position(same).unwrap_or(index),
+            changes_disk: prepared.bitmap.is_some(),
+            speed: options.speed,
+            auto_finalize: options.finalize == LastStep::Auto,
+            auto_dismiss: options.dismiss == LastStep::Auto,
+        }
+    };
+    list.iter().enumerate().map(seat).collect()
 }
 
 /// A file that will be made.

@@ -1,30 +1,20 @@
-//! What others see of a job: its state, how far it is, how it ended.
+//! What others see of a job, and ask of it: its state, how far it is, how it ended.
 
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
-use crate::error::{Error, ErrorKind};
-
-/// States of a job, in the order that it goes through them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobStatus {
-    /// Not started.
-    Created,
-    /// Copying.
-    Running,
-    /// Its own work is done and durable; it waits for the other jobs of its group.
-    Waiting,
-    /// It failed or was cancelled, and its target is being removed, or finished with what it has where that is
-    /// to be kept (bitmap mode always).
-    Aborting,
-    /// It has ended: [`Job::error`] says how.
-    Concluded,
-}
+use super::{
+    board::Board,
+    policy::{Decision, ErrorSide},
+    states::JobStatus,
+};
+use crate::error::{Error, Result};
 
 /// How far a job is, in bytes of the guest's disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +47,7 @@ pub struct Job(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    board: Arc<Board>,
     index: usize,
     source: PathBuf,
     target: PathBuf,
@@ -65,20 +56,13 @@ struct Shared {
     data: AtomicU64,
     zero: AtomicU64,
     stored: AtomicU64,
-    cancelled: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    status: JobStatus,
-    error: Option<Error>,
-    partial_end: Option<u64>,
+    partial_end: OnceLock<u64>,
 }
 
 impl Job {
-    pub(crate) fn new(index: usize, source: &Path, target: &Path, total: u64) -> Self {
+    pub(crate) fn new(board: Arc<Board>, index: usize, source: &Path, target: &Path, total: u64) -> Self {
         Job(Arc::new(Shared {
+            board,
             index,
             source: source.to_owned(),
             target: target.to_owned(),
@@ -87,8 +71,7 @@ impl Job {
             data: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             stored: AtomicU64::new(0),
-            cancelled: AtomicBool::new(false),
-            state: Mutex::new(State { status: JobStatus::Created, error: None, partial_end: None }),
+            partial_end: OnceLock::new(),
         }))
     }
 
@@ -109,7 +92,7 @@ impl Job {
 
     /// Its state.
     pub fn status(&self) -> JobStatus {
-        self.state().status
+        self.0.board.status(self.0.index)
     }
 
     /// How far it is.
@@ -120,7 +103,15 @@ impl Job {
     /// Why it failed; `Cancelled` when it was cancelled, or ended because another job of its group did.
     /// `None` while it runs and when it succeeded.
     pub fn error(&self) -> Option<Error> {
-        self.state().error.clone()
+        self.0.board.error(self.0.index)
+    }
+
+    /// The error for which it paused ([`ErrorPolicy::Stop`] and [`ErrorPolicy::Enospc`]), until it is resumed.
+    ///
+    /// [`ErrorPolicy::Stop`]: crate::ErrorPolicy::Stop
+    /// [`ErrorPolicy::Enospc`]: crate::ErrorPolicy::Enospc
+    pub fn stopped_by(&self) -> Option<Error> {
+        self.0.board.stopped_by(self.0.index)
     }
 
     /// What it has put into its target so far.
@@ -129,42 +120,83 @@ impl Job {
             data_bytes: self.0.data.load(Ordering::Relaxed),
             zero_bytes: self.0.zero.load(Ordering::Relaxed),
             stored_bytes: self.0.stored.load(Ordering::Relaxed),
-            partial_end: self.state().partial_end,
+            partial_end: self.0.partial_end.get().copied(),
         }
     }
 
-    /// Asks it to end as soon as possible.
-    pub(crate) fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+    /// Asks it to begin nothing more, and returns at once; it is [`JobStatus::Paused`] when what was at work is done.
+    /// Other jobs go on, but those of its group wait for it in the end.
+    ///
+    /// # Errors
+    /// `WrongState` when it is paused already, and when it has done its work.
+    pub fn pause(&self) -> Result<()> {
+        self.0.board.pause(self.0.index)
     }
 
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::Relaxed)
+    /// Lets it go on. What it was stopped by is tried again.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not paused.
+    pub fn resume(&self) -> Result<()> {
+        self.0.board.resume(self.0.index)
     }
 
-    pub(crate) fn set_status(&self, status: JobStatus) {
-        self.state().status = status;
+    /// Asks it to end without a target, and returns at once. All of its group end with it. With
+    /// [`BitmapMode::Always`](crate::BitmapMode::Always) what is copied is kept.
+    ///
+    /// # Errors
+    /// `WrongState` when it has ended, and when its target is about to appear.
+    pub fn cancel(&self) -> Result<()> {
+        self.0.board.cancel(self.0.index)
     }
 
-    /// Remembers why it fails, unless there is a reason already; a failure of its own replaces having been
-    /// cancelled.
-    pub(crate) fn fail(&self, error: Error) {
-        let mut state = self.state();
-        match &state.error {
-            Some(first) if first.kind() != ErrorKind::Cancelled => {}
-            _ => state.error = Some(error),
-        }
+    /// Limits how many bytes of data a second it reads from now on; 0 is without a limit.
+    ///
+    /// # Errors
+    /// `WrongState` when it has done its work.
+    pub fn set_speed(&self, bytes_per_second: u64) -> Result<()> {
+        self.0.board.set_speed(self.0.index, bytes_per_second, Instant::now())
     }
 
-    /// Puts `text: ` before the error's text.
-    pub(crate) fn explain(&self, text: String) {
-        let mut state = self.state();
-        state.error = state.error.take().map(|error| error.within(text));
+    /// Lets the targets of its group appear ([`LastStep::Manual`](crate::LastStep::Manual)); returns at once.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not [`JobStatus::Pending`].
+    pub fn finalize(&self) -> Result<()> {
+        self.0.board.finalize(self.0.index)
+    }
+
+    /// Says that somebody took note of how it ended. The handle stays valid.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not [`JobStatus::Concluded`].
+    pub fn dismiss(&self) -> Result<()> {
+        self.0.board.dismiss(self.0.index)
     }
 
     /// Tells that its target is there with a part of what was to be copied.
     pub(crate) fn set_partial(&self, end: u64) {
-        self.state().partial_end = Some(end);
+        let _ = self.0.partial_end.set(end);
+    }
+
+    /// Puts `text: ` before the error's text.
+    pub(crate) fn explain(&self, text: &str) {
+        self.0.board.explain(self.0.index, text);
+    }
+
+    /// An error was met, and this is done about it.
+    pub(crate) fn trouble(&self, side: ErrorSide, decision: Decision, error: &Error) {
+        self.0.board.trouble(self.0.index, side, decision, error);
+    }
+
+    /// So many bytes are about to be read.
+    pub(crate) fn charge(&self, bytes: u64) {
+        self.0.board.charge(self.0.index, bytes, Instant::now());
+    }
+
+    /// When what was read is paid for by its speed, if it is not.
+    pub(crate) fn free_at(&self) -> Option<Instant> {
+        self.0.board.free_at(self.0.index, Instant::now())
     }
 
     pub(crate) fn advance(&self, guest: u64, report: JobReport) {
@@ -172,9 +204,5 @@ impl Job {
         self.0.zero.fetch_add(report.zero_bytes, Ordering::Relaxed);
         self.0.stored.fetch_add(report.stored_bytes, Ordering::Relaxed);
         self.0.done.fetch_add(guest, Ordering::Relaxed);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,10 +2,18 @@
 //!
 //! So whatever ends a copy early, what its target holds is the disk up to some offset, and that offset is known
 //! here.
+//!
+//! What cannot go on, because of an error that is to be tried again, is put aside, and no thread waits for the turn of
+//! something that is: it puts its own batch aside instead, and is free for other disks. Whatever a thread waits for is
+//! so in the hands of another thread, and the first of these waits for nobody. Nothing new begins while something is
+//! put aside; it is taken up again in order.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
-use super::copy::cancelled;
+use super::{board::cancelled, unit::Unit};
 use crate::error::Result;
 
 /// The turns of one copy.
@@ -26,6 +34,29 @@ struct State {
     /// Bytes of the disk, from its start on, that the turns so far have dealt with.
     reached: u64,
     target: TargetState,
+    /// What waits to be taken up again.
+    aside: Vec<Unit>,
+}
+
+/// What there is to take up.
+#[derive(Debug)]
+pub(crate) enum Pick {
+    /// Something that was put aside.
+    Aside(Unit),
+    /// Nothing until then.
+    Later(Instant),
+    /// Nothing; something new may begin.
+    New,
+    /// Nothing, nor may anything begin.
+    Stopped,
+}
+
+/// Whether a batch had its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Had,
+    /// One before it is put aside, so it must be, too.
+    NotYet,
 }
 
 /// What a turn leaves of the target.
@@ -39,10 +70,17 @@ enum TargetState {
     Finished,
 }
 
+impl State {
+    /// What is not taken up again takes those behind it along.
+    fn give_up(&mut self, unit: &Unit) {
+        self.end = self.end.min(unit.sequence());
+    }
+}
+
 impl Turns {
     pub(crate) fn new() -> Self {
         let target = TargetState::Consistent;
-        let state = State { next: 0, end: u64::MAX, stopped: false, reached: 0, target };
+        let state = State { next: 0, end: u64::MAX, stopped: false, reached: 0, target, aside: Vec::new() };
         Turns { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -52,23 +90,50 @@ impl Turns {
         let mut state = self.state();
         state.stopped = true;
         state.end = state.end.min(end);
+        for unit in std::mem::take(&mut state.aside) {
+            state.give_up(&unit);
+        }
         self.changed.notify_all();
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.state().stopped
+    /// Keeps something until it can go on.
+    pub(crate) fn put_aside(&self, unit: Unit) {
+        let mut state = self.state();
+        if state.stopped {
+            state.give_up(&unit);
+        } else {
+            state.aside.push(unit);
+        }
+        self.changed.notify_all();
+    }
+
+    /// What to go on with.
+    pub(crate) fn pick(&self, now: Instant) -> Pick {
+        let mut state = self.state();
+        if state.stopped {
+            return Pick::Stopped;
+        }
+        let first = state.aside.iter().enumerate().min_by_key(|(_, unit)| unit.sequence());
+        match first.map(|(at, unit)| (at, unit.not_before.filter(|time| *time > now))) {
+            None => Pick::New,
+            Some((_, Some(time))) => Pick::Later(time),
+            Some((at, None)) => Pick::Aside(state.aside.swap_remove(at)),
+        }
     }
 
     /// Runs `write` when all batches before this one have had their turn; the disk is dealt with up to `reaches`
-    /// then.
-    pub(crate) fn take<T>(
+    /// then. After an error it is still this one's turn.
+    pub(crate) fn take(
         &self,
         sequence: u64,
         reaches: u64,
-        write: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+        write: impl FnOnce() -> Result<()>,
+    ) -> Result<Turn> {
         let mut state = self.state();
         while state.next != sequence && sequence < state.end {
+            if state.aside.iter().any(|unit| unit.sequence() < sequence) {
+                return Ok(Turn::NotYet);
+            }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if sequence >= state.end {
@@ -76,17 +141,17 @@ impl Turns {
         }
         state.target = TargetState::InDoubt;
         drop(state);
-        let written = write()?;
+        write()?;
         let mut state = self.state();
         state.target = TargetState::Consistent;
         state.reached = reaches;
         state.next += 1;
         self.changed.notify_all();
-        Ok(written)
+        Ok(Turn::Had)
     }
 
-    /// Runs `finish`, behind all turns; a second try would not know what the first one did.
-    pub(crate) fn finish(&self, finish: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Runs `finish`, behind all turns.
+    pub(crate) fn finish<E>(&self, finish: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         self.state().target = TargetState::InDoubt;
         finish()?;
         self.state().target = TargetState::Finished;

@@ -2,13 +2,14 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     os::fd::BorrowedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
     error::{Error, Result},
-    job::{Job, JobStatus, Progress},
+    job::{ErrorAction, ErrorSide, Job, JobStatus, Listener, Notice, Progress},
     storage::EventFd,
 };
 
@@ -28,6 +29,16 @@ pub enum EventKind {
     StateChanged(JobStatus),
     /// The job got on. Told once for all that happened since it was last asked for.
     Progress(Progress),
+    /// The job met an error, and did this about it. While one that was ignored waits to be asked for, the job's further
+    /// ones are not told.
+    Error {
+        /// Where the error came from.
+        side: ErrorSide,
+        /// What the job does.
+        action: ErrorAction,
+        /// The error.
+        error: Error,
+    },
     /// The job failed.
     Failed(Error),
     /// The job was cancelled, or ended because another one of its group did.
@@ -39,7 +50,7 @@ pub enum EventKind {
 }
 
 /// A queue of events and a descriptor that tells whether it is empty. It never holds more than one progress
-/// event a job, so it stays short however slowly it is read.
+/// event a job, nor more than one ignored error, so it stays short however slowly it is read.
 #[derive(Debug)]
 pub(crate) struct Events {
     queue: Mutex<VecDeque<Event>>,
@@ -54,9 +65,13 @@ impl Events {
 
     pub(crate) fn push(&self, job: Option<usize>, kind: EventKind) {
         let mut queue = self.queue();
-        if let EventKind::Progress(_) = kind
-            && queue.iter().any(|e| e.job == job && matches!(e.kind, EventKind::Progress(_)))
-        {
+        let told_once = |kind: &EventKind| {
+            let ignored = matches!(kind, EventKind::Error { action: ErrorAction::Ignore, .. });
+            ignored || matches!(kind, EventKind::Progress(_))
+        };
+        let alike =
+            |event: &Event| event.job == job && mem::discriminant(&event.kind) == mem::discriminant(&kind);
+        if told_once(&kind) && queue.iter().any(alike) {
             return;
         }
         queue.push_back(Event { job, kind });
@@ -81,5 +96,18 @@ impl Events {
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Event>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener for Events {
+    fn told(&self, job: usize, notice: Notice) {
+        let kind = match notice {
+            Notice::Status(status) => EventKind::StateChanged(status),
+            Notice::Error { side, action, error } => EventKind::Error { side, action, error },
+            Notice::Failed(error) => EventKind::Failed(error),
+            Notice::Cancelled => EventKind::Cancelled,
+            Notice::Completed => EventKind::Completed,
+        };
+        self.push(Some(job), kind);
     }
 }

@@ -24,6 +24,7 @@ use std::{
 
 pub use action::{Action, MergeFrom, OverlayOptions};
 use changes::Changes;
+use events::Events;
 pub use events::{Event, EventKind};
 use journal::Journal;
 pub use journal::{Recovery, RecoveryItem, RecoveryKind};
@@ -33,7 +34,7 @@ use run::{Run, Work};
 use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
-    job::{Copy, Job, NewFile, Prepared},
+    job::{Backup, Board, Copy, Job, LastStep, NewFile, Prepared, seats},
     storage::{HostStorage, Storage},
 };
 
@@ -127,10 +128,13 @@ impl Transaction {
                 Changes::default()
             }
         };
+        let events = Arc::new(Events::new()?);
+        let board = Arc::new(Board::new(seats(&backups, grouped), events.clone()));
         let files = targets.iter().map(|target| target.file().clone());
-        let copy = |(index, (prepared, file))| Copy::new(prepared, file, index);
+        let copy = |(index, (prepared, file))| Copy::new(prepared, file, board.clone(), index);
         let copies: Vec<_> = backups.into_iter().zip(files).enumerate().map(copy).collect::<Result<_>>()?;
-        let run = Arc::new(Run::new(copies.iter().map(|copy| copy.job().clone()).collect())?);
+        let jobs = copies.iter().map(|copy| copy.job().clone()).collect();
+        let run = Arc::new(Run::new(jobs, board.clone(), events));
         if copies.is_empty() {
             run.end();
             return Ok(RunningTransaction { run, thread: None });
@@ -142,13 +146,31 @@ impl Transaction {
         Ok(RunningTransaction { run, thread: Some(thread) })
     }
 
+    /// Nobody could tell a job to take its last step while [`Transaction::commit`] waits for that.
+    fn refuse_manual_steps(&self) -> Result<()> {
+        let manual =
+            |backup: &&Backup| [backup.options.finalize, backup.options.dismiss].contains(&LastStep::Manual);
+        let mut backups = self.actions.iter().filter_map(|action| match action {
+            Action::Backup(backup) => Some(backup),
+            _ => None,
+        });
+        let Some(backup) = backups.find(manual) else { return Ok(()) };
+        let text = format!(
+            "the backup to '{}' waits to be finalized or dismissed by hand; start the transaction instead of \
+             committing it, which waits for the end",
+            backup.target.display()
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
     /// Carries out all actions and waits for the end.
     ///
     /// # Errors
-    /// Those of [`Transaction::start`], and the error of the first backup that failed. In grouped mode no
+    /// `InvalidArgument` for a backup with [`LastStep::Manual`]; those of [`Transaction::start`]; and the error of the first backup that failed. In grouped mode no
     /// target exists then that did not exist before, and one that was to be overwritten is as it was; except
     /// that the target of a single backup with [`BitmapMode::Always`] may be kept, which the error tells.
     pub fn commit(self) -> Result<Vec<Job>> {
+        self.refuse_manual_steps()?;
         let running = self.start()?;
         match running.wait(None) {
             Some(Err(error)) => Err(error),
@@ -178,7 +200,7 @@ pub fn recover_in(storage: &Arc<dyn Storage>, folder: impl AsRef<Path>) -> Resul
 }
 
 /// A transaction at work. Every method may be called from any thread. Dropping it cancels what still runs,
-/// and waits until nothing of it is left.
+/// and waits until nothing of it is left; it does not wait for jobs to be dismissed.
 #[derive(Debug)]
 pub struct RunningTransaction {
     run: Arc<Run>,
@@ -202,14 +224,15 @@ impl RunningTransaction {
         self.run.events().as_fd()
     }
 
-    /// Waits for the end, at most for `timeout`; `None` means that it still runs.
+    /// Waits for the end, at most for `timeout`; `None` means that it still runs: a job that is paused, that waits to
+    /// be finalized, or to be dismissed ([`LastStep::Manual`]) keeps it from ending.
     ///
     /// The result is the error of the backup that failed first, if one did. It can be asked for again.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Result<()>> {
         self.run.wait(timeout)
     }
 
-    /// Asks for an early end and returns at once. Once targets have begun to appear it is too late, and the
+    /// Asks all jobs for an early end and returns at once. Once targets have begun to appear it is too late, and the
     /// transaction succeeds. Backups with [`BitmapMode::Always`] keep what they have copied.
     pub fn cancel(&self) {
         self.run.cancel();
@@ -219,6 +242,7 @@ impl RunningTransaction {
 impl Drop for RunningTransaction {
     fn drop(&mut self) {
         self.cancel();
+        self.run.let_go();
         if let Some(thread) = self.thread.take() {
             // Its result is known already; a panic in it became an error.
             let _ = thread.join();

@@ -1,4 +1,4 @@
-//! A transaction at work: one thread that leads, a pool that copies.
+//! A transaction at work: one thread that leads, a pool that copies and settles. Who does what the board says.
 
 use std::{
     cmp::Reverse,
@@ -22,14 +22,24 @@ use crate::{
     disk::{BusyBitmap, Disk, Pool},
     error::{Error, ErrorKind, Result},
     image::create::TargetFile,
-    job::{Copy, Job, JobStatus, Partial, Scratch, Step, cancelled},
+    job::{Board, Copy, Job, Left, Partial, Permit, Scratch, Step, Verdict},
 };
+
+/// What a thread did at one job.
+enum Did {
+    Something,
+    /// Nothing before something changes, or until then.
+    Nothing(Option<Instant>),
+    /// Nothing, and there will be nothing.
+    All,
+}
 
 /// What the caller's handle and the leading thread share.
 #[derive(Debug)]
 pub(crate) struct Run {
     jobs: Vec<Job>,
-    events: Events,
+    board: Arc<Board>,
+    events: Arc<Events>,
     /// What went wrong that is no job's.
     problem: Mutex<Option<Error>>,
     result: Mutex<Option<Result<()>>>,
@@ -54,14 +64,9 @@ pub(crate) struct Work {
 }
 
 impl Run {
-    pub(crate) fn new(jobs: Vec<Job>) -> Result<Self> {
-        Ok(Run {
-            jobs,
-            events: Events::new()?,
-            problem: Mutex::new(None),
-            result: Mutex::new(None),
-            ended: Condvar::new(),
-        })
+    pub(crate) fn new(jobs: Vec<Job>, board: Arc<Board>, events: Arc<Events>) -> Self {
+        let (problem, result) = (Mutex::new(None), Mutex::new(None));
+        Run { jobs, board, events, problem, result, ended: Condvar::new() }
     }
 
     /// Everything has ended.
@@ -83,9 +88,12 @@ impl Run {
     }
 
     pub(crate) fn cancel(&self) {
-        for job in &self.jobs {
-            job.cancel();
-        }
+        self.board.cancel_all();
+    }
+
+    /// No handle of the transaction is left: what became of the jobs need not be seen.
+    pub(crate) fn let_go(&self) {
+        self.board.let_go();
     }
 
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<Result<()>> {
@@ -136,152 +144,125 @@ impl Work {
         let done = catch_unwind(AssertUnwindSafe(|| self.copy_all()));
         if let Err(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))) {
             for index in 0..self.copies.len() {
-                self.fail(index, error.clone());
+                self.board().fail_unless_over(index, error.clone());
             }
         }
-        let concluded = catch_unwind(AssertUnwindSafe(|| self.conclude()));
-        if let Err(panic) = concluded {
+        // What the pool has left, where there was none: what failed goes.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
             // Whoever waits must hear of it; what is on disk a recovery looks after.
-            let error = panicked(&*panic);
-            for copy in &self.copies {
-                copy.job().fail(error.clone());
-                copy.job().set_status(JobStatus::Concluded);
-            }
+            self.board().fail_rest(&panicked(&*panic));
         }
         drop(self);
+        run.board.wait_dismissed();
         run.end();
     }
 
     fn copy_all(&self) -> Result<()> {
         let pool = Pool::new("holstein-copy")?;
-        for index in 0..self.copies.len() {
-            self.set_status(index, JobStatus::Running);
-        }
+        self.board().start();
         pool.on_all(|| self.work());
         Ok(())
     }
 
-    /// What one thread does: batch after batch, from one disk after the other, until none has any left.
+    /// What one thread does: a step of one disk after the other, until all are settled. It sleeps while there is
+    /// nothing to do for it.
     fn work(&self) {
         let count = self.copies.len();
         let mut scratch = Scratch::default();
         let mut index = self.next_start.fetch_add(1, Ordering::Relaxed) % count;
-        let mut idle = 0;
-        while idle < count {
-            idle = if self.step(index, &mut scratch) { 0 } else { idle + 1 };
-            index = (index + 1) % count;
+        loop {
+            let seen = self.board().changes();
+            let (mut idle, mut over) = (0, 0);
+            let mut until: Option<Instant> = None;
+            while idle < count {
+                match self.step(index, &mut scratch) {
+                    Did::Something => (idle, over, until) = (0, 0, None),
+                    Did::Nothing(time) => {
+                        idle += 1;
+                        until = [until, time].into_iter().flatten().min();
+                    }
+                    Did::All => (idle, over) = (idle + 1, over + 1),
+                }
+                index = (index + 1) % count;
+            }
+            if over == count {
+                return;
+            }
+            self.board().wait(seen, until);
         }
     }
 
-    /// One batch of one disk; false when it has none for us.
-    fn step(&self, index: usize, scratch: &mut Scratch) -> bool {
+    /// One step of one disk.
+    fn step(&self, index: usize, scratch: &mut Scratch) -> Did {
         let copy = &self.copies[index];
-        if copy.is_stopped() {
-            return false;
-        }
-        if copy.job().is_cancelled() {
-            self.fail(index, cancelled());
-            return false;
-        }
-        let step = catch_unwind(AssertUnwindSafe(|| copy.step(scratch)));
-        match step.unwrap_or_else(|panic| Err(panicked(&*panic))) {
-            Ok(Step::Exhausted) => return false,
-            Ok(Step::Copied) => self.run.events.push(Some(index), EventKind::Progress(copy.job().progress())),
-            Ok(Step::Finished) => {
-                self.run.events.push(Some(index), EventKind::Progress(copy.job().progress()));
-                if copy.job().error().is_none() {
-                    self.set_status(index, JobStatus::Waiting);
-                }
-                let individual = self.completion == CompletionMode::Individual;
-                if individual && !copy.job().is_cancelled() && self.is_alone(index) {
-                    self.commit(&[index]);
-                }
+        match self.board().begin(index, Instant::now()) {
+            Permit::Copy { most } => {
+                let step = catch_unwind(AssertUnwindSafe(|| copy.step(scratch, most)));
+                let (left, did) = match step.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+                    Ok(Step::Copied) => {
+                        self.tell_progress(index);
+                        (Left::Worked, Did::Something)
+                    }
+                    Ok(Step::Finished) => {
+                        self.tell_progress(index);
+                        (Left::Finished, Did::Something)
+                    }
+                    Ok(Step::Aside) => (Left::Worked, Did::Something),
+                    Ok(Step::Later(time)) => (Left::Idle, Did::Nothing(Some(time))),
+                    Ok(Step::Exhausted) => (Left::Idle, Did::Nothing(None)),
+                    // Stopped because of another thread's failure, which that thread tells.
+                    Err(error) if error.kind() == ErrorKind::Cancelled => (Left::Worked, Did::Something),
+                    Err(error) => (Left::Failed(error), Did::Something),
+                };
+                self.board().leave(index, left);
+                did
             }
-            // Stopped because of another thread's failure, which that thread tells.
-            Err(error) if error.kind() == ErrorKind::Cancelled && !copy.job().is_cancelled() => {}
-            Err(error) => self.fail(index, error),
-        }
-        true
-    }
-
-    /// A job fails; in a group all others end with it.
-    fn fail(&self, index: usize, error: Error) {
-        let copy = &self.copies[index];
-        // Stopped copies fail with "cancelled" in each of their threads; the first word on it counts.
-        if copy.job().error().is_some() && error.kind() == ErrorKind::Cancelled {
-            return;
-        }
-        copy.stop();
-        self.abort(index, error);
-        if self.completion == CompletionMode::Grouped {
-            let because =
-                format!("cancelled because the backup to '{}' ended", copy.job().target().display());
-            for other in (0..self.copies.len()).filter(|other| *other != index) {
-                self.copies[other].stop();
-                if self.copies[other].job().error().is_none() {
-                    self.abort(other, Error::new(ErrorKind::Cancelled, because.clone()));
-                }
+            Permit::Settle { group, verdict } => {
+                self.settle(&group, verdict);
+                Did::Something
             }
+            Permit::Stop => {
+                copy.stop();
+                Did::Nothing(None)
+            }
+            Permit::Later(time) => Did::Nothing(time),
+            Permit::Over => Did::All,
         }
     }
 
-    fn abort(&self, index: usize, error: Error) {
-        self.copies[index].job().fail(error);
-        self.set_status(index, JobStatus::Aborting);
+    /// The end of a group: what succeeded appears, what failed goes.
+    fn settle(&self, group: &[usize], verdict: Verdict) {
+        let settled = catch_unwind(AssertUnwindSafe(|| match verdict {
+            Verdict::Commit => self.commit(group),
+            Verdict::TakeBack => self.take_back(group),
+        }));
+        if let Err(panic) = settled {
+            self.board().fail(group[0], panicked(&*panic));
+        }
+        self.board().conclude(group);
     }
 
-    /// After all copying: what succeeded appears, what failed goes.
-    fn conclude(&self) {
-        let all: Vec<usize> = (0..self.copies.len()).collect();
-        for &index in &all {
-            let job = self.copies[index].job();
-            if job.is_cancelled() && lock(&self.targets[index]).is_some() && job.error().is_none() {
-                self.fail(index, cancelled());
-            }
+    fn take_back(&self, group: &[usize]) {
+        if let [index] = group {
+            self.copies[*index].stop();
+            self.keep_partial(*index);
         }
-        for group in self.groups() {
-            let failed = |index: &usize| self.copies[*index].job().error().is_some();
-            if !group.iter().any(failed) {
-                self.commit(&group);
-            } else if let [index] = group[..] {
-                self.keep_partial(index);
-            }
-        }
-        for group in self.groups() {
-            let left = group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?)));
-            let mut targets: Vec<_> = left.collect();
-            targets.extend(self.take_overlays(&group));
-            // Only behind them: until they are gone the journal leads to the temporary files.
-            if let Some(journal) = lock(self.journal(group[0])).take() {
-                Commit { journal, targets, staged: Vec::new() }.take_back();
-            }
-        }
-        for &index in &all {
-            let job = self.copies[index].job();
-            let kind = match job.error() {
-                None => EventKind::Completed,
-                Some(error) if error.kind() == ErrorKind::Cancelled => EventKind::Cancelled,
-                Some(error) => EventKind::Failed(error),
-            };
-            self.set_status(index, JobStatus::Concluded);
-            self.run.events.push(Some(index), kind);
+        let left = group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?)));
+        let mut targets: Vec<_> = left.collect();
+        targets.extend(self.take_overlays(group));
+        // Only behind them: until they are gone the journal leads to the temporary files.
+        if let Some(journal) = lock(self.journal(group[0])).take() {
+            Commit { journal, targets, staged: Vec::new() }.take_back();
         }
     }
 
-    /// The jobs that stand and fall together.
-    fn groups(&self) -> Vec<Vec<usize>> {
-        let all = 0..self.copies.len();
-        match self.completion {
-            CompletionMode::Grouped => vec![all.collect()],
-            CompletionMode::Individual => all.map(|index| vec![index]).collect(),
-        }
+    fn board(&self) -> &Board {
+        &self.run.board
     }
 
-    /// Whether a job's bitmap can change although others still copy: nothing may be read from its image then.
-    fn is_alone(&self, index: usize) -> bool {
-        let own = self.copies[index].source();
-        let reads_it = |copy: &Copy| copy.source().is_same(own);
-        self.copies[index].bitmap().is_none() || self.copies.iter().filter(|copy| reads_it(copy)).count() == 1
+    fn tell_progress(&self, index: usize) {
+        let progress = self.copies[index].job().progress();
+        self.run.events.push(Some(index), EventKind::Progress(progress));
     }
 
     /// Lets the target of a job that ended early appear with what it has, where that is to be kept, and its bitmap have
@@ -297,7 +278,7 @@ impl Work {
         let (target, end) = (job.target().display(), partial.end);
         if replaces {
             // An old target goes only when the new one is complete.
-            return job.explain(format!("what was copied is not kept, since it would replace '{target}'"));
+            return job.explain(&format!("what was copied is not kept, since it would replace '{target}'"));
         }
         let name = copy.bitmap().map(BusyBitmap::text).unwrap_or_default();
         match copy
@@ -310,24 +291,24 @@ impl Work {
                     None => format!("and {name} has the rest"),
                     Some(Problem { error, .. }) => format!("but taking it out of {name} failed ({error})"),
                 };
-                job.explain(format!(
+                job.explain(&format!(
                     "the partial target '{target}' was kept, up to byte {end} of the disk, {bitmap}"
                 ));
             }
-            Err(error) => job.explain(format!("what was copied to '{target}' could not be kept ({error})")),
+            Err(error) => job.explain(&format!("what was copied to '{target}' could not be kept ({error})")),
         }
     }
 
     /// Lets the targets of a group appear and their bitmaps change, all of them or none.
     fn commit(&self, group: &[usize]) {
         match self.try_commit(group, None) {
-            Err((index, error)) => self.fail(index, error),
+            Err((index, error)) => self.board().fail(index, error),
             Ok(problems) => {
                 for Problem { jobs, error } in problems {
                     if jobs.is_empty() {
                         lock(&self.run.problem).get_or_insert(error.clone());
                     }
-                    jobs.iter().for_each(|index| self.copies[*index].job().fail(error.clone()));
+                    jobs.iter().for_each(|index| self.board().blame(*index, error.clone()));
                 }
             }
         }
@@ -414,14 +395,6 @@ impl Work {
         match self.completion {
             CompletionMode::Grouped => &self.journals[0],
             CompletionMode::Individual => &self.journals[index],
-        }
-    }
-
-    fn set_status(&self, index: usize, status: JobStatus) {
-        let job: &Job = self.copies[index].job();
-        if job.status() != status {
-            job.set_status(status);
-            self.run.events.push(Some(index), EventKind::StateChanged(status));
         }
     }
 }

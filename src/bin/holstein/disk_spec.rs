@@ -8,12 +8,14 @@ use std::{
     str::FromStr,
 };
 
-use holstein::{Access, Backing, BackupOptions, BitmapMode, Existing, Format, SyncMode, ZeroDetection};
+use holstein::{
+    Access, Backing, BackupOptions, BitmapMode, ErrorPolicy, Existing, Format, SyncMode, ZeroDetection,
+};
 
 use crate::{args::parse_size, output::escape};
 
 /// All keys, in the order in which help and errors name them.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 16] = [
     "source",
     "source-format",
     "target",
@@ -27,6 +29,9 @@ const KEYS: [&str; 13] = [
     "compress",
     "overwrite",
     "detect-zeroes",
+    "speed",
+    "on-source-error",
+    "on-target-error",
 ];
 
 /// The keys that mean `on` when they stand alone.
@@ -92,6 +97,11 @@ impl DiskSpec {
                 .unwrap_or_default(),
             existing: if overwrite { Existing::Overwrite } else { Existing::Refuse },
             zero_detection: if detect_zeroes { ZeroDetection::On } else { ZeroDetection::Off },
+            speed: values.parsed("speed", parse_size)?.unwrap_or_default(),
+            on_source_error: values.policy("on-source-error")?,
+            on_target_error: values.policy("on-target-error")?,
+            // Nobody could tell a job of a command to take its last step.
+            ..BackupOptions::default()
         };
         Ok(DiskSpec { source, source_format, target, options })
     }
@@ -179,6 +189,16 @@ impl Values {
         })
     }
 
+    /// A policy that needs nobody to resume the job.
+    fn policy(&mut self, key: &str) -> Result<ErrorPolicy, String> {
+        let found = self.parsed(key, |text| match text.parse() {
+            Ok(policy @ (ErrorPolicy::Report | ErrorPolicy::Ignore)) => Ok(policy),
+            Ok(_) => Err(format!("'{text}' pauses a job, which nobody could resume; use report or ignore")),
+            Err(_) => Err(format!("'{}' is neither report nor ignore", escape(text.as_bytes()))),
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
     fn switch(&mut self, key: &str) -> Result<Option<bool>, String> {
         self.parsed(key, |text| match text {
             "on" | "true" => Ok(true),
@@ -230,7 +250,7 @@ mod tests {
         let spec = parse(
             "target=inc.qcow2,source=a.raw,source-format=raw,format=qcow2,backing=../full.raw,\
              backing-format=raw,bitmap=nightly,bitmap-mode=never,sync=incremental,cluster-size=128k,\
-             overwrite,detect-zeroes=off",
+             overwrite,detect-zeroes=off,speed=3M,on-source-error=ignore,on-target-error=report",
         )
         .unwrap();
         assert_eq!(spec.source_format, Format::Raw);
@@ -241,6 +261,9 @@ mod tests {
         assert_eq!(spec.options.cluster_size, Some(128 << 10));
         assert_eq!(spec.options.existing, Existing::Overwrite);
         assert_eq!(spec.options.zero_detection, ZeroDetection::Off);
+        assert_eq!(spec.options.speed, 3 << 20);
+        assert_eq!(spec.options.on_source_error, ErrorPolicy::Ignore);
+        assert_eq!(spec.options.on_target_error, ErrorPolicy::Report);
     }
 
     #[test]
@@ -301,6 +324,12 @@ mod tests {
             ("source=a,target=b,backing-format=raw", "without 'backing'"),
             ("source=a,target=b,overwrite=yes", "'overwrite': 'yes' is neither on nor off"),
             ("source=a,target=b,cluster-size=big", "'cluster-size': 'big' is not a size"),
+            ("source=a,target=b,speed=-1", "'speed': '-1' is not a size"),
+            (
+                "source=a,target=b,on-source-error=auto",
+                "'on-source-error': 'auto' is neither report nor ignore",
+            ),
+            ("source=a,target=b,on-target-error=enospc", "'on-target-error': 'enospc' pauses a job"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text:?} gave {error:?}");

@@ -4,8 +4,11 @@
 //! it counts, and is written when the last of them is taken; an L2 table is written when the guest order has
 //! left it. So memory holds one block and one table, whatever the disk; beside them only the L1 and refcount
 //! tables, 8 bytes for each L2 table and block.
+//!
+//! Placing never fails because a file does: a table that cannot be written is kept, and what is placed together is
+//! all placed. [`Layout::settle`] tells the error, and writes what was kept when it is called again.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -77,6 +80,12 @@ pub(crate) struct Layout {
     refcounts: Vec<u16>,
     /// How many compressed clusters may share a host cluster.
     max_refcount: u16,
+    /// Tables that could not be written yet, with their places, in the order to write them.
+    unwritten: VecDeque<(u64, Vec<u8>)>,
+    /// Why not, until that is told.
+    failure: Option<Error>,
+    /// What is known of the end when everything has its place: the header and the file's length.
+    end: Option<(Vec<u8>, u64)>,
 }
 
 #[derive(Debug)]
@@ -135,6 +144,9 @@ impl Layout {
             refcount_table: Vec::new(),
             refcounts: vec![1],
             max_refcount: u16::try_from(refcount::largest(order)).unwrap_or(u16::MAX),
+            unwritten: VecDeque::new(),
+            failure: None,
+            end: None,
             options,
         };
         first_cluster(&layout.options, &geometry, &Tables::default())?;
@@ -142,26 +154,49 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Writes a table, or keeps it if that fails or another one is to be written before.
+    fn put(&mut self, file: &File, bytes: Vec<u8>, host: u64) {
+        if self.unwritten.is_empty() {
+            match file.write_all(&bytes, host) {
+                Ok(()) => return,
+                Err(error) => self.failure = Some(error),
+            }
+        }
+        self.unwritten.push_back((host, bytes));
+    }
+
+    /// Tells whether a table could not be written; when that was told, tries again.
+    pub(crate) fn settle(&mut self, file: &File) -> Result<()> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        while let Some((host, bytes)) = self.unwritten.front() {
+            file.write_all(bytes, *host)?;
+            self.unwritten.pop_front();
+        }
+        Ok(())
+    }
+
     /// Gives `item` its place; what must be written for it is appended to `extents`, joined where it fits.
     pub(crate) fn place(&mut self, file: &File, item: &Item, extents: &mut Vec<Extent>) -> Result<()> {
         match item.content {
-            Content::Zero => self.place_zeros(file, item.guest..item.guest + item.length)?,
+            Content::Zero => self.place_zeros(file, item.guest..item.guest + item.length),
             Content::Data { mut at } => {
                 let range = item.guest..item.guest + item.length;
                 self.place_range(file, range, l2::ALL_ALLOCATED, |host, length| {
                     push(extents, Extent { host, at, length: length as usize });
                     at += length as usize;
-                })?;
+                });
             }
             Content::Stream { at, length } => {
-                self.enter_table(file, item.guest)?;
-                let host = self.allocate_stream(file, length as u64)?;
+                self.enter_table(file, item.guest);
+                let host = self.allocate_stream(file, length as u64);
                 let Some(entry) = l2::compressed_entry(host, length as u64, &self.geometry) else {
                     let text =
                         "the target is too large for compressed clusters; use smaller clusters or none";
                     return Err(file.error(ErrorKind::Limit, text));
                 };
-                self.set_entry(file, item.guest, entry, 0)?;
+                self.set_entry(file, item.guest, entry, 0);
                 push(extents, Extent { host, at, length });
             }
         }
@@ -175,7 +210,12 @@ impl Layout {
         let raw = self.options.data_file.as_ref().is_some_and(|data_file| data_file.raw);
         let subclusters = if raw { l2::ALL_ALLOCATED } else { 0 };
         let end = self.geometry.clusters_for(self.options.size) << self.geometry.cluster_bits;
-        self.place_range(file, 0..end, subclusters, |_, _| ())
+        let coverage = self.geometry.l2_coverage();
+        for start in (0..end).step_by(usize::try_from(coverage).unwrap_or(usize::MAX)) {
+            self.place_range(file, start..end.min(start + coverage), subclusters, |_, _| ());
+            self.settle(file)?;
+        }
+        Ok(())
     }
 
     /// Refuses to preallocate what the tables cannot hold.
@@ -196,19 +236,18 @@ impl Layout {
         Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
-    fn place_zeros(&mut self, file: &File, range: Range<u64>) -> Result<()> {
+    fn place_zeros(&mut self, file: &File, range: Range<u64>) {
         if self.options.version == 2 {
             // There is no entry that says zero, but what is not there is, and so is what was never written.
-            return match self.options.backing {
-                None => Ok(()),
-                Some(_) => self.place_range(file, range, l2::ALL_ALLOCATED, |_, _| ()),
-            };
+            if self.options.backing.is_some() {
+                self.place_range(file, range, l2::ALL_ALLOCATED, |_, _| ());
+            }
+            return;
         }
         let entry = if self.options.extended_l2 { 0 } else { l2::ZERO_ENTRY };
         for guest in range.step_by(self.options.cluster_size as usize) {
-            self.set_entry(file, guest, entry, l2::ALL_ZERO)?;
+            self.set_entry(file, guest, entry, l2::ALL_ZERO);
         }
-        Ok(())
     }
 
     /// Gives the clusters of a guest range places for data; `placed` is told where each piece lies and how
@@ -219,31 +258,30 @@ impl Layout {
         range: Range<u64>,
         subclusters: u64,
         mut placed: impl FnMut(u64, u64),
-    ) -> Result<()> {
+    ) {
         let cluster_size = self.options.cluster_size;
         let (mut guest, end) = (range.start, range.end);
         while guest < end {
             // First the table that the entry goes to, as changing it takes a cluster too.
-            self.enter_table(file, guest)?;
+            self.enter_table(file, guest);
             let table_end = (guest / self.geometry.l2_coverage() + 1) * self.geometry.l2_coverage();
             let wanted = self.geometry.clusters_for(end.min(table_end) - guest);
             let (host, count) = match self.options.data_file {
-                None => self.allocate(file, wanted)?,
+                None => self.allocate(file, wanted),
                 // In a data file everything has its place already.
                 Some(_) => (guest, wanted),
             };
             let length = count * cluster_size;
             for offset in (0..length).step_by(cluster_size as usize) {
-                self.set_entry(file, guest + offset, l2::data_entry(host + offset), subclusters)?;
+                self.set_entry(file, guest + offset, l2::data_entry(host + offset), subclusters);
             }
             placed(host, length);
             guest += length;
         }
-        Ok(())
     }
 
-    fn set_entry(&mut self, file: &File, guest: u64, entry: u64, subclusters: u64) -> Result<()> {
-        self.enter_table(file, guest)?;
+    fn set_entry(&mut self, file: &File, guest: u64, entry: u64, subclusters: u64) {
+        self.enter_table(file, guest);
         let slot = ((guest >> self.geometry.cluster_bits) % self.geometry.l2_entries()) as usize;
         if let Some(table) = &mut self.l2 {
             if self.geometry.extended_l2 {
@@ -253,32 +291,30 @@ impl Layout {
                 table.words[slot] = entry;
             }
         }
-        Ok(())
     }
 
     /// Makes the L2 table of a guest offset the current one; the one before it is complete then.
-    fn enter_table(&mut self, file: &File, guest: u64) -> Result<()> {
+    fn enter_table(&mut self, file: &File, guest: u64) {
         let index = (guest / self.geometry.l2_coverage()) as usize;
         if self.l2.as_ref().is_some_and(|table| table.index == index) {
-            return Ok(());
+            return;
         }
-        self.write_l2_table(file)?;
+        self.write_l2_table(file);
         self.l2 = Some(L2Table { index, words: vec![0; self.options.cluster_size as usize / 8] });
-        Ok(())
     }
 
-    fn write_l2_table(&mut self, file: &File) -> Result<()> {
-        let Some(table) = self.l2.take() else { return Ok(()) };
-        let (host, _) = self.allocate(file, 1)?;
+    fn write_l2_table(&mut self, file: &File) {
+        let Some(table) = self.l2.take() else { return };
+        let (host, _) = self.allocate(file, 1);
         self.l1[table.index] = host | COPIED;
-        file.write_all(&big_endian(&table.words), host)
+        self.put(file, big_endian(&table.words), host);
     }
 
     /// Takes up to `wanted` clusters, at least one, that follow each other.
-    fn allocate(&mut self, file: &File, wanted: u64) -> Result<(u64, u64)> {
+    fn allocate(&mut self, file: &File, wanted: u64) -> (u64, u64) {
         let per_block = self.geometry.refcount_block_entries();
         if self.next == self.refcount_table.len() as u64 * per_block {
-            self.write_refcount_block(file)?;
+            self.write_refcount_block(file);
             self.refcounts.clear();
             // What lies before the new block is counted for good.
             self.tail = None;
@@ -288,7 +324,7 @@ impl Layout {
         let host = self.next << self.geometry.cluster_bits;
         self.refcounts.resize(self.refcounts.len() + count as usize, 1);
         self.next += count;
-        Ok((host, count))
+        (host, count)
     }
 
     /// The next cluster becomes the refcount block for itself and those behind it.
@@ -298,8 +334,8 @@ impl Layout {
         self.next += 1;
     }
 
-    fn write_refcount_block(&self, file: &File) -> Result<()> {
-        let Some(&host) = self.refcount_table.last() else { return Ok(()) };
+    fn write_refcount_block(&mut self, file: &File) {
+        let Some(&host) = self.refcount_table.last() else { return };
         let mut block = vec![0; self.options.cluster_size as usize];
         match self.geometry.refcount_order {
             4 => BigEndian::write_u16_into(&self.refcounts, &mut block[..self.refcounts.len() * 2]),
@@ -309,12 +345,12 @@ impl Layout {
                 }
             }
         }
-        file.write_all(&block, host)
+        self.put(file, block, host);
     }
 
     /// Takes room for a stream, behind the last one where that leaves it in one piece. Each host cluster that
     /// a stream touches counts it.
-    fn allocate_stream(&mut self, file: &File, length: u64) -> Result<u64> {
+    fn allocate_stream(&mut self, file: &File, length: u64) -> u64 {
         let cluster_size = self.options.cluster_size;
         if let Some(host) = self.tail {
             let cluster = host >> self.geometry.cluster_bits;
@@ -327,24 +363,37 @@ impl Layout {
             if fits && *refcount < self.max_refcount {
                 *refcount += 1;
                 if length > room {
-                    self.allocate(file, 1)?;
+                    self.allocate(file, 1);
                 }
                 self.set_tail(host + length);
-                return Ok(host);
+                return host;
             }
         }
-        let (host, _) = self.allocate(file, 1)?;
+        let (host, _) = self.allocate(file, 1);
         self.set_tail(host + length);
-        Ok(host)
+        host
     }
 
     fn set_tail(&mut self, end: u64) {
         self.tail = (!end.is_multiple_of(self.options.cluster_size)).then_some(end);
     }
 
-    /// Writes all tables and returns the header, which makes the file an image.
+    /// Writes all tables and returns the header, which makes the file an image. Nothing can be placed afterwards; after
+    /// an error it can be called again.
     pub(crate) fn finish(&mut self, file: &File) -> Result<Vec<u8>> {
-        self.write_l2_table(file)?;
+        let (header, length) = match self.end.take() {
+            Some(end) => end,
+            None => self.place_end(file)?,
+        };
+        self.end = Some((header.clone(), length));
+        self.settle(file)?;
+        file.set_len(length)?;
+        Ok(header)
+    }
+
+    /// Places the last tables; gives the header, and the length of the file.
+    fn place_end(&mut self, file: &File) -> Result<(Vec<u8>, u64)> {
+        self.write_l2_table(file);
         let bits = self.geometry.cluster_bits;
         let l1_clusters = self.geometry.clusters_for(self.l1.len() as u64 * 8);
 
@@ -359,12 +408,11 @@ impl Layout {
                 "the target needs a refcount table over 8 MiB; use larger clusters",
             ));
         }
-        self.write_last_refcount_blocks(file, table_at + table_clusters, end)?;
+        self.write_last_refcount_blocks(file, table_at + table_clusters, end);
         let mut table = self.refcount_table.clone();
         table.resize((table_clusters << bits) as usize / 8, 0);
-        file.write_all(&big_endian(&table), table_at << bits)?;
-        file.write_all(&big_endian(&self.l1), l1_at << bits)?;
-        file.set_len(end << bits)?;
+        self.put(file, big_endian(&table), table_at << bits);
+        self.put(file, big_endian(&self.l1), l1_at << bits);
 
         let tables = Tables {
             l1: l1_at << bits,
@@ -372,7 +420,7 @@ impl Layout {
             refcount: table_at << bits,
             refcount_clusters: table_clusters as u32,
         };
-        first_cluster(&self.options, &self.geometry, &tables)
+        Ok((first_cluster(&self.options, &self.geometry, &tables)?, end << bits))
     }
 
     /// How many clusters of refcount table there must be, and how many clusters there are then in all, when
@@ -391,15 +439,15 @@ impl Layout {
     }
 
     /// Clusters up to `end` are in use, once each from here on; blocks not begun yet lie from cluster `at`.
-    fn write_last_refcount_blocks(&mut self, file: &File, mut at: u64, end: u64) -> Result<()> {
+    fn write_last_refcount_blocks(&mut self, file: &File, mut at: u64, end: u64) {
         let per_block = self.geometry.refcount_block_entries();
         loop {
             let counted_to = self.refcount_table.len() as u64 * per_block;
             let first = counted_to - per_block;
             self.refcounts.resize((end.min(counted_to) - first) as usize, 1);
-            self.write_refcount_block(file)?;
+            self.write_refcount_block(file);
             if counted_to >= end {
-                return Ok(());
+                return;
             }
             self.refcount_table.push(at << self.geometry.cluster_bits);
             self.refcounts.clear();

@@ -72,7 +72,8 @@ impl Target {
         }
     }
 
-    /// Decides where `items` go. Items must come in guest order over all calls.
+    /// Decides where `items` go. Items must come in guest order over all calls. Tables that are complete are written,
+    /// or kept where that fails: [`Target::settle`] must follow.
     pub(crate) fn place(&self, items: &[Item]) -> Result<Vec<Extent>> {
         let Some(layout) = &self.layout else { return Ok(self.place_raw(items)) };
         let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,6 +82,20 @@ impl Target {
             layout.place(&self.file, item, &mut extents)?;
         }
         Ok(extents)
+    }
+
+    /// Tells whether a table of what was placed could not be written. When that was told it tries again, and what was
+    /// placed keeps its place.
+    pub(crate) fn settle(&self) -> Result<()> {
+        match &self.layout {
+            Some(layout) => layout.lock().unwrap_or_else(PoisonError::into_inner).settle(&self.file),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it makes sense to try again what has failed: not after a failed sync.
+    pub(crate) fn can_be_retried(&self) -> bool {
+        self.file.ensure_writable().is_ok()
     }
 
     /// In a raw image everything has its place already, and zeros are holes.
@@ -110,7 +125,8 @@ impl Target {
         Ok(())
     }
 
-    /// Writes what is missing, after all data, and makes everything durable. Returns the length of the file.
+    /// Writes what is missing, after all data, and makes everything durable. Returns the length of the file. After an
+    /// error it can be called again while [`Target::can_be_retried`].
     pub(crate) fn finish(&self) -> Result<u64> {
         let Some(layout) = &self.layout else {
             self.file.sync()?;

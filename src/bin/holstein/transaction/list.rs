@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use holstein::{
-    Backing, BackupOptions, CompletionMode, Compression, Existing, OverlayOptions, Recording, ZeroDetection,
+    Backing, BackupOptions, CompletionMode, Compression, ErrorPolicy, Existing, OverlayOptions, Recording,
+    ZeroDetection,
 };
 use serde_json::Value;
 
@@ -39,6 +40,9 @@ const BACKUP_KEYS: &[&str] = &[
     "compress",
     "overwrite",
     "detect-zeroes",
+    "speed",
+    "on-source-error",
+    "on-target-error",
 ];
 
 /// What the file says.
@@ -229,9 +233,21 @@ fn backup(data: &mut Values) -> Result<DiskSpec, String> {
         compression,
         existing: if data.switch("overwrite")? { Existing::Overwrite } else { Existing::Refuse },
         zero_detection: if detect_zeroes { ZeroDetection::On } else { ZeroDetection::Off },
+        speed: data.number("speed")?.unwrap_or(0),
+        on_source_error: policy(data, "on-source-error")?,
+        on_target_error: policy(data, "on-target-error")?,
+        ..BackupOptions::default()
     };
     let (source, target) = (data.text("device")?.into(), data.text("target")?.into());
     Ok(DiskSpec { source, source_format: Default::default(), target, options })
+}
+
+/// A policy that needs nobody to resume the job.
+fn policy(data: &mut Values, key: &str) -> Result<ErrorPolicy, String> {
+    match data.parsed(key)?.unwrap_or_default() {
+        policy @ (ErrorPolicy::Report | ErrorPolicy::Ignore) => Ok(policy),
+        _ => Err(format!("'{key}' can only be report or ignore: nobody could resume what was stopped")),
+    }
 }
 
 fn snapshot(data: &mut Values) -> Result<Step, String> {
@@ -334,6 +350,10 @@ mod tests {
             (
                 r#"{"type": "blockdev-backup", "data": {"device": "a", "target": "t", "compress": 1}}"#,
                 "'compress' is neither",
+            ),
+            (
+                r#"{"type": "blockdev-backup", "data": {"device": "a", "target": "t", "on-target-error": "stop"}}"#,
+                "'on-target-error' can only be report or ignore",
             ),
             (r#"{"type": "block-dirty-bitmap-clear", "data": {"name": "n"}}"#, "'node' is missing"),
             (

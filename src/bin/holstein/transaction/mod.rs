@@ -56,7 +56,8 @@ const FILE_HELP: &str = r#"The file has the arguments of QMP's transaction, with
 
 Without properties it is grouped: nothing is done unless everything can be. Types and their data (* may be missing):
   blockdev-backup           device, target, *sync, *bitmap, *bitmap-mode, *format, *backing, *backing-format,
-  (or drive-backup)         *cluster-size, *compress, *overwrite, *detect-zeroes: as `backup --disk` has them
+  (or drive-backup)         *cluster-size, *compress, *overwrite, *detect-zeroes, *speed, *on-source-error,
+                            *on-target-error: as `backup --disk` has them
   block-dirty-bitmap-add    node, name, *granularity, *disabled, *persistent (true)
   block-dirty-bitmap-remove, -clear, -enable, -disable
                             node, name
