@@ -5,6 +5,7 @@ mod create;
 mod pool;
 mod repair;
 mod resize;
+mod snapshot;
 mod staged;
 mod write;
 

@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod recover;
 mod resize;
+mod snapshot;
 mod write;
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ enum Command {
     Write(write::WriteArgs),
     Create(create::CreateArgs),
     Bitmap(bitmap::BitmapArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Backup(backup::BackupArgs),
     Recover(recover::RecoverArgs),
     Demo(demo::DemoArgs),
@@ -70,6 +72,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Write(args) => write::run(&args),
         Command::Create(args) => create::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -16,17 +16,21 @@
 mod clusters;
 mod header;
 mod refcounts;
+mod reference_delta;
 mod references;
 mod resize;
+mod snapshot_plan;
+mod snapshots;
 
 use std::ops::Range;
 
 pub(crate) use clusters::Clusters;
 use clusters::Decision;
-use header::NewDisk;
 pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_autoclear};
+use header::{NewDisk, SnapshotTable};
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
+pub(crate) use snapshot_plan::SnapshotPlan;
 
 use super::Qcow2;
 use crate::error::{ErrorKind, Result};
