@@ -14,6 +14,5 @@ pub use persistent::BitmapInfo;
 pub(crate) use persistent::{check, ensure_recorded, list, load};
 pub(crate) use record::Recorder;
 pub(crate) use store::{
-    ResizedBitmaps, change, directory_offset, give_up_unless_moved, give_up_untrusted, rehearse, resized,
-    stage,
+    NewBitmaps, change, changed, directory_offset, give_up_unless_moved, give_up_untrusted, rehearse, resized,
 };

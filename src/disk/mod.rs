@@ -13,7 +13,10 @@ use std::{
     collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicUsize},
+    },
 };
 
 pub(crate) use busy::BusyBitmap;
@@ -53,6 +56,8 @@ struct Inner {
     busy: Mutex<HashSet<Vec<u8>>>,
     /// How many keep the disk as it is.
     pins: AtomicUsize,
+    /// Tables have moved that some of them may still read at their old places.
+    tables_moved: AtomicBool,
     /// While guest data is written. Taken after `image`.
     writing: Mutex<Option<Writing>>,
     readers: OnceLock<Pool>,
@@ -87,6 +92,7 @@ impl Disk {
             options: options.clone(),
             busy: Mutex::default(),
             pins: AtomicUsize::new(0),
+            tables_moved: AtomicBool::new(false),
             writing: Mutex::default(),
             readers: OnceLock::new(),
         })))
@@ -144,8 +150,8 @@ impl Disk {
     }
 
     /// The runs of a guest range in bytes (clipped to the disk): which layer has it and where. Reads tables,
-    /// never data. What is written meanwhile may be told or not; and when a change of the image's bitmaps or size
-    /// comes in between, the rest may be an error.
+    /// never data. What is written meanwhile may be told or not; and when a change of the image's bitmaps, snapshots
+    /// or size comes in between, the rest may be an error.
     pub fn map(&self, range: Range<u64>) -> Map {
         self.image().map(range)
     }

@@ -1,16 +1,19 @@
-//! Changes of a disk's bitmaps that are durable but for the one sector that decides: a transaction over several
-//! disks decides on all of them together.
+//! Changes of a disk's bitmaps and snapshots that are durable but for the one sector that decides: a transaction over
+//! several disks decides on all of them together.
 
 use std::{
     path::{Path, PathBuf, absolute},
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 use super::{Disk, write::after_change};
 use crate::{
     bitmap::{self, BitmapChange},
     error::{Error, ErrorKind, Result},
-    image::{Access, ImageOptions, Layers, edit::Staged},
+    image::{
+        Access, ImageOptions, Layers, SnapshotChange,
+        edit::{Edit, HeaderChange, SnapshotPlan, Staged},
+    },
     storage::{File, FileVersion, Lock, Storage},
 };
 
@@ -19,6 +22,8 @@ use crate::{
 pub(crate) struct StagedBitmaps {
     disk: Disk,
     staged: Option<Staged>,
+    /// Tables of the disk are free when it is published.
+    frees_tables: bool,
 }
 
 /// What tells later whether an image is still as it was staged, and what then remains to be done.
@@ -51,12 +56,53 @@ impl Disk {
     /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else may change the
     /// image: the disk is pinned.
     pub(crate) fn stage_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<StagedBitmaps> {
+        self.stage_kept(changes, &[])
+    }
+
+    /// The same with changes of snapshots, all decided by one sector; either list may be empty.
+    ///
+    /// When a snapshot goes, the tables of the disk move. A backup that began before that may go on reading those at
+    /// the old places, so nothing more can be staged until it has ended: `WrongState`.
+    pub(crate) fn stage_kept(
+        &self,
+        bitmaps: &[BitmapChange],
+        snapshots: &[SnapshotChange],
+    ) -> Result<StagedBitmaps> {
         drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_moved()?;
         self.settle_locked(&mut image)?;
         let top = super::write::top(&image)?;
-        let staged = bitmap::stage(top, changes)?;
-        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged) })
+        let bitmaps = bitmap::changed(top, bitmaps)?;
+        let plan = SnapshotPlan::new(top, snapshots)?;
+        let mut edit = Edit::begin(top)?;
+        let new = edit.change_snapshots(&plan)?;
+        let bitmaps = bitmaps.write(top, &mut edit)?;
+        let change =
+            HeaderChange { bitmaps, snapshots: new.table, disk: new.disk, ..HeaderChange::default() };
+        let staged = edit.stage(change)?;
+        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged), frees_tables: new.frees_tables })
+    }
+
+    /// Finds out whether [`Disk::stage_kept`] would succeed as the image is now. Changes nothing.
+    #[allow(dead_code)] // for transactions that change snapshots
+    pub(crate) fn rehearse_kept(&self, bitmaps: &[BitmapChange], snapshots: &[SnapshotChange]) -> Result<()> {
+        let image = self.writable_image()?;
+        self.refuse_moved()?;
+        let top = super::write::top(&image)?;
+        bitmap::changed(top, bitmaps)?;
+        let plan = SnapshotPlan::new(top, snapshots)?;
+        Edit::begin(top)?.rehearse_snapshots(&plan)
+    }
+
+    /// Refuses to give clusters away that a backup may still read as tables. Whoever asks holds the image.
+    fn refuse_moved(&self) -> Result<()> {
+        if self.0.tables_moved.load(Ordering::Acquire) && self.0.pins.load(Ordering::Acquire) > 0 {
+            let text =
+                "a snapshot was deleted while a backup reads the disk; it can be changed when that has ended";
+            return Err(Error::new(ErrorKind::WrongState, format!("'{}': {text}", self.path().display())));
+        }
+        Ok(())
     }
 }
 
@@ -80,6 +126,9 @@ impl StagedBitmaps {
         let Some(staged) = self.staged.take() else { return Ok(()) };
         let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
         let made = staged.publish();
+        if self.frees_tables && self.disk.0.pins.load(Ordering::Acquire) > 0 {
+            self.disk.0.tables_moved.store(true, Ordering::Release);
+        }
         after_change(&mut image, made)
     }
 

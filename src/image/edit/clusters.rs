@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::{
     header::{HeaderChange, NewHeader, clear_unknown_autoclear},
-    reference_delta::ReferenceDelta,
     refcounts::{NewTable, Refcounts},
+    reference_delta::ReferenceDelta,
     references::References,
 };
 use crate::{

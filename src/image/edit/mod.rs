@@ -30,6 +30,7 @@ pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_aut
 use header::{NewDisk, SnapshotTable};
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
+pub use snapshot_plan::SnapshotChange;
 pub(crate) use snapshot_plan::SnapshotPlan;
 
 use super::Qcow2;

@@ -218,10 +218,7 @@ impl Refcounts {
     }
 
     /// Writes each block that moves to its new place, as `change` makes it.
-    pub(super) fn write_moved_blocks(
-        &mut self,
-        mut change: impl FnMut(usize, &mut [u8]),
-    ) -> Result<()> {
+    pub(super) fn write_moved_blocks(&mut self, mut change: impl FnMut(usize, &mut [u8])) -> Result<()> {
         let moved: Vec<_> = self.moved.iter().map(|(index, place)| (*index, *place)).collect();
         for (index, place) in moved {
             let size = self.geometry.cluster_size() as usize;
@@ -257,6 +254,7 @@ impl Refcounts {
         let clusters = self.geometry.clusters_for(entries * 8);
         let capacity = (clusters << self.geometry.cluster_bits) / 8;
         let offset = self.allocate_row(references, clusters)? << self.geometry.cluster_bits;
+        self.new_place = Some(NewTable { offset, clusters });
         if self.table.len() as u64 > capacity {
             return Err(self.file.error(ErrorKind::Limit, "the image needs a refcount table over 8 MiB"));
         }
@@ -267,7 +265,6 @@ impl Refcounts {
             BigEndian::write_u64(&mut bytes[index * 8..], *place);
         }
         self.file.write_all(&bytes, offset)?;
-        self.new_place = Some(NewTable { offset, clusters });
         Ok(self.new_place)
     }
 

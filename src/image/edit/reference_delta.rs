@@ -43,7 +43,8 @@ impl ReferenceDelta {
     /// The touched clusters of a range that begins with a multiple of 64.
     fn touched(&self, clusters: Range<u64>) -> impl Iterator<Item = u64> {
         let end = clusters.end.min(self.clusters);
-        let touched = |first: u64| [&self.gained, &self.lost].into_iter().flatten().any(|c| !c.group_is(first, 0));
+        let touched =
+            |first: u64| [&self.gained, &self.lost].into_iter().flatten().any(|c| !c.group_is(first, 0));
         let groups = (clusters.start..end).step_by(64).filter(move |first| touched(*first));
         groups.flat_map(move |first| first..end.min(first + 64)).filter(|cluster| self.touches(*cluster))
     }
@@ -135,7 +136,8 @@ impl Clusters {
     pub(super) fn move_blocks(&mut self) -> Result<()> {
         let per_block = self.geometry.refcount_block_entries();
         let blocks = 0..self.delta.clusters.div_ceil(per_block);
-        let moves = |block: &u64| self.delta.touched(block * per_block..(block + 1) * per_block).next().is_some();
+        let moves =
+            |block: &u64| self.delta.touched(block * per_block..(block + 1) * per_block).next().is_some();
         let indices: Vec<_> = blocks.filter(moves).map(|block| block as usize).collect();
         self.refcounts.move_blocks(&mut self.references, &indices)
     }

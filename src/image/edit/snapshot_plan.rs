@@ -12,6 +12,23 @@ use crate::{
     image::{Grant, Qcow2},
 };
 
+/// One change of an image's internal snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotChange {
+    /// The disk is kept as it is.
+    Create {
+        /// 1 to 255 bytes, no zero byte, neither the id nor the name of another.
+        name: Vec<u8>,
+        /// What the snapshot says of when it was taken.
+        date: SystemTime,
+    },
+    /// The snapshot goes.
+    Delete {
+        /// Its id or its name.
+        id_or_name: Vec<u8>,
+    },
+}
+
 /// The snapshots of an image after a change: those that stay, and at most one new.
 #[derive(Debug)]
 pub(crate) struct SnapshotPlan<'a> {
@@ -22,15 +39,36 @@ pub(crate) struct SnapshotPlan<'a> {
 }
 
 impl<'a> SnapshotPlan<'a> {
-    /// No change.
-    pub(crate) fn new(image: &'a Qcow2) -> Self {
-        SnapshotPlan { image, kept: (0..image.snapshots().len()).collect(), new: None }
+    /// A list of changes, each of which sees those before it.
+    pub(crate) fn new(image: &'a Qcow2, changes: &[SnapshotChange]) -> Result<Self> {
+        let mut plan = SnapshotPlan { image, kept: (0..image.snapshots().len()).collect(), new: None };
+        if image.external_data_file_bit() && !changes.is_empty() {
+            // What its tables lead to is not in this file, and has no refcounts.
+            let text = "an image with a data file cannot have internal snapshots";
+            return Err(plan.error(ErrorKind::Unsupported, text.into()));
+        }
+        for change in changes {
+            match change {
+                SnapshotChange::Create { name, date } => plan.create(name, *date)?,
+                SnapshotChange::Delete { id_or_name } => plan.delete(id_or_name)?,
+            }
+        }
+        Ok(plan)
     }
 
-    /// Adds a snapshot of the disk as it is, called `name` and with this date; returns its id: the number behind all
-    /// that are in use, as QEMU counts.
-    pub(crate) fn create(&mut self, name: &[u8], date: SystemTime) -> Result<Vec<u8>> {
-        self.ensure_possible()?;
+    /// The id of the new snapshot, if there is one.
+    pub(crate) fn new_id(&self) -> Option<&[u8]> {
+        self.new.as_ref().map(|new| new.id.as_slice())
+    }
+
+    /// Whether it changes anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.new.is_none() && self.kept.len() == self.image.snapshots().len()
+    }
+
+    /// Adds a snapshot of the disk as it is. Its id is the number behind all that are in use, as QEMU counts.
+    fn create(&mut self, name: &[u8], date: SystemTime) -> Result<()> {
+        self.ensure_room()?;
         self.check_name(name)?;
         // What a clock can say and a snapshot cannot becomes the nearest that it can.
         let date = date.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -39,7 +77,7 @@ impl<'a> SnapshotPlan<'a> {
         self.new = Some(Snapshot {
             l1_offset: header.l1_offset,
             l1_entries: header.l1_entries,
-            id: id.clone(),
+            id,
             name: name.to_vec(),
             date_sec: u32::try_from(date.as_secs()).unwrap_or(u32::MAX),
             date_nsec: date.subsec_nanos(),
@@ -48,11 +86,11 @@ impl<'a> SnapshotPlan<'a> {
             disk_size: Some(header.size),
             icount: None,
         });
-        Ok(id)
+        Ok(())
     }
 
     /// Lets a snapshot go, by its id or its name.
-    pub(crate) fn delete(&mut self, id_or_name: &[u8]) -> Result<()> {
+    fn delete(&mut self, id_or_name: &[u8]) -> Result<()> {
         let named: Vec<_> = self.named(id_or_name).collect();
         match named.as_slice() {
             [] if self.new.as_ref().is_some_and(|new| is_called(new, id_or_name)) => self.new = None,
@@ -112,13 +150,9 @@ impl<'a> SnapshotPlan<'a> {
         Ok((table, grant))
     }
 
-    fn ensure_possible(&self) -> Result<()> {
-        if self.image.external_data_file_bit() {
-            let text = "an image with a data file cannot have internal snapshots";
-            return Err(self.error(ErrorKind::Unsupported, text.into()));
-        }
+    fn ensure_room(&self) -> Result<()> {
         if self.new.is_some() {
-            let text = "one snapshot of an image can be made at a time";
+            let text = "one snapshot of an image can be taken at a time";
             return Err(self.error(ErrorKind::Unsupported, text.into()));
         }
         if self.count() >= MAX_SNAPSHOTS {
@@ -144,11 +178,11 @@ impl<'a> SnapshotPlan<'a> {
     fn free_id(&self) -> String {
         let number = |snapshot: &Snapshot| {
             let digits = snapshot.id.iter().take_while(|byte| byte.is_ascii_digit());
-            digits.fold(0u64, |number, digit| {
-                number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
-            })
+            digits
+                .fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
         };
-        let highest = self.image.snapshots().iter().map(number).max().unwrap_or(0);
+        let snapshots = self.image.snapshots();
+        let highest = self.kept.iter().map(|index| number(&snapshots[*index])).max().unwrap_or(0);
         let mut id = highest.wrapping_add(1).max(1);
         while self.named(id.to_string().as_bytes()).next().is_some() {
             id = id.wrapping_add(1);

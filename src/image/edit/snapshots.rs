@@ -16,20 +16,39 @@ use crate::{
         l1,
         l2::{self, COMPRESSED, COPIED},
     },
-    image::{Qcow2, read_table},
+    image::{Grant, Qcow2, read_table},
 };
 
-/// What the header shall say of the snapshots of an image, and where the disk's tables are beside them.
-#[derive(Debug)]
+/// What the header shall say of the snapshots of an image and of the disk's tables; nothing where they stay.
+#[derive(Debug, Default)]
 pub(crate) struct NewSnapshots {
-    pub(crate) table: SnapshotTable,
-    /// `None`: they stay.
+    pub(crate) table: Option<SnapshotTable>,
     pub(crate) disk: Option<NewDisk>,
+    /// Tables of the disk are free afterwards, in place of which it has others.
+    pub(crate) frees_tables: bool,
 }
 
 impl Edit<'_> {
-    /// Writes what a plan for the snapshots needs.
+    /// Writes what a plan for the snapshots needs. What speaks against it comes before anything is written.
     pub(crate) fn change_snapshots(&mut self, plan: &SnapshotPlan<'_>) -> Result<NewSnapshots> {
+        if plan.is_empty() {
+            return Ok(NewSnapshots::default());
+        }
+        let takes_old = plan.new.is_some();
+        let (table, _grant) = self.count_references(plan)?;
+        let disk = self.write_active_tables(takes_old)?;
+        let table = Some(self.write_snapshot_table(table, plan.count())?);
+        Ok(NewSnapshots { table, disk, frees_tables: disk.is_some() && !takes_old })
+    }
+
+    /// Refuses a plan that cannot be carried out. Changes nothing.
+    pub(crate) fn rehearse_snapshots(mut self, plan: &SnapshotPlan<'_>) -> Result<()> {
+        self.count_references(plan).map(drop)
+    }
+
+    /// Counts what a plan makes of the references to clusters; returns the snapshot table that there will be.
+    fn count_references(&mut self, plan: &SnapshotPlan<'_>) -> Result<(Vec<u8>, Grant)> {
+        let table = plan.table()?;
         for snapshot in plan.deleted() {
             self.lose_tables(snapshot.l1_offset, snapshot.l1_entries)?;
         }
@@ -37,8 +56,7 @@ impl Edit<'_> {
             self.gain_data()?;
         }
         self.clusters.ensure_refcounts_fit()?;
-        let disk = self.write_active_tables(plan.new.is_some())?;
-        Ok(NewSnapshots { table: self.write_snapshot_table(plan)?, disk })
+        Ok(table)
     }
 
     /// What the L1 table of a snapshot leads to, and itself, is not referred to by that any more.
@@ -60,13 +78,16 @@ impl Edit<'_> {
         })
     }
 
-    /// What the L2 tables of the disk lead to is referred to once more.
+    /// What the L2 tables of the disk lead to is referred to once more. Refuses entries that cannot be.
     fn gain_data(&mut self) -> Result<()> {
         let top = self.image;
+        let geometry = *top.geometry();
         for_each_l2_table(top, top.l1(), |index, _, table| {
-            for (guest, entry) in guest_entries(top, index, table) {
-                top.decode(guest, entry)?;
-                let host = l2::host_range(entry[0].get(), top.geometry());
+            let first = index as u64 * geometry.l2_coverage();
+            let words = <[U64]>::ref_from_bytes(table).unwrap_or_default();
+            for (number, entry) in words.chunks_exact((geometry.l2_entry_size() / 8) as usize).enumerate() {
+                top.decode(first + ((number as u64) << geometry.cluster_bits), entry)?;
+                let host = l2::host_range(entry[0].get(), &geometry);
                 if !host.is_empty() {
                     self.clusters.gain(&host)?;
                 }
@@ -86,7 +107,7 @@ impl Edit<'_> {
         for_each_l2_table(top, top.l1(), |index, offset, table| {
             let own = offset..offset + geometry.cluster_size();
             let cluster = offset >> geometry.cluster_bits;
-            let changes = self.set_copied_flags(index, table)?;
+            let changes = self.set_copied_flags(table)?;
             if changes || (snapshot_takes_old && !self.clusters.can_gain(cluster)?) {
                 let offset = self.allocate(1)?;
                 self.write(offset, table)?;
@@ -120,18 +141,17 @@ impl Edit<'_> {
         Ok(Some(NewDisk { size: header.size, l1_offset, l1_entries: header.l1_entries }))
     }
 
-    /// Sets the flags in the L2 table of L1 entry `index` as the refcounts will be; false if they are so.
-    fn set_copied_flags(&mut self, index: usize, table: &mut [u8]) -> Result<bool> {
-        let top = self.image;
+    /// Sets the flags in an L2 table as the refcounts will be; false if they are so.
+    fn set_copied_flags(&mut self, table: &mut [u8]) -> Result<bool> {
+        let geometry = self.image.geometry();
         let mut differences = Vec::new();
-        for (number, (guest, entry)) in guest_entries(top, index, table).enumerate() {
-            let word = entry[0].get();
-            let host = l2::host_range(word, top.geometry());
-            let cluster = host.start >> top.geometry().cluster_bits;
+        for (number, entry) in table.chunks_exact(geometry.l2_entry_size() as usize).enumerate() {
+            let word = BigEndian::read_u64(entry);
+            let host = l2::host_range(word, geometry);
+            let cluster = host.start >> geometry.cluster_bits;
             if word & COMPRESSED != 0 || host.is_empty() || !self.clusters.is_touched(cluster) {
                 continue;
             }
-            top.decode(guest, entry)?;
             let copied = self.clusters.refcount_after(cluster)? == 1;
             if copied != (word & COPIED != 0) {
                 differences.push(number);
@@ -139,14 +159,14 @@ impl Edit<'_> {
         }
         for number in &differences {
             // The flag is the first bit of an entry.
-            table[number * top.geometry().l2_entry_size() as usize] ^= (COPIED >> 56) as u8;
+            table[number * geometry.l2_entry_size() as usize] ^= (COPIED >> 56) as u8;
         }
         Ok(!differences.is_empty())
     }
 
-    fn write_snapshot_table(&mut self, plan: &SnapshotPlan<'_>) -> Result<SnapshotTable> {
-        let (mut table, _grant) = plan.table()?;
-        let (top, count) = (self.image, plan.count());
+    /// Writes the snapshot table, of so many snapshots.
+    fn write_snapshot_table(&mut self, mut table: Vec<u8>, count: u32) -> Result<SnapshotTable> {
+        let top = self.image;
         let old = top.header().snapshots_offset;
         self.release(old..old + top.snapshot_bytes());
         if count == 0 {
@@ -175,13 +195,4 @@ fn for_each_l2_table(
         }
     }
     Ok(())
-}
-
-/// The entries of the L2 table of L1 entry `index`, each with its guest offset.
-fn guest_entries<'t>(image: &Qcow2, index: usize, table: &'t [u8]) -> impl Iterator<Item = (u64, &'t [U64])> {
-    let geometry = *image.geometry();
-    let first = index as u64 * geometry.l2_coverage();
-    let words = <[U64]>::ref_from_bytes(table).unwrap_or_default();
-    let entries = words.chunks_exact((geometry.l2_entry_size() / 8) as usize);
-    entries.enumerate().map(move |(number, entry)| (first + ((number as u64) << geometry.cluster_bits), entry))
 }
