@@ -13,7 +13,7 @@ use crate::{
     judge::{Samples, later},
     model::Bitmaps,
     rng::Rng,
-    specimens::{Specimen, contents, open_to_write, snapshots},
+    specimens::{Kept, Specimen, contents, open_to_write, snapshots},
     world::{Step, World, differs},
 };
 
@@ -33,6 +33,7 @@ pub struct Run<'a> {
 pub struct Found {
     pub contents: Vec<u8>,
     pub bitmaps: Bitmaps,
+    pub snapshots: Vec<Kept>,
 }
 
 impl<'a> Run<'a> {
@@ -123,13 +124,14 @@ impl<'a> Run<'a> {
 
     fn judge_by(&self, worlds: &[World], storage: &SimulatedStorage) -> Result<Found, String> {
         let found = Found::of(storage)?;
-        if snapshots(storage)? != self.specimen.snapshots {
-            return Err("a snapshot changed".into());
-        }
         let mut reasons = Vec::new();
         for world in worlds {
-            let fits = world.holds(&found.contents).and_then(|()| world.has(&found.bitmaps, &found.contents));
-            match fits {
+            let fits = || {
+                world.holds(&found.contents)?;
+                world.has(&found.bitmaps, &found.contents)?;
+                world.keeps(&found.snapshots)
+            };
+            match fits() {
                 Ok(()) => return Ok(found),
                 Err(reason) => reasons.push(reason),
             }
@@ -170,7 +172,8 @@ impl Found {
     /// What an image holds, in which nothing worse than leaks may be found.
     pub fn of(storage: &SimulatedStorage) -> Result<Self, String> {
         let disk = open(storage, Access::Read).map_err(|e| format!("does not open: {e}"))?;
-        let found = Found { contents: contents(&disk)?, bitmaps: Bitmaps::of(&disk)? };
+        let (contents, bitmaps) = (contents(&disk)?, Bitmaps::of(&disk)?);
+        let found = Found { contents, bitmaps, snapshots: snapshots(storage)? };
         let report = Disk::check_in(std::sync::Arc::new(storage.clone()), DISK, &DiskOptions::default())
             .map_err(|e| format!("cannot be checked: {e}"))?;
         match report.problems.iter().find(|p| p.kind.severity() != CheckSeverity::Leak) {
@@ -210,7 +213,7 @@ impl Found {
         if found.bitmaps != bitmaps {
             return Err(format!("later, the bitmaps are {:?}, not {bitmaps:?}", found.bitmaps));
         }
-        match snapshots(&storage)? == specimen.snapshots {
+        match found.snapshots == self.snapshots {
             true => Ok(storage),
             false => Err("later writes change a snapshot".into()),
         }
