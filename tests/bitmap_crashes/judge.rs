@@ -132,10 +132,15 @@ impl Samples {
         &self.shop
     }
 
+    /// Puts a state where QEMU's tools look at it.
+    pub fn put(&self, storage: &SimulatedStorage) {
+        write_to(storage, self.folder.path());
+    }
+
     /// QEMU finds nothing worse than leaks, can mend those, and sees the same bitmaps.
     pub fn by_qemu(&self, storage: &SimulatedStorage, bitmaps: &Bitmaps) -> Result<(), String> {
         self.shown.set(self.shown.get() + 1);
-        write_to(storage, self.folder.path());
+        self.put(storage);
         let img = |args: &[&str]| self.shop.try_run("qemu-img", &[args, &["disk.qcow2"]].concat());
         let info = || {
             let info = img(&["info", "--output=json"]);
