@@ -259,14 +259,17 @@ impl Sampler {
                 return Err(format!("qemu-img {args:?}: {}", text(&output)));
             }
             let contents = fs::read(shop.path("disk.raw")).unwrap();
-            match contents == expected {
+            match contents.starts_with(expected) {
                 true => Ok(()),
                 false => Err(format!("QEMU reads {what} otherwise at {:#x}", differs(&contents, expected))),
             }
         };
         self.samples.put(storage);
         // Before it repairs anything: QEMU 10.0 then loses the snapshots of an image with bitmaps.
-        found.snapshots.iter().try_for_each(|(name, kept)| reads(name, &["-l", name], kept))?;
+        found.snapshots.iter().try_for_each(|(name, kept)| {
+            // It gives a snapshot the size that the disk has now; behind its own end anything comes to light.
+            reads(name, &["-l", name], &kept[..kept.len().min(found.contents.len())])
+        })?;
         self.samples.by_qemu(storage, &found.bitmaps)?;
         reads("the disk", &[], &found.contents)
     }
