@@ -237,3 +237,6 @@ fn give_up(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     after_change(&mut image, given_up.map(drop))?;
     Ok(if found { Switched::GivenUp } else { Switched::Left })
 }
+
+#[cfg(test)]
+mod tests;

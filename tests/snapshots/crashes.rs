@@ -41,9 +41,16 @@ pub fn leave_old_or_new(specimen: &Specimen) {
         judged.into_iter().for_each(|(level, count)| *states.entry(level).or_insert(0) += count);
     }
     let (name, total) = (specimen.recipe.name, states.values().sum::<usize>());
-    println!("{name}: {states:?} states, {} gone on with, {} shown to QEMU", samples.went_on.get(), samples.shown());
+    println!(
+        "{name}: {states:?} states, {} gone on with, {} shown to QEMU",
+        samples.went_on.get(),
+        samples.shown()
+    );
     if std::env::var_os("HOLSTEIN_CRASH").is_none() {
-        assert!(total >= wanted && states.contains_key(&Level::L0) && states.contains_key(&Level::L2), "{states:?}");
+        assert!(
+            total >= wanted && states.contains_key(&Level::L0) && states.contains_key(&Level::L2),
+            "{states:?}"
+        );
         assert!(samples.shown() > 0);
     }
 }
@@ -52,7 +59,8 @@ pub fn leave_old_or_new(specimen: &Specimen) {
 pub fn goes_on(found: &Found, storage: &SimulatedStorage) -> Result<(), String> {
     let storage = fork(storage);
     let disk = open_to_write(&storage).map_err(|e| format!("does not open for writing: {e}"))?;
-    disk.create_snapshot(b"later", SystemTime::now()).map_err(|e| format!("no snapshot can be taken: {e}"))?;
+    disk.create_snapshot(b"later", SystemTime::now())
+        .map_err(|e| format!("no snapshot can be taken: {e}"))?;
     for (name, _) in &found.snapshots {
         disk.delete_snapshot(name.as_bytes()).map_err(|e| format!("'{name}' cannot be deleted: {e}"))?;
     }

@@ -63,17 +63,15 @@ impl Pair {
             options += ",backing_file=base.qcow2,backing_fmt=qcow2";
         }
         site.create(&options, size);
-        let mut pair = Pair {
-            site,
-            geometry,
-            random: Rng::new(seed, 3),
-            size,
-            contents: Vec::new(),
-            kept: Vec::new(),
-        };
+        let mut pair =
+            Pair { site, geometry, random: Rng::new(seed, 3), size, contents: Vec::new(), kept: Vec::new() };
         pair.site.io(&["write -s noise.pat 100k 1M", "write -s noise.pat 2M 300k"]);
         if geometry.compressed {
-            pair.site.io(&["write -c -P 3 1536k 64k", "write -c -P 4 1600k 64k", "write -c -s noise.pat 1664k 64k"]);
+            pair.site.io(&[
+                "write -c -P 3 1536k 64k",
+                "write -c -P 4 1600k 64k",
+                "write -c -s noise.pat 1664k 64k",
+            ]);
         }
         if !pair.is_version_2() {
             // Zeros that keep their clusters, and such that have none.

@@ -162,7 +162,10 @@ fn refcounts_that_cannot_tell() {
         let disk = site.open();
         let words = [
             "disk.qcow2",
-            &format!("would be referred to {} times, and its refcounts of {bits} bits tell at most {most}", most + 1),
+            &format!(
+                "would be referred to {} times, and its refcounts of {bits} bits tell at most {most}",
+                most + 1
+            ),
             "delete a snapshot, or give the image wider refcounts (qemu-img amend -o refcount_bits=64)",
         ];
         site.refuses(ErrorKind::Limit, &words, || disk.create_snapshot(b"new", now()));
