@@ -314,6 +314,8 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_disk_discard": (c_int, (c_void_p, c_uint64, c_uint64)),
     "hol_disk_flush": (c_int, (c_void_p,)),
     "hol_disk_resize": (c_int, (c_void_p, c_uint64)),
+    "hol_disk_snapshot_create": (c_int, (c_void_p, c_char_p)),
+    "hol_disk_snapshot_delete": (c_int, (c_void_p, c_char_p)),
     "hol_bitmap_list": (c_int, (c_void_p, POINTER(c_size_t))),
     "hol_bitmap_info_at": (c_int, (c_void_p, c_size_t, POINTER(BitmapDetails))),
     "hol_bitmap_info": (c_int, (c_void_p, c_char_p, POINTER(BitmapDetails))),
