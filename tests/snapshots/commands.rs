@@ -2,7 +2,11 @@
 
 use crate::{
     site::{DISK, Site},
-    support::{command::mentions, qemu::text},
+    support::{
+        command::mentions,
+        patch::{peek64, poke},
+        qemu::text,
+    },
 };
 
 #[test]
@@ -41,6 +45,22 @@ fn without_the_backing_file() {
     site.holstein.succeeds(&["snapshot", "delete", DISK, "one"]);
     std::fs::rename(site.workshop.path("away"), site.workshop.path("base.qcow2")).unwrap();
     site.workshop.check(DISK);
+}
+
+/// What QEMU 10.0 does not: it loses the snapshots of an image that has bitmaps when it repairs anything.
+#[test]
+fn a_repair_keeps_snapshots_beside_bitmaps() {
+    let site = Site::new("");
+    site.add_bitmap("a");
+    site.holstein.succeeds(&["snapshot", "create", DISK, "one"]);
+    let listed = site.holstein.json(&["snapshot", "list", DISK]);
+    // The header's cluster is counted once too often.
+    poke(&site.path(), peek64(&site.path(), peek64(&site.path(), 48)), &[0, 2]);
+    mentions(&text(&site.holstein.run(&["check", DISK])), &["leak"]);
+    site.holstein.succeeds(&["check", "--repair", "leaks", DISK]);
+    site.workshop.check(DISK);
+    assert_eq!(site.holstein.json(&["snapshot", "list", DISK]), listed);
+    assert_eq!(site.flags("a"), r#"["auto"]"#);
 }
 
 #[test]

@@ -10,6 +10,9 @@
 //! 5. *Release*: the refcounts of replaced clusters go down. A crash leaks, and so does a failure, which is
 //!    none of the change.
 //!
+//! Refcounts of clusters that stay in use, as those of a snapshot, change with the deciding write: the blocks that have
+//! them are written anew, and a new refcount table with them ([`reference_delta`]).
+//!
 //! New clusters are those that nothing refers to and whose refcount is zero: both are looked at, so that
 //! neither a wrong refcount nor a wrong table costs data.
 
