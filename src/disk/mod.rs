@@ -22,6 +22,7 @@ use std::{
 pub(crate) use busy::BusyBitmap;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
+use staged::Turns;
 pub(crate) use staged::{StagedBitmaps, Switch, Switched, switch};
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
@@ -56,6 +57,8 @@ struct Inner {
     busy: Mutex<HashSet<Vec<u8>>>,
     /// How many keep the disk as it is.
     pins: AtomicUsize,
+    /// Whose change is staged; taken before `image`.
+    turn: Turns,
     /// Tables have moved that some of them may still read at their old places.
     tables_moved: AtomicBool,
     /// While guest data is written. Taken after `image`.
@@ -92,6 +95,7 @@ impl Disk {
             options: options.clone(),
             busy: Mutex::default(),
             pins: AtomicUsize::new(0),
+            turn: Turns::default(),
             tables_moved: AtomicBool::new(false),
             writing: Mutex::default(),
             readers: OnceLock::new(),

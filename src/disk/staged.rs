@@ -3,10 +3,14 @@
 
 use std::{
     path::{Path, PathBuf, absolute},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use super::{Disk, write::after_change};
+use super::{
+    Disk,
+    write::{Pinned, after_change},
+};
 use crate::{
     bitmap::{self, BitmapChange},
     error::{Error, ErrorKind, Result},
@@ -17,6 +21,10 @@ use crate::{
     storage::{File, FileVersion, Lock, Storage},
 };
 
+/// So long a change waits for another of the same disk to be published. Two transactions over the same disks in another
+/// order would wait for each other for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A staged change; dropped undecided, it is taken back.
 #[derive(Debug)]
 pub(crate) struct StagedBitmaps {
@@ -24,6 +32,29 @@ pub(crate) struct StagedBitmaps {
     staged: Option<Staged>,
     /// Tables of the disk are free when it is published.
     frees_tables: bool,
+    /// It is about the image as it is: nobody else changes that meanwhile.
+    _pinned: Pinned,
+    _turn: Turn,
+}
+
+/// One change of a disk is staged at a time: another would be about an image that is not there any more when this one is
+/// published.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    taken: Mutex<bool>,
+    free: Condvar,
+}
+
+/// The right to stage a change; given back on drop.
+#[derive(Debug)]
+struct Turn(Disk);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Turns { taken, free } = &self.0.0.turn;
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        free.notify_one();
+    }
 }
 
 /// What tells later whether an image is still as it was staged, and what then remains to be done.
@@ -53,8 +84,8 @@ pub(crate) enum Switched {
 }
 
 impl Disk {
-    /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else may change the
-    /// image: the disk is pinned.
+    /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else changes the image: the
+    /// disk is pinned, and another change waits.
     pub(crate) fn stage_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<StagedBitmaps> {
         self.stage_kept(changes, &[])
     }
@@ -62,13 +93,15 @@ impl Disk {
     /// The same with changes of snapshots, all decided by one sector; either list may be empty.
     ///
     /// When a snapshot goes, the tables of the disk move. A backup that began before that may go on reading those at
-    /// the old places, so nothing more can be staged until it has ended: `WrongState`.
+    /// the old places, so nothing more can be staged until it has ended: `WrongState`. The same when another staged change
+    /// is not decided within half a minute.
     pub(crate) fn stage_kept(
         &self,
         bitmaps: &[BitmapChange],
         snapshots: &[SnapshotChange],
     ) -> Result<StagedBitmaps> {
         drop(self.writable_image()?);
+        let turn = self.turn()?;
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_moved()?;
         self.settle_locked(&mut image)?;
@@ -81,7 +114,27 @@ impl Disk {
         let change =
             HeaderChange { bitmaps, snapshots: new.table, disk: new.disk, ..HeaderChange::default() };
         let staged = edit.stage(change)?;
-        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged), frees_tables: new.frees_tables })
+        Ok(StagedBitmaps {
+            disk: self.clone(),
+            staged: Some(staged),
+            frees_tables: new.frees_tables,
+            _pinned: self.pin_locked(),
+            _turn: turn,
+        })
+    }
+
+    fn turn(&self) -> Result<Turn> {
+        let Turns { taken, free } = &self.0.turn;
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = free.wait_timeout_while(taken, PATIENCE, |taken| *taken);
+        let (mut taken, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            let text =
+                format!("'{}': another transaction changes it and does not end", self.path().display());
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
+        *taken = true;
+        Ok(Turn(self.clone()))
     }
 
     /// Finds out whether [`Disk::stage_kept`] would succeed as the image is now. Changes nothing.
@@ -126,7 +179,8 @@ impl StagedBitmaps {
         let Some(staged) = self.staged.take() else { return Ok(()) };
         let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
         let made = staged.publish();
-        if self.frees_tables && self.disk.0.pins.load(Ordering::Acquire) > 0 {
+        // Somebody else than this change itself.
+        if self.frees_tables && self.disk.0.pins.load(Ordering::Acquire) > 1 {
             self.disk.0.tables_moved.store(true, Ordering::Release);
         }
         after_change(&mut image, made)

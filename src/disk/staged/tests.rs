@@ -208,3 +208,33 @@ fn tables_that_a_backup_reads_are_not_given_away() {
     disk.stage_kept(&clear(), &[]).unwrap().publish().unwrap();
     assert_eq!(state(&storage, None), (0, vec!["last".into()]));
 }
+
+/// What is staged is about the image as it is: nothing else changes that, and another change waits.
+#[test]
+fn one_change_at_a_time() {
+    let storage = image();
+    let disk = open(&storage);
+    let staged = disk.stage_kept(&clear(), &[create("new")]).unwrap();
+    let refused = [
+        disk.write_at(&[9; 512], 0),
+        disk.resize(1 << 19),
+        disk.change_bitmaps(&clear()),
+        disk.create_snapshot(b"other", SystemTime::now()).map(drop),
+        disk.delete_snapshot(b"old"),
+    ];
+    for error in refused.map(Result::unwrap_err) {
+        assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
+    }
+    let other = disk.clone();
+    let waiting = std::thread::spawn(move || {
+        let add = BitmapChange::Add { name: b"b".to_vec(), granularity: None, recording: Recording::Enabled };
+        other.stage_kept(&[add], &[delete("old")]).unwrap().publish().unwrap();
+    });
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(!waiting.is_finished());
+    staged.publish().unwrap();
+    waiting.join().unwrap();
+    assert_eq!(state(&storage, None), after());
+    disk.bitmap(b"b").unwrap();
+    disk.delete_snapshot(b"new").unwrap();
+}

@@ -134,6 +134,9 @@ impl Clusters {
 
     /// Finds new places for the refcount blocks that change with the decision.
     pub(super) fn move_blocks(&mut self) -> Result<()> {
+        if self.delta.gained.is_none() && self.delta.lost.is_none() {
+            return Ok(());
+        }
         let per_block = self.geometry.refcount_block_entries();
         let blocks = 0..self.delta.clusters.div_ceil(per_block);
         let moves =
