@@ -1,7 +1,7 @@
 //! Internal snapshots on trial: QEMU reads, goes back to and deletes what was taken; whatever crashes and whatever
 //! fails, an image has the old snapshots or the new ones, and each of them holds what it held.
 //!
-//! Reading order: `geometries` (beside QEMU), `refusals`, `commands`; then `workloads` (what is done in the trials),
+//! Reading order: `geometries` (beside QEMU), `refusals`, `damaged`, `commands`; then `workloads` (what is done in the trials),
 //! `crashes` and `failed`, which are built on those of guest writes.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unused_macros, unreachable_pub)] // some modules are shared with other test programs
@@ -12,6 +12,8 @@ mod commands;
 mod crash;
 #[path = "snapshots/crashes.rs"]
 mod crashes;
+#[path = "snapshots/damaged.rs"]
+mod damaged;
 #[path = "snapshots/failed.rs"]
 mod failed;
 #[path = "bitmap_crashes/failures.rs"]

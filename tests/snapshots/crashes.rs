@@ -18,15 +18,15 @@ const MOST: usize = 600;
 
 /// Judges states of every workload on a specimen.
 pub fn leave_old_or_new(specimen: &Specimen) {
-    let samples = Sampler::new(if exhaustive() { 128 } else { 32 });
-    let wanted = if exhaustive() { 2500 } else { 150 };
+    let samples = Sampler::new(if exhaustive() { 128 } else { 24 });
+    let wanted = if exhaustive() { 2500 } else { 100 };
     let mut states = BTreeMap::new();
     for (name, steps) in workloads(specimen, if exhaustive() { 20 } else { 2 }) {
         let name = format!("{}-{name}", specimen.recipe.name);
         let run = Run::new(specimen, &steps, None).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(run.results.iter().all(Result::is_ok), "{name}:\n{}", run.text());
         let recording = run.storage.recording();
-        let trial = Trial { name: &name, recording: &recording, limit: 24, seed: 1 };
+        let trial = Trial { name: &name, recording: &recording, limit: 14, seed: 1 };
         let judged = trial.judge_up_to(MOST, |crash, storage| {
             let judge = || {
                 let found = run.judge(recording.marks_before(crash), storage)?;
