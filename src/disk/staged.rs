@@ -23,7 +23,7 @@ use crate::{
 
 /// So long a change waits for another of the same disk to be published. Two transactions over the same disks in another
 /// order would wait for each other for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 
 /// A staged change; dropped undecided, it is taken back.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use holstein::storage::{SimulatedStorage, simulated::Level};
 
 use crate::{
     crash::Trial,
-    images::fork,
+    images::{DISK, fork},
     judge::exhaustive,
+    refcounts::Refcounts,
     runs::{Found, Run, Sampler},
     specimens::{Specimen, open_to_write},
     workloads::workloads,
@@ -20,11 +21,18 @@ const MOST: usize = 600;
 pub fn leave_old_or_new(specimen: &Specimen) {
     let samples = Sampler::new(if exhaustive() { 128 } else { 24 });
     let wanted = if exhaustive() { 2500 } else { 100 };
-    let mut states = BTreeMap::new();
+    let (mut states, mut new_blocks, mut larger_tables) = (BTreeMap::new(), 0, 0);
     for (name, steps) in workloads(specimen, if exhaustive() { 20 } else { 2 }) {
         let name = format!("{}-{name}", specimen.recipe.name);
         let run = Run::new(specimen, &steps, None).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(run.results.iter().all(Result::is_ok), "{name}:\n{}", run.text());
+        if let Some(before) = &specimen.refcounts {
+            let image = run.storage.contents(DISK).unwrap();
+            new_blocks += usize::from(Refcounts::of(&image).blocks > before.blocks);
+            let clusters = |image: &[u8]| u32::from_be_bytes(image[56..60].try_into().unwrap());
+            let original = specimen.storage().contents(DISK).unwrap();
+            larger_tables += usize::from(clusters(&image) > clusters(&original));
+        }
         let recording = run.storage.recording();
         let trial = Trial { name: &name, recording: &recording, limit: 14, seed: 1 };
         let judged = trial.judge_up_to(MOST, |crash, storage| {
@@ -46,7 +54,9 @@ pub fn leave_old_or_new(specimen: &Specimen) {
         samples.went_on.get(),
         samples.shown()
     );
+    println!("{name}: {new_blocks} workloads made a refcount block, {larger_tables} a larger refcount table");
     if std::env::var_os("HOLSTEIN_CRASH").is_none() {
+        assert!(name != "small_clusters" || (new_blocks > 0 && larger_tables > 0));
         assert!(
             total >= wanted && states.contains_key(&Level::L0) && states.contains_key(&Level::L2),
             "{states:?}"

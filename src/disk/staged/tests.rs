@@ -209,6 +209,20 @@ fn tables_that_a_backup_reads_are_not_given_away() {
     assert_eq!(state(&storage, None), (0, vec!["last".into()]));
 }
 
+/// Two transactions that wait for each other do not wait for ever.
+#[test]
+fn patience_ends() {
+    let storage = image();
+    let disk = open(&storage);
+    let staged = disk.stage_kept(&clear(), &[create("new"), delete("old")]).unwrap();
+    let error = disk.stage_kept(&clear(), &[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongState);
+    assert_eq!(error.to_string(), "'/images/disk.qcow2': another transaction changes it and does not end");
+    staged.publish().unwrap();
+    assert_eq!(state(&storage, None), after());
+    disk.stage_kept(&clear(), &[]).unwrap().publish().unwrap();
+}
+
 /// What is staged is about the image as it is: nothing else changes that, and another change waits.
 #[test]
 fn one_change_at_a_time() {

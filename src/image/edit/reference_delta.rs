@@ -63,13 +63,10 @@ impl ReferenceDelta {
 }
 
 fn add(to: &mut Option<Counts>, clusters: Range<u64>, of: u64, budget: &Budget) -> Result<()> {
-    let mut counts = match to.take() {
-        Some(counts) => counts,
-        None => Counts::new(of, budget)?,
-    };
-    counts.add(clusters, 1)?;
-    *to = Some(counts);
-    Ok(())
+    if to.is_none() {
+        *to = Some(Counts::new(of, budget)?);
+    }
+    to.as_mut().map_or(Ok(()), |counts| counts.add(clusters, 1))
 }
 
 impl Clusters {
