@@ -87,6 +87,32 @@ static void a_bitmap_moves_to_the_overlay(void)
     check_image(work, "over.qcow2");
 }
 
+static void snapshots_of_both_kinds(void)
+{
+    copy(images, "disk.qcow2", work, "s.qcow2");
+    hol_disk *disk = open_to_write(work, "s.qcow2");
+    hol_action *actions[] = {
+        hol_action_internal_snapshot(disk, "below"),
+        hol_action_external_snapshot(disk, path_in(work, "s1.qcow2"), NULL),
+        hol_action_internal_snapshot(disk, "above"),
+        hol_action_internal_snapshot(disk, "gone"),
+        hol_action_internal_snapshot_delete(disk, "gone"),
+    };
+    hol_txn *txn = list(actions, 5);
+    OK(hol_txn_commit(txn));
+    hol_txn_free(txn);
+    OK(hol_disk_close(disk));
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? "s1.qcow2" : "s.qcow2";
+        check_image(work, name);
+        disk = open_to_write(work, name);
+        hol_disk_details details = HOL_OPTIONS_INIT(hol_disk_details);
+        OK(hol_disk_info(disk, &details));
+        CHECK(details.snapshots == 1);
+        OK(hol_disk_close(disk));
+    }
+}
+
 static void one_bad_action(void)
 {
     int before = files_in(work);
@@ -126,6 +152,7 @@ int main(int argc, char **argv)
     images = argv[1], work = argv[2];
     bitmaps_of_two_disks();
     a_bitmap_moves_to_the_overlay();
+    snapshots_of_both_kinds();
     one_bad_action();
     return 0;
 }

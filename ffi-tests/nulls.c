@@ -50,6 +50,8 @@ static void without_handles(void)
     IS_NULL("disk", hol_bitmap_merge(NULL, "x", &message, 1));
     IS_NULL("disk", hol_bitmap_merge_from(NULL, "x", NULL, "x"));
     IS_NULL("disk", hol_bitmap_apply(NULL, &change, 1));
+    IS_NULL("disk", hol_disk_snapshot_create(NULL, "x"));
+    IS_NULL("disk", hol_disk_snapshot_delete(NULL, "x"));
     CHECK(hol_action_backup(NULL, "x", NULL) == NULL);
     IS_NULL("source", hol_last_error_code());
     CHECK(hol_action_bitmap_add(NULL, "x", NULL) == NULL);
@@ -65,6 +67,10 @@ static void without_handles(void)
     CHECK(hol_action_bitmap_merge(NULL, "x", NULL, 0) == NULL);
     IS_NULL("disk", hol_last_error_code());
     CHECK(hol_action_external_snapshot(NULL, "x", NULL) == NULL);
+    IS_NULL("disk", hol_last_error_code());
+    CHECK(hol_action_internal_snapshot(NULL, "x") == NULL);
+    IS_NULL("disk", hol_last_error_code());
+    CHECK(hol_action_internal_snapshot_delete(NULL, "x") == NULL);
     IS_NULL("disk", hol_last_error_code());
     IS_NULL("txn", hol_txn_set_completion(NULL, HOL_COMPLETION_GROUPED));
     IS_NULL("txn", hol_txn_add(NULL, NULL));
@@ -122,6 +128,8 @@ static void with_handles(const char *images, const char *work)
     IS_NULL("source_disk", hol_bitmap_merge_from(disk, "x", NULL, "x"));
     IS_NULL("source", hol_bitmap_merge_from(disk, "x", disk, NULL));
     IS_NULL("changes", hol_bitmap_apply(disk, NULL, 0));
+    IS_NULL("name", hol_disk_snapshot_create(disk, NULL));
+    IS_NULL("id_or_name", hol_disk_snapshot_delete(disk, NULL));
     CHECK(hol_action_backup(disk, NULL, NULL) == NULL);
     IS_NULL("target", hol_last_error_code());
 

@@ -1664,6 +1664,35 @@ int hol_bitmap_apply(struct hol_disk *disk,
                      size_t number);
 
 /**
+ * Takes an internal snapshot of the disk as it is, called `name` (1 to 255 bytes), with the date of now: durable when
+ * this returns, all of it or nothing. What was written before is in it. Bitmaps are not part of a snapshot, and stay as
+ * they are. The disk was opened with HOL_ACCESS_WRITE.
+ *
+ * Errors: HOL_ERR_EXISTS (a snapshot has this name, or this id), HOL_ERR_INVALID_ARGUMENT (name), HOL_ERR_WRONG_STATE
+ * (opened for reading, or a running backup reads the disk), HOL_ERR_UNSUPPORTED (a raw image, or one with a data file),
+ * HOL_ERR_LIMIT (a refcount cannot tell of another user, or there are too many snapshots), HOL_ERR_CORRUPT (nobody knows
+ * which clusters are free), HOL_ERR_NULL, HOL_ERR_PANIC: nothing has changed. After other errors the message says if the
+ * change was made all the same or if that is unknown; the disk must be opened anew then, before it is changed again.
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_snapshot_create(struct hol_disk *disk,
+                             const char *name);
+
+/**
+ * Deletes the internal snapshot that has this id or this name. The disk and its bitmaps stay as they are.
+ *
+ * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_INVALID_ARGUMENT (several have it: as their id or as their name; the message tells
+ * their ids), and as hol_disk_snapshot_create().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_snapshot_delete(struct hol_disk *disk,
+                             const char *id_or_name);
+
+/**
  * Makes the action that copies `source` to a new image file at `target`. Nothing is checked against the disk or the
  * file system yet, and nothing written.
  *

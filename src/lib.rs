@@ -34,7 +34,7 @@ pub use image::{
     Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,
     CheckReport, CheckSeverity, Compat, CreateOptions, DiskInfo, Existing, Format, ImageOptions, LayerInfo,
     Layers, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode, RepairReport, Run, Sharing,
-    SnapshotInfo,
+    SnapshotChange, SnapshotInfo,
 };
 pub use job::{
     Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobReport,

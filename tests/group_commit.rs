@@ -149,6 +149,8 @@ nights! {
             Other::Clear(1, "a"),
             Other::Overlay(1, "/images/over.qcow2"),
             Other::Remove(2, "b"),
+            Other::Take(2, "night"),
+            Other::Take(0, "night"),
         ],
         replaced: &[],
         journal: None,

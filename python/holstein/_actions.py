@@ -68,6 +68,14 @@ class Actions:
         )
         self._add(lib.hol_action_external_snapshot(disk.handle, path_bytes(overlay), byref(options)))
 
+    def internal_snapshot(self, disk: Disk, name: str | bytes) -> None:
+        """A snapshot inside the image that is on top of the disk then."""
+        self._add(lib.hol_action_internal_snapshot(disk.handle, name_bytes(name)))
+
+    def internal_snapshot_delete(self, disk: Disk, id_or_name: str | bytes) -> None:
+        """A snapshot inside that image goes."""
+        self._add(lib.hol_action_internal_snapshot_delete(disk.handle, name_bytes(id_or_name)))
+
     def abort(self) -> None:
         """The transaction will fail, with nothing done."""
         self._add(lib.hol_action_abort())

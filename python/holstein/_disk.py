@@ -236,6 +236,14 @@ class Disk:
         """Changes the size of a writable disk, durably; what is new reads as zero and is dirty in every bitmap."""
         check(lib.hol_disk_resize(self.handle, _natural(size)))
 
+    def create_snapshot(self, name: str | bytes) -> None:
+        """Takes an internal snapshot of a writable disk as it is, durably; bitmaps are not part of it."""
+        check(lib.hol_disk_snapshot_create(self.handle, name_bytes(name)))
+
+    def delete_snapshot(self, id_or_name: str | bytes) -> None:
+        """Deletes an internal snapshot of a writable disk, durably."""
+        check(lib.hol_disk_snapshot_delete(self.handle, name_bytes(id_or_name)))
+
     def extents(self, start: int = 0, length: int | None = None) -> list[Extent]:
         """How the disk is stored, in runs; all of it unless told which part. Reads no data."""
         if length is None:

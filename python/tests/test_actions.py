@@ -38,6 +38,18 @@ class ActionsTest(ImagesCase):
         info = json.loads(tool("qemu-img", "info", "--output=json", self.folder / "over.qcow2"))
         self.assertEqual((info["backing-filename"], info["cluster-size"]), ("disk.qcow2", 4096))
 
+    def test_snapshots_of_both_kinds(self) -> None:
+        with self.open() as disk, holstein.Transaction() as transaction:
+            transaction.internal_snapshot(disk, "below")
+            transaction.external_snapshot(disk, self.folder / "over.qcow2")
+            transaction.internal_snapshot(disk, "above")
+        for name, snapshot in (("disk.qcow2", "below"), ("over.qcow2", "above")):
+            tool("qemu-img", "check", self.folder / name)
+            self.assertIn(snapshot, tool("qemu-img", "snapshot", "-l", self.folder / name))
+        with self.open("over.qcow2") as disk, holstein.Transaction() as transaction:
+            transaction.internal_snapshot_delete(disk, "above")
+        self.assertNotIn("above", tool("qemu-img", "snapshot", "-l", self.folder / "over.qcow2"))
+
     def test_merge_from_another_disk(self) -> None:
         other = self.folder / "other.qcow2"
         tool("qemu-img", "create", "-f", "qcow2", other, "8M")

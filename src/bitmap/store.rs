@@ -18,7 +18,7 @@ use crate::{
     },
     image::{
         Qcow2,
-        edit::{BitmapsField, Edit, HeaderChange, Staged},
+        edit::{BitmapsField, Edit, HeaderChange},
     },
 };
 
@@ -26,6 +26,12 @@ use crate::{
 pub(crate) fn rehearse(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     draft(image, changes)?;
     Edit::begin(image).map(drop)
+}
+
+/// The bitmaps as a list of changes makes them, to be written.
+pub(crate) fn changed(image: &Qcow2, changes: &[BitmapChange]) -> Result<NewBitmaps> {
+    let slots = draft(image, changes)?;
+    Ok(NewBitmaps((!changes.is_empty()).then_some(slots)))
 }
 
 /// Finds out whether a list of changes makes sense, by the bitmaps alone.
@@ -84,13 +90,6 @@ pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
     if changes.is_empty() { Ok(()) } else { store(image, &slots) }
 }
 
-/// The same, but for the decision.
-pub(crate) fn stage(image: &Qcow2, changes: &[BitmapChange]) -> Result<Staged> {
-    let slots = draft(image, changes)?;
-    let (edit, change) = begin_store(image, &slots)?;
-    edit.stage(change)
-}
-
 /// Where the directory of an image's bitmaps lies; 0 if there is none.
 pub(crate) fn directory_offset(image: &Qcow2) -> u64 {
     image.header().extensions.bitmaps.as_ref().map_or(0, |bitmaps| bitmaps.directory_offset.get())
@@ -126,13 +125,13 @@ pub(crate) fn give_up_untrusted(image: &Qcow2) -> Result<bool> {
     Ok(found)
 }
 
-/// The bitmaps of a disk that gets another size.
+/// The bitmaps of an image as a change makes them; `None` while they stay.
 #[derive(Debug)]
-pub(crate) struct ResizedBitmaps(Vec<Slot>);
+pub(crate) struct NewBitmaps(Option<Vec<Slot>>);
 
 /// All bitmaps as they are for a disk of `size` bytes; refuses a size that one of them cannot have. Those that cannot
 /// be trusted are marked as inconsistent, since their length may be another than the disk's.
-pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<ResizedBitmaps> {
+pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<NewBitmaps> {
     let mut slots = Draft::new(image).slots;
     for (slot, table) in slots.iter_mut().zip(tables(image)?).filter(|(slot, _)| !slot.entry.in_use) {
         match table.and_then(|table| table.load(image, &slot.entry)) {
@@ -148,13 +147,13 @@ pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<ResizedBitmaps> {
             }
         }
     }
-    Ok(ResizedBitmaps(slots))
+    Ok(NewBitmaps((!slots.is_empty()).then_some(slots)))
 }
 
-impl ResizedBitmaps {
-    /// Writes them, as a part of a change; `None` if there are none.
+impl NewBitmaps {
+    /// Writes them, as a part of a change; `None` if they stay.
     pub(crate) fn write(&self, image: &Qcow2, edit: &mut Edit<'_>) -> Result<Option<BitmapsField>> {
-        if self.0.is_empty() { Ok(None) } else { write_all(image, edit, &self.0).map(Some) }
+        self.0.as_ref().map(|slots| write_all(image, edit, slots)).transpose()
     }
 }
 
@@ -168,14 +167,9 @@ fn is_trusted(loaded: Result<DirtyBitmap>) -> Result<bool> {
 }
 
 fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
-    let (edit, change) = begin_store(image, slots)?;
-    edit.commit(change)
-}
-
-fn begin_store<'a>(image: &'a Qcow2, slots: &[Slot]) -> Result<(Edit<'a>, HeaderChange)> {
     let mut edit = Edit::begin(image)?;
     let bitmaps = Some(write_all(image, &mut edit, slots)?);
-    Ok((edit, HeaderChange { bitmaps, ..HeaderChange::default() }))
+    edit.commit(HeaderChange { bitmaps, ..HeaderChange::default() })
 }
 
 /// Writes new contents and a new directory, and releases what they replace.

@@ -245,3 +245,41 @@ pub unsafe extern "C" fn hol_action_external_snapshot(
         })
     })
 }
+
+/// Makes the action that takes a snapshot called `name` (1 to 255 bytes) inside the image that is on top of the disk at that
+/// point of the list. Errors of the start: as hol_disk_snapshot_create().
+///
+/// Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_action_internal_snapshot(
+    disk: *mut hol_disk,
+    name: *const c_char,
+) -> *mut hol_action {
+    make(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (disk, name) = unsafe { (handle(disk, "disk")?, text(name, "name")?) };
+        Ok(Action::snapshot_create(disk.disk.clone(), bytes(name)))
+    })
+}
+
+/// Makes the action that deletes the snapshot with this id or name from the image that is on top of the disk at that point
+/// of the list. Errors of the start: as hol_disk_snapshot_delete().
+///
+/// Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_action_internal_snapshot_delete(
+    disk: *mut hol_disk,
+    id_or_name: *const c_char,
+) -> *mut hol_action {
+    make(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (disk, name) = unsafe { (handle(disk, "disk")?, text(id_or_name, "id_or_name")?) };
+        Ok(Action::snapshot_delete(disk.disk.clone(), bytes(name)))
+    })
+}

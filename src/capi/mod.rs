@@ -27,6 +27,7 @@ pub mod extent;
 pub mod job;
 pub mod options;
 pub mod recover;
+pub mod snapshot;
 pub mod txn;
 pub mod version;
 pub mod write;

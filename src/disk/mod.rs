@@ -5,6 +5,7 @@ mod create;
 mod pool;
 mod repair;
 mod resize;
+mod snapshot;
 mod staged;
 mod write;
 
@@ -12,12 +13,16 @@ use std::{
     collections::HashSet,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicUsize},
+    },
 };
 
 pub(crate) use busy::BusyBitmap;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
+use staged::Turns;
 pub(crate) use staged::{StagedBitmaps, Switch, Switched, switch};
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
@@ -52,11 +57,12 @@ struct Inner {
     busy: Mutex<HashSet<Vec<u8>>>,
     /// How many keep the disk as it is.
     pins: AtomicUsize,
+    /// Whose change is staged; taken before `image`.
+    turn: Turns,
+    /// Tables have moved that some of them may still read at their old places.
+    tables_moved: AtomicBool,
     /// While guest data is written. Taken after `image`.
     writing: Mutex<Option<Writing>>,
-    /// A change is staged, and nobody else may stage one.
-    staged: Mutex<bool>,
-    no_longer_staged: Condvar,
     /// The image that lies on top of this one by now.
     overlay: OnceLock<PathBuf>,
     readers: OnceLock<Pool>,
@@ -91,9 +97,9 @@ impl Disk {
             options: options.clone(),
             busy: Mutex::default(),
             pins: AtomicUsize::new(0),
+            turn: Turns::default(),
+            tables_moved: AtomicBool::new(false),
             writing: Mutex::default(),
-            staged: Mutex::default(),
-            no_longer_staged: Condvar::new(),
             overlay: OnceLock::new(),
             readers: OnceLock::new(),
         })))
@@ -151,8 +157,8 @@ impl Disk {
     }
 
     /// The runs of a guest range in bytes (clipped to the disk): which layer has it and where. Reads tables,
-    /// never data. What is written meanwhile may be told or not; and when a change of the image's bitmaps or size
-    /// comes in between, the rest may be an error.
+    /// never data. What is written meanwhile may be told or not; and when a change of the image's bitmaps, snapshots
+    /// or size comes in between, the rest may be an error.
     pub fn map(&self, range: Range<u64>) -> Map {
         self.image().map(range)
     }

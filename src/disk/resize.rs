@@ -7,7 +7,7 @@ use super::{
     write::{after_change, read_anew, top},
 };
 use crate::{
-    bitmap::{self, ResizedBitmaps},
+    bitmap::{self, NewBitmaps},
     error::{Error, ErrorKind, Result},
     image::{
         Image, Writer,
@@ -50,7 +50,7 @@ impl Disk {
     }
 }
 
-fn resize(image: &Image, size: u64, bitmaps: &ResizedBitmaps) -> Result<()> {
+fn resize(image: &Image, size: u64, bitmaps: &NewBitmaps) -> Result<()> {
     let top = top(image)?;
     let mut edit = Edit::begin(top)?;
     let disk = Some(edit.resize(image, size)?);

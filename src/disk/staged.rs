@@ -1,37 +1,59 @@
-//! Changes of a disk's bitmaps that are durable but for the one sector that decides: a transaction over several
-//! disks decides on all of them together.
+//! Changes of a disk's bitmaps and snapshots that are durable but for the one sector that decides: a transaction over
+//! several disks decides on all of them together.
 
 use std::{
     path::{Path, PathBuf, absolute},
-    sync::{Arc, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use super::{Disk, write::after_change};
+use super::{
+    Disk,
+    write::{Pinned, after_change},
+};
 use crate::{
     bitmap::{self, BitmapChange},
     error::{Error, ErrorKind, Result},
-    image::{Access, ImageOptions, Layers, edit::Staged},
+    image::{
+        Access, ImageOptions, Layers, SnapshotChange,
+        edit::{Edit, HeaderChange, SnapshotPlan, Staged},
+    },
     storage::{File, FileVersion, Lock, Storage},
 };
+
+/// So long a change waits for another of the same disk to be published. Two transactions over the same disks in another
+/// order would wait for each other for ever.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 
 /// A staged change; dropped undecided, it is taken back.
 #[derive(Debug)]
 pub(crate) struct StagedBitmaps {
     disk: Disk,
     staged: Option<Staged>,
-    // Dropped behind everything else: the next one may begin.
+    /// Tables of the disk are free when it is published.
+    frees_tables: bool,
+    /// It is about the image as it is: nobody else changes that meanwhile.
+    _pinned: Pinned,
     _turn: Turn,
 }
 
-/// The right to stage a change of one disk: what is staged goes by the header as it is, so a second change would undo
-/// the first.
+/// One change of a disk is staged at a time: another would be about an image that is not there any more when this one is
+/// published.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    taken: Mutex<bool>,
+    free: Condvar,
+}
+
+/// The right to stage a change; given back on drop.
 #[derive(Debug)]
 struct Turn(Disk);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.0.staged.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.0.0.no_longer_staged.notify_one();
+        let Turns { taken, free } = &self.0.0.turn;
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        free.notify_one();
     }
 }
 
@@ -62,24 +84,39 @@ pub(crate) enum Switched {
 }
 
 impl Disk {
-    /// Stages changes of bitmaps that are kept. Until the result is published or dropped nobody else changes the image:
-    /// the disk is pinned, and another transaction that wants to stage one waits. Whoever stages changes of several
-    /// disks takes them in the order of [`Disk::staging_order`], so that no two wait for each other.
-    pub(crate) fn stage_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<StagedBitmaps> {
-        let turn = self.wait_to_stage();
+    /// Stages changes of bitmaps that are kept, and of snapshots, all decided by one sector; either list may be empty. Until
+    /// the result is published or dropped nobody else changes the image: the disk is pinned, and another change waits. Whoever
+    /// stages changes of several disks takes them in the order of [`Disk::staging_order`], so that no two wait for each other.
+    ///
+    /// When a snapshot goes, the tables of the disk move. A backup that began before that may go on reading those at
+    /// the old places, so nothing more can be staged until it has ended: `WrongState`. The same when another staged change
+    /// is not decided within half a minute.
+    pub(crate) fn stage_kept(
+        &self,
+        bitmaps: &[BitmapChange],
+        snapshots: &[SnapshotChange],
+    ) -> Result<StagedBitmaps> {
         drop(self.writable_image()?);
+        let turn = self.turn()?;
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_moved()?;
         self.settle_locked(&mut image)?;
         let top = super::write::top(&image)?;
-        let staged = bitmap::stage(top, changes)?;
-        Ok(StagedBitmaps { disk: self.clone(), staged: Some(staged), _turn: turn })
-    }
-
-    fn wait_to_stage(&self) -> Turn {
-        let staged = self.0.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.no_longer_staged.wait_while(staged, |staged| *staged);
-        *waited.unwrap_or_else(PoisonError::into_inner) = true;
-        Turn(self.clone())
+        let bitmaps = bitmap::changed(top, bitmaps)?;
+        let plan = SnapshotPlan::new(top, snapshots)?;
+        let mut edit = Edit::begin(top)?;
+        let new = edit.change_snapshots(&plan)?;
+        let bitmaps = bitmaps.write(top, &mut edit)?;
+        let change =
+            HeaderChange { bitmaps, snapshots: new.table, disk: new.disk, ..HeaderChange::default() };
+        let staged = edit.stage(change)?;
+        Ok(StagedBitmaps {
+            disk: self.clone(),
+            staged: Some(staged),
+            frees_tables: new.frees_tables,
+            _pinned: self.pin_locked(),
+            _turn: turn,
+        })
     }
 
     /// The same number for all handles of a disk, as long as there is one.
@@ -87,9 +124,43 @@ impl Disk {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// Makes changes of bitmaps that are kept, at once.
-    pub(crate) fn change_kept_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
-        self.stage_kept_bitmaps(changes)?.publish()
+    /// Makes changes of bitmaps that are kept, and of snapshots, at once.
+    pub(crate) fn change_kept(&self, bitmaps: &[BitmapChange], snapshots: &[SnapshotChange]) -> Result<()> {
+        self.stage_kept(bitmaps, snapshots)?.publish()
+    }
+
+    fn turn(&self) -> Result<Turn> {
+        let Turns { taken, free } = &self.0.turn;
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = free.wait_timeout_while(taken, PATIENCE, |taken| *taken);
+        let (mut taken, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            let text =
+                format!("'{}': another transaction changes it and does not end", self.path().display());
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
+        *taken = true;
+        Ok(Turn(self.clone()))
+    }
+
+    /// Finds out whether [`Disk::stage_kept`] would succeed as the image is now. Changes nothing.
+    pub(crate) fn rehearse_kept(&self, bitmaps: &[BitmapChange], snapshots: &[SnapshotChange]) -> Result<()> {
+        let image = self.writable_image()?;
+        self.refuse_moved()?;
+        let top = super::write::top(&image)?;
+        bitmap::changed(top, bitmaps)?;
+        let plan = SnapshotPlan::new(top, snapshots)?;
+        Edit::begin(top)?.rehearse_snapshots(&plan)
+    }
+
+    /// Refuses to give clusters away that a backup may still read as tables. Whoever asks holds the image.
+    fn refuse_moved(&self) -> Result<()> {
+        if self.0.tables_moved.load(Ordering::Acquire) && self.0.pins.load(Ordering::Acquire) > 0 {
+            let text =
+                "a snapshot was deleted while a backup reads the disk; it can be changed when that has ended";
+            return Err(Error::new(ErrorKind::WrongState, format!("'{}': {text}", self.path().display())));
+        }
+        Ok(())
     }
 }
 
@@ -113,6 +184,10 @@ impl StagedBitmaps {
         let Some(staged) = self.staged.take() else { return Ok(()) };
         let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
         let made = staged.publish();
+        // Somebody else than this change itself.
+        if self.frees_tables && self.disk.0.pins.load(Ordering::Acquire) > 1 {
+            self.disk.0.tables_moved.store(true, Ordering::Release);
+        }
         after_change(&mut image, made)
     }
 
@@ -172,7 +247,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
 }
 
 fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
-    let _turn = disk.wait_to_stage();
+    let _turn = disk.turn()?;
     disk.settle()?;
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let file = image.layers()[0].file().clone();
@@ -222,3 +297,6 @@ fn give_up(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     after_change(&mut image, given_up.map(drop))?;
     Ok(if found { Switched::GivenUp } else { Switched::Left })
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,8 +175,16 @@ impl Disk {
         // Whoever writes holds the image and looks at the pins before.
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.settle_locked(&mut image)?;
-        self.0.pins.fetch_add(1, Ordering::AcqRel);
-        Ok(Pinned(self.clone()))
+        Ok(self.pin_locked())
+    }
+
+    /// The same for who holds the image, which is settled.
+    pub(super) fn pin_locked(&self) -> Pinned {
+        if self.0.pins.fetch_add(1, Ordering::AcqRel) == 0 {
+            // Whoever read at the old places has ended.
+            self.0.tables_moved.store(false, Ordering::Release);
+        }
+        Pinned(self.clone())
     }
 }
 

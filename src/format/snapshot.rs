@@ -12,6 +12,8 @@ use crate::error::Result;
 pub(crate) const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// Most extra data of an entry in bytes; QEMU's limit.
 const MAX_EXTRA: u32 = 1024;
+/// Longest name of a new snapshot in bytes: QEMU shows no more of it.
+pub(crate) const MAX_NAME: usize = 255;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -55,6 +57,31 @@ impl Snapshot {
             return Err(corrupt(text));
         }
         Ok(())
+    }
+
+    /// Appends the entry to a table, with the extra data that QEMU writes, and padded to a multiple of 8. The id and
+    /// the name have at most 65,535 bytes.
+    pub(crate) fn append(&self, table: &mut Vec<u8>) {
+        let extra: [U64; 3] = [
+            self.vm_state_size.into(),
+            self.disk_size.unwrap_or(0).into(),
+            self.icount.unwrap_or(u64::MAX).into(),
+        ];
+        let raw = RawSnapshot {
+            l1_table_offset: self.l1_offset.into(),
+            l1_size: self.l1_entries.into(),
+            id_size: (self.id.len() as u16).into(),
+            name_size: (self.name.len() as u16).into(),
+            date_sec: self.date_sec.into(),
+            date_nsec: self.date_nsec.into(),
+            vm_clock_nsec: self.vm_clock_nsec.into(),
+            vm_state_size: u32::try_from(self.vm_state_size).unwrap_or(u32::MAX).into(),
+            extra_data_size: (size_of_val(&extra) as u32).into(),
+        };
+        for part in [raw.as_bytes(), extra.as_bytes(), &self.id, &self.name] {
+            table.extend_from_slice(part);
+        }
+        table.resize(table.len().next_multiple_of(8), 0);
     }
 
     /// Whether it has the extra data that its image's version requires.

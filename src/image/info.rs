@@ -147,6 +147,11 @@ impl Image {
         })
     }
 
+    /// The snapshot of the top layer that has this id.
+    pub(crate) fn snapshot(&self, id: &[u8]) -> Option<SnapshotInfo> {
+        self.qcow2()?.snapshots().iter().find(|snapshot| snapshot.id == id).map(snapshot_info)
+    }
+
     /// All images of the chain, the top first.
     pub(crate) fn chain(&self) -> Vec<LayerInfo> {
         let info = |layer: &Arc<Layer>| LayerInfo {

@@ -30,6 +30,7 @@ pub use check::{
     CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, LostBitmap, RepairMode, RepairReport,
 };
 pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
+pub use edit::SnapshotChange;
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
 pub(crate) use open::MAX_DEPTH;

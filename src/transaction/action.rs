@@ -1,10 +1,11 @@
 //! What a transaction is made of.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
 use crate::{
     bitmap::{BitmapChange, Recording},
     disk::Disk,
+    image::SnapshotChange,
     job::Backup,
 };
 
@@ -42,6 +43,13 @@ pub enum Action {
         overlay: PathBuf,
         /// How.
         options: OverlayOptions,
+    },
+    /// A snapshot inside the image that is on top of the disk at that point of the list is taken or goes.
+    InternalSnapshot {
+        /// Open for writing.
+        disk: Disk,
+        /// What is changed.
+        change: SnapshotChange,
     },
     /// Fails: none of the list is done. Everything before it is checked all the same.
     Abort,
@@ -103,13 +111,25 @@ impl Action {
         Action::Bitmap { disk, change: BitmapChange::Record { name, recording } }
     }
 
+    /// A snapshot inside the image of the disk as it is then, with the date of this call.
+    pub fn snapshot_create(disk: Disk, name: impl Into<Vec<u8>>) -> Self {
+        let change = SnapshotChange::Create { name: name.into(), date: SystemTime::now() };
+        Action::InternalSnapshot { disk, change }
+    }
+
+    /// A snapshot inside the image goes.
+    pub fn snapshot_delete(disk: Disk, id_or_name: impl Into<Vec<u8>>) -> Self {
+        Action::InternalSnapshot { disk, change: SnapshotChange::Delete { id_or_name: id_or_name.into() } }
+    }
+
     /// Its disk; [`Action::Abort`] has none.
     pub(super) fn disk(&self) -> Option<&Disk> {
         match self {
             Action::Backup(backup) => Some(&backup.source),
             Action::Bitmap { disk, .. }
             | Action::Merge { disk, .. }
-            | Action::ExternalSnapshot { disk, .. } => Some(disk),
+            | Action::ExternalSnapshot { disk, .. }
+            | Action::InternalSnapshot { disk, .. } => Some(disk),
             Action::Abort => None,
         }
     }
@@ -138,6 +158,10 @@ impl Action {
             },
             Action::Merge { .. } => "bitmap merge",
             Action::ExternalSnapshot { .. } => "external snapshot",
+            Action::InternalSnapshot { change: SnapshotChange::Create { .. }, .. } => "internal snapshot",
+            Action::InternalSnapshot { change: SnapshotChange::Delete { .. }, .. } => {
+                "internal snapshot delete"
+            }
             Action::Abort => "abort",
         }
     }

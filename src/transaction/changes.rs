@@ -11,7 +11,7 @@ use crate::{
     bitmap::BitmapChange,
     disk::{Disk, Pinned},
     error::Result,
-    image::{Existing, create::TargetFile},
+    image::{Existing, SnapshotChange, create::TargetFile},
 };
 
 /// What becomes of one disk.
@@ -20,6 +20,8 @@ pub(super) struct Change {
     pub(super) disk: Disk,
     /// Changes of its own bitmaps, in order.
     pub(super) bitmaps: Vec<BitmapChange>,
+    /// And of its own snapshots.
+    pub(super) snapshots: Vec<SnapshotChange>,
     /// The image on top of it.
     pub(super) overlay: Option<Overlay>,
     pub(super) _pinned: Pinned,
@@ -31,6 +33,28 @@ pub(super) struct Changes {
     list: Vec<Change>,
     /// The files of overlays, in their order.
     files: Vec<TargetFile>,
+}
+
+/// What is to be staged in one image, for some jobs.
+#[derive(Debug)]
+pub(super) struct ToStage<'a> {
+    pub(super) disk: &'a Disk,
+    pub(super) jobs: Vec<usize>,
+    pub(super) bitmaps: Vec<BitmapChange>,
+    pub(super) snapshots: &'a [SnapshotChange],
+}
+
+impl ToStage<'_> {
+    pub(super) fn stage(self) -> Result<StagedDisk> {
+        let bitmaps = self.disk.stage_kept(&self.bitmaps, self.snapshots)?;
+        Ok(StagedDisk { jobs: self.jobs, bitmaps })
+    }
+}
+
+/// The order in which disks are staged by all transactions, so that no two wait for each other.
+pub(super) fn in_order(mut disks: Vec<ToStage<'_>>) -> Vec<ToStage<'_>> {
+    disks.sort_by_key(|to_stage| to_stage.disk.staging_order());
+    disks
 }
 
 /// The names under which the overlays of some changes are made.
@@ -58,10 +82,16 @@ impl Changes {
         overlays(&self.list).map(|(_, overlay)| overlay).find(|overlay| overlay.disk().is_same(disk))
     }
 
-    /// The changes of each disk's own bitmaps.
-    pub(super) fn of_bitmaps(&self) -> impl Iterator<Item = (&Disk, &[BitmapChange])> {
-        let changed = self.list.iter().filter(|change| !change.bitmaps.is_empty());
-        changed.map(|change| (&change.disk, change.bitmaps.as_slice()))
+    /// What is to be staged in each disk's own image.
+    pub(super) fn to_stage(&self) -> impl Iterator<Item = ToStage<'_>> {
+        let changed =
+            self.list.iter().filter(|change| !change.bitmaps.is_empty() || !change.snapshots.is_empty());
+        changed.map(|change| ToStage {
+            disk: &change.disk,
+            jobs: Vec::new(),
+            bitmaps: change.bitmaps.clone(),
+            snapshots: &change.snapshots,
+        })
     }
 
     /// Writes the overlays, durably, under their temporary names.
@@ -82,13 +112,8 @@ impl Changes {
     /// Commits them alone.
     pub(super) fn commit(mut self, journal: Journal) -> Result<()> {
         let staged = self.write_overlays().and_then(|()| {
-            let mut disks: Vec<_> = self.of_bitmaps().collect();
-            disks.sort_by_key(|(disk, _)| disk.staging_order());
-            let stage = |(disk, changes): (&Disk, &[BitmapChange])| {
-                let bitmaps = disk.stage_kept_bitmaps(changes)?;
-                Ok(StagedDisk { jobs: Vec::new(), bitmaps })
-            };
-            disks.into_iter().map(stage).collect::<Result<Vec<_>>>()
+            let disks = in_order(self.to_stage().collect());
+            disks.into_iter().map(ToStage::stage).collect::<Result<Vec<_>>>()
         });
         let targets = self.take_files().into_iter().map(|file| (0, file)).collect();
         match staged {

@@ -9,7 +9,7 @@ use crate::{
     disk::{Disk, Pinned},
     error::{Error, ErrorKind, Result},
     format::text::printable,
-    image::{Existing, Sharing},
+    image::{Existing, Sharing, SnapshotChange},
     job::{Backup, BitmapMode, BitmapView, NewFile, Prepared, check_together, prepare},
 };
 
@@ -29,6 +29,8 @@ struct Site {
     pinned: Pinned,
     /// Changes of its own bitmaps.
     bitmaps: Vec<BitmapChange>,
+    /// Changes of its own snapshots.
+    snapshots: Vec<SnapshotChange>,
     /// The image on top of it, from the external snapshot on.
     overlay: Option<Overlay>,
     /// The bitmaps of the image on top that backups go by.
@@ -70,6 +72,7 @@ impl Plan {
                 self.change_bitmap(&disk, BitmapChange::Merge { name, sources })
             }
             Action::ExternalSnapshot { disk, overlay, options } => self.cover(&disk, overlay, &options),
+            Action::InternalSnapshot { disk, change } => self.change_snapshots(&disk, change),
             Action::Abort => {
                 Err(Error::new(ErrorKind::Cancelled, "it makes the transaction fail; nothing was done"))
             }
@@ -82,8 +85,14 @@ impl Plan {
             Some(index) => index,
             None => {
                 let pinned = disk.pin()?;
-                let (bitmaps, used) = (Vec::new(), Vec::new());
-                self.sites.push(Site { disk: disk.clone(), pinned, bitmaps, overlay: None, used });
+                self.sites.push(Site {
+                    disk: disk.clone(),
+                    pinned,
+                    bitmaps: Vec::new(),
+                    snapshots: Vec::new(),
+                    overlay: None,
+                    used: Vec::new(),
+                });
                 self.sites.len() - 1
             }
         };
@@ -116,10 +125,21 @@ impl Plan {
         let site = self.site(disk)?;
         site.refuse_used(&change, completion)?;
         match &site.overlay {
-            Some(overlay) => overlay.disk().change_kept_bitmaps(&[change]),
+            Some(overlay) => overlay.disk().change_kept(&[change], &[]),
             None => {
                 site.bitmaps.push(change);
                 site.disk.validate_bitmaps(&site.bitmaps)
+            }
+        }
+    }
+
+    fn change_snapshots(&mut self, disk: &Disk, change: SnapshotChange) -> Result<()> {
+        let site = self.site(disk)?;
+        match &site.overlay {
+            Some(overlay) => overlay.disk().change_kept(&[], &[change]),
+            None => {
+                site.snapshots.push(change);
+                site.disk.rehearse_kept(&site.bitmaps, &site.snapshots)
             }
         }
     }
@@ -162,8 +182,9 @@ impl Plan {
     /// What can be said only of all actions together.
     fn check(&self) -> Result<()> {
         self.refuse_partial_groups()?;
-        for site in self.sites.iter().filter(|site| !site.bitmaps.is_empty()) {
-            site.disk.rehearse_bitmaps(&site.bitmaps)?;
+        self.refuse_moving_tables()?;
+        for site in self.sites.iter().filter(|site| site.changes_image()) {
+            site.disk.rehearse_kept(&site.bitmaps, &site.snapshots)?;
         }
         let images: Vec<_> = self.sites.iter().map(|site| site.disk.image()).collect();
         let disks = self.backups.iter().flat_map(Prepared::disks);
@@ -173,6 +194,25 @@ impl Plan {
         });
         let files = self.backups.iter().map(Prepared::new_file).chain(overlays);
         check_together(disks.chain(self.sites.iter().map(|site| &site.disk)), files)
+    }
+
+    /// The tables of a disk move when a snapshot goes, and its image can be changed again when nobody reads it any more.
+    fn refuse_moving_tables(&self) -> Result<()> {
+        let individual = self.completion == CompletionMode::Individual;
+        let goes = |site: &&Site| {
+            site.snapshots.iter().any(|change| matches!(change, SnapshotChange::Delete { .. }))
+                && self
+                    .backups
+                    .iter()
+                    .any(|prepared| prepared.bitmap.is_some() && prepared.backup.source.is_same(&site.disk))
+        };
+        let Some(site) = self.sites.iter().find(goes).filter(|_| individual) else { return Ok(()) };
+        let text = format!(
+            "a snapshot of '{}' would go before a backup of it, which then could not change its bitmap; use \
+             grouped completion",
+            site.disk.path().display()
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
     /// A target that is kept after a failure, and the others not, would be some of all.
@@ -195,8 +235,8 @@ impl Plan {
     pub(super) fn into_parts(self) -> (Vec<Prepared>, Vec<Change>) {
         let changed = self.sites.into_iter().filter(Site::changes);
         let change = |site: Site| {
-            let Site { disk, pinned, bitmaps, overlay, .. } = site;
-            Change { disk, bitmaps, overlay, _pinned: pinned }
+            let Site { disk, pinned, bitmaps, snapshots, overlay, .. } = site;
+            Change { disk, bitmaps, snapshots, overlay, _pinned: pinned }
         };
         (self.backups, changed.map(change).collect())
     }
@@ -204,7 +244,12 @@ impl Plan {
 
 impl Site {
     fn changes(&self) -> bool {
-        !self.bitmaps.is_empty() || self.overlay.is_some()
+        self.changes_image() || self.overlay.is_some()
+    }
+
+    /// The disk's own image changes.
+    fn changes_image(&self) -> bool {
+        !self.bitmaps.is_empty() || !self.snapshots.is_empty()
     }
 
     /// The bitmaps of the image on top, as they are by now.

@@ -12,14 +12,13 @@ use std::{
 
 use super::{
     CompletionMode, EventKind,
-    changes::Changes,
+    changes::{Changes, ToStage, in_order},
     commit::{Commit, Problem, StagedDisk},
     events::Events,
     journal::Journal,
 };
 use crate::{
-    bitmap::BitmapChange,
-    disk::{BusyBitmap, Disk, Pool},
+    disk::{BusyBitmap, Pool},
     error::{Error, ErrorKind, Result},
     image::create::TargetFile,
     job::{Board, Copy, Job, Left, Partial, Permit, Scratch, Step, Verdict},
@@ -343,15 +342,14 @@ impl Work {
         files.into_iter().map(|file| (group[0], file)).collect()
     }
 
-    /// Stages the bitmaps of a group, those of one disk together, and writes what its other actions make.
+    /// Stages the changes of a group, those of one disk together, and writes what its other actions make.
     fn stage(
         &self,
         group: &[usize],
         mut partial: Option<Partial>,
     ) -> Result<Vec<StagedDisk>, (usize, Error)> {
         let changes = lock(&self.changes);
-        let mut disks: Vec<(&Disk, Vec<usize>, Vec<BitmapChange>)> =
-            changes.of_bitmaps().map(|(disk, list)| (disk, Vec::new(), list.to_vec())).collect();
+        let mut disks: Vec<ToStage<'_>> = changes.to_stage().collect();
         let with_bitmap = |index: &usize| Some((*index, self.copies[*index].bitmap()?));
         let mut bitmaps: Vec<_> = group.iter().filter_map(with_bitmap).collect();
         // From the back, so that each goes into its place in the list.
@@ -363,32 +361,33 @@ impl Work {
             };
             if let Some(overlay) = changes.overlay_of(bitmap.disk()) {
                 // In memory: nobody has seen it yet.
-                overlay.disk().change_kept_bitmaps(&list).map_err(|error| (index, error))?;
+                overlay.disk().change_kept(&list, &[]).map_err(|error| (index, error))?;
                 continue;
             }
-            match disks.iter_mut().find(|(disk, ..)| disk.is_same(bitmap.disk())) {
-                Some((_, jobs, all)) => {
-                    jobs.push(index);
-                    let at = bitmap.position().min(all.len());
-                    all.splice(at..at, list);
+            match disks.iter_mut().find(|to_stage| to_stage.disk.is_same(bitmap.disk())) {
+                Some(to_stage) => {
+                    to_stage.jobs.push(index);
+                    let at = bitmap.position().min(to_stage.bitmaps.len());
+                    to_stage.bitmaps.splice(at..at, list);
                 }
-                None => disks.push((bitmap.disk(), vec![index], list)),
+                None => disks.push(ToStage {
+                    disk: bitmap.disk(),
+                    jobs: vec![index],
+                    bitmaps: list,
+                    snapshots: &[],
+                }),
             }
         }
         changes.write_overlays().map_err(|error| (group[0], error))?;
-        disks.sort_by_key(|(disk, ..)| disk.staging_order());
-        let stage = |(disk, jobs, changes): (&Disk, Vec<usize>, Vec<BitmapChange>)| {
-            let bitmap = jobs.first().and_then(|index| self.copies[*index].bitmap());
-            let text = bitmap.map_or_else(|| format!("'{}'", disk.path().display()), BusyBitmap::text);
-            match disk.stage_kept_bitmaps(&changes) {
-                Ok(bitmaps) => Ok(StagedDisk { jobs, bitmaps }),
-                Err(error) => {
-                    let index = jobs.first().copied().unwrap_or(group[0]);
-                    Err((index, error.within(format!("cannot change {text}"))))
-                }
-            }
+        let stage = |to_stage: ToStage<'_>| {
+            let index = to_stage.jobs.first().copied();
+            let bitmap = index.and_then(|index| self.copies[index].bitmap());
+            let text =
+                bitmap.map_or_else(|| format!("'{}'", to_stage.disk.path().display()), BusyBitmap::text);
+            let about = |error: Error| error.within(format!("cannot change {text}"));
+            to_stage.stage().map_err(|error| (index.unwrap_or(group[0]), about(error)))
         };
-        disks.into_iter().map(stage).collect()
+        in_order(disks).into_iter().map(stage).collect()
     }
 
     fn journal(&self, index: usize) -> &Mutex<Option<Journal>> {

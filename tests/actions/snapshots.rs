@@ -1,4 +1,4 @@
-//! External snapshots.
+//! Snapshots, external and internal.
 
 use super::*;
 
@@ -126,4 +126,87 @@ fn the_name_of_the_image_below() {
         run("qemu-img", &["compare", "-q", path, &site.name(below)]);
         run("qemu-img", &["check", "-q", path]);
     }
+}
+
+/// The names of an image's internal snapshots, as QEMU lists them.
+fn internal(site: &Site, disk: &str) -> Vec<String> {
+    let info = run("qemu-img", &["info", "--output=json", &site.name(disk)]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    let list = info["snapshots"].as_array().cloned().unwrap_or_default();
+    list.iter().map(|snapshot| snapshot["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn internal_and_external_in_both_orders() {
+    let site = Site::new();
+    let disks = ["a", "b"].map(|disk| site.open(disk));
+    let take = |index: usize, name: &str| Action::snapshot_create(disks[index].clone(), name);
+    grouped(vec![
+        take(0, "before"),
+        over(&site, &disks[0], "a1"),
+        over(&site, &disks[1], "b1"),
+        take(1, "behind"),
+    ])
+    .unwrap();
+    drop(disks);
+    assert_eq!((internal(&site, "a"), internal(&site, "a1")), (vec!["before".to_owned()], vec![]));
+    assert_eq!((internal(&site, "b"), internal(&site, "b1")), (vec![], vec!["behind".to_owned()]));
+    site.same("a", "a1");
+    site.same("b", "b1");
+    site.check();
+}
+
+#[test]
+fn an_internal_snapshot_with_a_backup_and_a_cleared_bitmap() {
+    let site = Site::new();
+    let a = site.open("a");
+    grouped(vec![
+        site.backup(&a, "t", by("old", BitmapMode::OnSuccess)),
+        Action::snapshot_create(a.clone(), "night"),
+        Action::bitmap_clear(a.clone(), "new"),
+    ])
+    .unwrap();
+    drop(a);
+    assert_eq!(internal(&site, "a"), ["night"]);
+    assert_eq!(stored(&site.path("t")), [DIRTY]);
+    assert_eq!(site.dirty("a", "old"), Some(vec![]));
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 9 0 3M", &site.name("a")]);
+    site.check();
+    let name = site.name("old-a");
+    run("qemu-img", &["convert", "-l", "night", "-O", "qcow2", &site.name("a"), &name]);
+    let said =
+        run("qemu-io", &["-f", "qcow2", "-r", "-c", "read -P 1 0 1M", "-c", "read -P 11 2M 64k", &name]);
+    assert!(!said.contains("verification failed"), "{said}");
+    let a = site.open("a");
+    grouped(vec![
+        Action::snapshot_delete(a.clone(), "night"),
+        site.backup(&a, "u", by("old", BitmapMode::OnSuccess)),
+    ])
+    .unwrap();
+    drop(a);
+    assert!(internal(&site, "a").is_empty());
+    site.check();
+}
+
+#[test]
+fn snapshots_that_cannot_be() {
+    let site = Site::new();
+    run("qemu-img", &["snapshot", "-c", "there", &site.name("a")]);
+    let a = site.open("a");
+    let take = |name: &str| Action::snapshot_create(a.clone(), name);
+    let delete = |name: &str| Action::snapshot_delete(a.clone(), name);
+    let clear = || Action::bitmap_clear(a.clone(), "old");
+    site.refuses(CompletionMode::Grouped, vec![clear(), take("there")], "action 2 (internal snapshot): ");
+    site.refuses(
+        CompletionMode::Grouped,
+        vec![clear(), delete("none")],
+        "action 2 (internal snapshot delete): ",
+    );
+    site.refuses(CompletionMode::Grouped, vec![take("new"), Action::Abort], "action 2 (abort)");
+    let actions = vec![delete("there"), site.backup(&a, "t", by("old", BitmapMode::OnSuccess))];
+    site.refuses(CompletionMode::Individual, actions, "a snapshot of");
+    individual(vec![delete("there"), site.backup(&a, "t", by("old", BitmapMode::Never))]).unwrap();
+    drop(a);
+    assert!(internal(&site, "a").is_empty());
+    site.check();
 }

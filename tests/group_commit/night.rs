@@ -41,6 +41,8 @@ pub enum Other {
     Disable(usize, &'static str),
     Remove(usize, &'static str),
     Overlay(usize, &'static str),
+    /// An internal snapshot.
+    Take(usize, &'static str),
 }
 
 impl Other {
@@ -49,6 +51,7 @@ impl Other {
             Other::Clear(disk, name) => Action::bitmap_clear(disks[disk].clone(), name),
             Other::Disable(disk, name) => Action::bitmap_disable(disks[disk].clone(), name),
             Other::Remove(disk, name) => Action::bitmap_remove(disks[disk].clone(), name),
+            Other::Take(disk, name) => Action::snapshot_create(disks[disk].clone(), name),
             Other::Overlay(disk, path) => Action::ExternalSnapshot {
                 disk: disks[disk].clone(),
                 overlay: path.into(),

@@ -52,7 +52,7 @@ pub struct Specimen {
     pub cluster_size: u64,
     /// The disk's contents.
     pub contents: Arc<Vec<u8>>,
-    pub snapshots: Vec<Vec<u8>>,
+    pub snapshots: Vec<Kept>,
     pub bitmaps: Bitmaps,
     pub refcounts: Option<Refcounts>,
 }
@@ -184,8 +184,11 @@ pub fn contents(disk: &Disk) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// The contents of all snapshots: each is read through a header that makes it the disk.
-pub fn snapshots(storage: &SimulatedStorage) -> Result<Vec<Vec<u8>>, String> {
+/// A snapshot in an image: its name, and what it holds.
+pub type Kept = (String, Vec<u8>);
+
+/// All snapshots: each is read through a header that makes it the disk.
+pub fn snapshots(storage: &SimulatedStorage) -> Result<Vec<Kept>, String> {
     let image = storage.contents(DISK).ok_or("the image is gone")?;
     let word = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
     let half = |at: usize| (word(at) >> 32) as usize;
@@ -201,8 +204,10 @@ pub fn snapshots(storage: &SimulatedStorage) -> Result<Vec<Vec<u8>>, String> {
         let other = fork(storage);
         other.insert(DISK, &bytes);
         let disk = open(&other, Access::Read).map_err(|e| format!("a snapshot does not open: {e}"))?;
-        found.push(contents(&disk).map_err(|e| format!("a snapshot {e}"))?);
-        at = (at + 40 + extra + (ids >> 16) + (ids & 0xffff)).next_multiple_of(8);
+        let name_at = at + 40 + extra + (ids >> 16);
+        let name = String::from_utf8_lossy(&image[name_at..name_at + (ids & 0xffff)]).into_owned();
+        found.push((name, contents(&disk).map_err(|e| format!("a snapshot {e}"))?));
+        at = (name_at + (ids & 0xffff)).next_multiple_of(8);
     }
     Ok(found)
 }

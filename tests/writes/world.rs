@@ -4,11 +4,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::Arc,
+    time::SystemTime,
 };
 
 use holstein::{BitmapChange, Disk, Recording};
 
-use crate::{model::Bitmaps, specimens::Specimen};
+use crate::{
+    model::Bitmaps,
+    specimens::{Kept, Specimen},
+};
 
 pub const SECTOR: u64 = 512;
 
@@ -21,6 +25,10 @@ pub enum Step {
     Flush,
     Resize(u64),
     Change(Vec<BitmapChange>),
+    /// Takes a snapshot of this name.
+    Take(&'static str),
+    /// Deletes it.
+    Drop(&'static str),
 }
 
 impl Step {
@@ -32,12 +40,14 @@ impl Step {
             Step::Flush => disk.flush(),
             Step::Resize(size) => disk.resize(*size),
             Step::Change(changes) => disk.change_bitmaps(changes),
+            Step::Take(name) => disk.create_snapshot(name.as_bytes(), SystemTime::UNIX_EPOCH).map(drop),
+            Step::Drop(name) => disk.delete_snapshot(name.as_bytes()),
         }
     }
 
     /// Decided in one moment: all of it or nothing.
     pub fn is_atomic(&self) -> bool {
-        matches!(self, Step::Resize(_) | Step::Change(_))
+        matches!(self, Step::Resize(_) | Step::Change(_) | Step::Take(_) | Step::Drop(_))
     }
 
     /// For messages.
@@ -80,6 +90,8 @@ pub struct World {
     allowed: Bitmaps,
     /// By recording bitmap: the contents from which on it knows everything.
     since: BTreeMap<String, Arc<Vec<u8>>>,
+    /// Snapshots, each with the disk that it keeps.
+    kept: Vec<(String, Arc<World>)>,
 }
 
 impl World {
@@ -89,7 +101,7 @@ impl World {
         let names = |(name, bitmap): (&String, &crate::model::Bitmap)| {
             bitmap.recording.then(|| (name.clone(), specimen.contents.clone()))
         };
-        World {
+        let world = World {
             cluster_size: specimen.cluster_size,
             discards: !(recipe.is_version_2() && recipe.below.is_some() || recipe.has_raw_data_file()),
             newest: specimen.contents.clone(),
@@ -99,7 +111,13 @@ impl World {
             required: specimen.bitmaps.clone(),
             allowed: specimen.bitmaps.clone(),
             since: specimen.bitmaps.0.iter().filter_map(names).collect(),
-        }
+            kept: Vec::new(),
+        };
+        let keep = |(name, contents): &Kept| {
+            let kept = World { newest: Arc::new(contents.clone()), ..world.clone() };
+            (name.clone(), Arc::new(kept))
+        };
+        World { kept: specimen.snapshots.iter().map(keep).collect(), ..world }
     }
 
     pub fn size(&self) -> u64 {
@@ -150,6 +168,16 @@ impl World {
             Step::Flush => self.settle(),
             Step::Resize(size) => self.resize(*size),
             Step::Change(changes) => self.change(changes),
+            Step::Take(name) => {
+                self.settle();
+                let now = World { kept: Vec::new(), ..self.clone() };
+                self.kept.push(((*name).to_owned(), Arc::new(now)));
+            }
+            Step::Drop(name) => {
+                self.settle();
+                let at = self.kept.iter().position(|(kept, _)| kept == name).unwrap();
+                self.kept.remove(at);
+            }
             _ => {}
         }
     }
@@ -298,6 +326,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether these can be the snapshots.
+    pub fn keeps(&self, snapshots: &[Kept]) -> Result<(), String> {
+        let names = |list: &mut dyn Iterator<Item = &String>| list.cloned().collect::<Vec<_>>().join(", ");
+        let found = names(&mut snapshots.iter().map(|(name, _)| name));
+        let expected = names(&mut self.kept.iter().map(|(name, _)| name));
+        if found != expected {
+            return Err(format!("the snapshots are {found}, not {expected}"));
+        }
+        let mut pairs = snapshots.iter().zip(&self.kept);
+        pairs.try_for_each(|((name, contents), (_, kept))| {
+            kept.holds(contents).map_err(|reason| format!("snapshot '{name}': {reason}"))
+        })
     }
 
     /// Whether these can be the bitmaps of a disk with these contents.

@@ -219,6 +219,15 @@ fn features(qcow2: &Qcow2Info) -> String {
     if set.is_empty() { "none".into() } else { set.join(", ") }
 }
 
+/// Prints snapshots alone.
+pub(crate) fn print_snapshots(snapshots: &[SnapshotInfo], format: OutputFormat) -> Result<(), Failure> {
+    match format {
+        OutputFormat::Json => output::print_json(&snapshots.iter().map(snapshot_json).collect()),
+        OutputFormat::Human if snapshots.is_empty() => output::print("The image has no snapshots.\n"),
+        OutputFormat::Human => output::print(&snapshot_table(snapshots)),
+    }
+}
+
 fn snapshot_table(snapshots: &[SnapshotInfo]) -> String {
     let rows: Vec<_> = snapshots
         .iter()

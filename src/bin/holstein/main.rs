@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod recover;
 mod resize;
+mod snapshot;
 mod transaction;
 mod write;
 
@@ -49,6 +50,7 @@ enum Command {
     Write(write::WriteArgs),
     Create(create::CreateArgs),
     Bitmap(bitmap::BitmapArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Backup(backup::BackupArgs),
     Transaction(transaction::TransactionArgs),
     Recover(recover::RecoverArgs),
@@ -73,6 +75,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Write(args) => write::run(&args),
         Command::Create(args) => create::run(&args),
         Command::Bitmap(args) => bitmap::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Transaction(args) => transaction::run(&args),
         Command::Recover(args) => recover::run(&args),

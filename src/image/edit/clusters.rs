@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::{
     header::{HeaderChange, NewHeader, clear_unknown_autoclear},
     refcounts::{NewTable, Refcounts},
+    reference_delta::ReferenceDelta,
     references::References,
 };
 use crate::{
@@ -20,10 +21,12 @@ use crate::{
 /// a wrong table costs data.
 #[derive(Debug)]
 pub(crate) struct Clusters {
-    file: File,
-    geometry: Geometry,
-    references: References,
-    refcounts: Refcounts,
+    pub(super) file: File,
+    pub(super) geometry: Geometry,
+    pub(super) references: References,
+    pub(super) refcounts: Refcounts,
+    /// What is referred to more or less often, once the change is published.
+    pub(super) delta: ReferenceDelta,
     /// What has lost a reference, once the change is published.
     released: Vec<Range<u64>>,
     /// Unknown autoclear bits are gone from the file.
@@ -61,6 +64,7 @@ impl Clusters {
         Ok(Clusters {
             file: image.file().clone(),
             geometry: *image.geometry(),
+            delta: ReferenceDelta::new(references.len(), image.budget()),
             references,
             refcounts: Refcounts::new(image),
             released: Vec::new(),
@@ -110,7 +114,8 @@ impl Clusters {
     /// the header that decides on `change`, or on a refcount table that had to grow; `None` if nothing is to be
     /// decided.
     pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<Decision>> {
-        let table = self.refcounts.write_grown_table(&mut self.references)?;
+        self.move_blocks()?;
+        let table = self.refcounts.write_new_table(&mut self.references)?;
         let decision = match (change, table) {
             (None, None) => None,
             (change, refcount_table) => {
@@ -123,6 +128,7 @@ impl Clusters {
             decision.header.write_outside(&self.file)?;
         }
         self.refcounts.write_blocks()?;
+        self.write_moved_blocks()?;
         self.file.sync()?;
         if self.refcounts.hook_blocks()? {
             self.file.sync()?;
@@ -137,12 +143,14 @@ impl Clusters {
     /// nobody knows which of the two headers is there.
     pub(crate) fn decide(&mut self, decision: &Decision) -> Result<Option<NewTable>> {
         decision.header.publish(&self.file)?;
+        self.released.extend(self.refcounts.old_blocks());
         Ok(self.refcounts.published(decision.table))
     }
 
     /// Gives back what was taken for a change that is not made; what the change would have released stays.
     pub(crate) fn abandon(&mut self, taken: Vec<Range<u64>>) -> Result<()> {
         self.released = taken;
+        self.released.extend(self.refcounts.stay());
         self.give_back()
     }
 

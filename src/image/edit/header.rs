@@ -29,6 +29,7 @@ pub(crate) struct HeaderChange {
     pub(crate) bitmaps: Option<BitmapsField>,
     pub(crate) refcount_table: Option<NewTable>,
     pub(crate) disk: Option<NewDisk>,
+    pub(crate) snapshots: Option<SnapshotTable>,
     /// Incompatible feature bits to be cleared.
     pub(crate) clear_incompatible: u64,
 }
@@ -42,7 +43,14 @@ pub(crate) enum BitmapsField {
     Directory { count: u32, offset: u64, size: u64 },
 }
 
-/// A disk of another size, and its L1 table.
+/// Where the snapshot table lies; of no snapshots, nowhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SnapshotTable {
+    pub(crate) count: u32,
+    pub(crate) offset: u64,
+}
+
+/// The size of the disk, and its L1 table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewDisk {
     pub(crate) size: u64,
@@ -106,6 +114,10 @@ impl NewHeader {
             set(offset_of!(RawHeader, size), &disk.size.to_be_bytes());
             set(offset_of!(RawHeader, l1_size), &disk.l1_entries.to_be_bytes());
             set(offset_of!(RawHeader, l1_table_offset), &disk.l1_offset.to_be_bytes());
+        }
+        if let Some(table) = change.snapshots {
+            set(offset_of!(RawHeader, nb_snapshots), &table.count.to_be_bytes());
+            set(offset_of!(RawHeader, snapshots_offset), &table.offset.to_be_bytes());
         }
         // Version 2 has something else there, and no such bits to clear.
         if change.clear_incompatible != 0 {

@@ -10,23 +10,31 @@
 //! 5. *Release*: the refcounts of replaced clusters go down. A crash leaks, and so does a failure, which is
 //!    none of the change.
 //!
+//! Refcounts of clusters that stay in use, as those of a snapshot, change with the deciding write: the blocks that have
+//! them are written anew, and a new refcount table with them ([`reference_delta`]).
+//!
 //! New clusters are those that nothing refers to and whose refcount is zero: both are looked at, so that
 //! neither a wrong refcount nor a wrong table costs data.
 
 mod clusters;
 mod header;
 mod refcounts;
+mod reference_delta;
 mod references;
 mod resize;
+mod snapshot_plan;
+mod snapshots;
 
 use std::ops::Range;
 
 pub(crate) use clusters::Clusters;
 use clusters::Decision;
-use header::NewDisk;
 pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_autoclear};
+use header::{NewDisk, SnapshotTable};
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
+pub use snapshot_plan::SnapshotChange;
+pub(crate) use snapshot_plan::SnapshotPlan;
 
 use super::Qcow2;
 use crate::error::{ErrorKind, Result};

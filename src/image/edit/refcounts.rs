@@ -1,6 +1,6 @@
 //! Refcounts while they change: blocks in memory, written when the change says so.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -33,6 +33,10 @@ pub(crate) struct Refcounts {
     /// Entries of the table that are not on disk yet.
     new_entries: Vec<usize>,
     grown: bool,
+    /// Where blocks will lie, by their index in the table. Until that is published those at the old places count.
+    moved: BTreeMap<usize, u64>,
+    /// Where the table will lie.
+    new_place: Option<NewTable>,
     blocks: BTreeMap<usize, Block>,
     /// No cluster before this one is free.
     cursor: u64,
@@ -57,6 +61,8 @@ impl Refcounts {
             table: image.refcount_table().to_vec(),
             new_entries: Vec::new(),
             grown: false,
+            moved: BTreeMap::new(),
+            new_place: None,
             blocks: BTreeMap::new(),
             cursor: 1,
         }
@@ -196,26 +202,70 @@ impl Refcounts {
         used
     }
 
-    /// The place of the table if it had to grow; it is written there.
-    pub(crate) fn write_grown_table(&mut self, references: &mut References) -> Result<Option<NewTable>> {
-        if !self.grown {
+    /// Finds other places for the blocks of these table entries, ascending, that have one or none.
+    pub(super) fn move_blocks(&mut self, references: &mut References, indices: &[usize]) -> Result<()> {
+        if let Some(last) = indices.last().filter(|last| **last >= self.table.len()) {
+            self.grown = true;
+            self.table.resize(last + 1, 0);
+        }
+        let mut rest = indices.iter();
+        while rest.len() > 0 {
+            let (first, count) = self.allocate(references, rest.len() as u64)?;
+            let places = (first..first + count).map(|cluster| cluster << self.geometry.cluster_bits);
+            self.moved.extend(rest.by_ref().take(count as usize).copied().zip(places));
+        }
+        Ok(())
+    }
+
+    /// Writes each block that moves to its new place, as `change` makes it.
+    pub(super) fn write_moved_blocks(&mut self, mut change: impl FnMut(usize, &mut [u8])) -> Result<()> {
+        let moved: Vec<_> = self.moved.iter().map(|(index, place)| (*index, *place)).collect();
+        for (index, place) in moved {
+            let size = self.geometry.cluster_size() as usize;
+            let mut bytes = self.block(index)?.map_or_else(|| vec![0; size], |block| block.bytes.clone());
+            change(index, &mut bytes);
+            self.file.write_all(&bytes, place)?;
+        }
+        Ok(())
+    }
+
+    /// Where the blocks lie that move.
+    pub(super) fn old_blocks(&self) -> impl Iterator<Item = Range<u64>> {
+        let old = self.moved.keys().map(|index| self.table[*index]).filter(|offset| *offset != 0);
+        old.map(|offset| offset..offset + self.geometry.cluster_size())
+    }
+
+    /// Leaves blocks and table where they are; returns the places that were found for them.
+    pub(super) fn stay(&mut self) -> Vec<Range<u64>> {
+        let size = self.geometry.cluster_size();
+        let blocks = std::mem::take(&mut self.moved).into_values().map(|offset| offset..offset + size);
+        let table = self.new_place.take().map(|table| table.offset..table.offset + table.clusters * size);
+        blocks.chain(table).collect()
+    }
+
+    /// The place of the table if it had to grow, or some of its blocks move; it is written there.
+    pub(crate) fn write_new_table(&mut self, references: &mut References) -> Result<Option<NewTable>> {
+        if !self.grown && self.moved.is_empty() {
             return Ok(None);
         }
         // Room for half as many blocks again, and for those that the table's own clusters may need.
-        let entries = self.table.len() as u64 * 3 / 2 + 2;
+        let used = self.table.iter().rposition(|entry| *entry != 0).map_or(0, |last| last as u64 + 1);
+        let entries = (used * 3 / 2 + 2).max(self.table.len() as u64).min(MAX_REFCOUNT_TABLE_BYTES / 8);
         let clusters = self.geometry.clusters_for(entries * 8);
         let capacity = (clusters << self.geometry.cluster_bits) / 8;
         let offset = self.allocate_row(references, clusters)? << self.geometry.cluster_bits;
-        if self.table.len() as u64 > capacity
-            || clusters << self.geometry.cluster_bits > MAX_REFCOUNT_TABLE_BYTES
-        {
+        self.new_place = Some(NewTable { offset, clusters });
+        if self.table.len() as u64 > capacity {
             return Err(self.file.error(ErrorKind::Limit, "the image needs a refcount table over 8 MiB"));
         }
         self.table.resize(capacity as usize, 0);
         let mut bytes = vec![0; self.table.len() * 8];
         BigEndian::write_u64_into(&self.table, &mut bytes);
+        for (index, place) in &self.moved {
+            BigEndian::write_u64(&mut bytes[index * 8..], *place);
+        }
         self.file.write_all(&bytes, offset)?;
-        Ok(Some(NewTable { offset, clusters }))
+        Ok(self.new_place)
     }
 
     /// Writes all changed blocks.
@@ -243,6 +293,11 @@ impl Refcounts {
     pub(crate) fn published(&mut self, table: Option<NewTable>) -> Option<NewTable> {
         self.new_entries.clear();
         self.grown = false;
+        self.new_place = None;
+        for (index, place) in std::mem::take(&mut self.moved) {
+            self.table[index] = place;
+            self.blocks.remove(&index);
+        }
         table.map(|table| std::mem::replace(&mut self.place, table))
     }
 }

@@ -117,6 +117,11 @@ impl References {
         if inside.is_empty() { Ok(()) } else { self.counts.add(inside, times) }
     }
 
+    /// How many clusters are counted; all of the file's.
+    pub(super) fn len(&self) -> u64 {
+        self.counts.len()
+    }
+
     /// How often a cluster is referred to.
     pub(crate) fn get(&self, cluster: u64) -> u64 {
         if cluster < self.counts.len() {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{disk_spec::DiskSpec, json_values::Values, output::escape};
 
 /// Types of actions, each with the keys of its data.
-const TYPES: [(&str, &[&str]); 10] = [
+const TYPES: [(&str, &[&str]); 12] = [
     ("blockdev-backup", BACKUP_KEYS),
     ("drive-backup", BACKUP_KEYS),
     ("block-dirty-bitmap-add", &["node", "name", "granularity", "disabled", "persistent"]),
@@ -24,6 +24,8 @@ const TYPES: [(&str, &[&str]); 10] = [
         "blockdev-snapshot-sync",
         &["device", "node-name", "snapshot-file", "format", "mode", "cluster-size", "backing"],
     ),
+    ("blockdev-snapshot-internal-sync", &["device", "name"]),
+    ("blockdev-snapshot-delete-internal-sync", &["device", "id", "name"]),
     ("abort", &[]),
 ];
 
@@ -86,6 +88,14 @@ pub(super) enum Step {
         overlay: PathBuf,
         options: OverlayOptions,
     },
+    TakeSnapshot {
+        node: PathBuf,
+        name: Vec<u8>,
+    },
+    DeleteSnapshot {
+        node: PathBuf,
+        id_or_name: Vec<u8>,
+    },
     Abort,
 }
 
@@ -133,7 +143,9 @@ impl Step {
             | Step::Clear { node, .. }
             | Step::Record { node, .. }
             | Step::Merge { node, .. }
-            | Step::Snapshot { node, .. } => Some(node),
+            | Step::Snapshot { node, .. }
+            | Step::TakeSnapshot { node, .. }
+            | Step::DeleteSnapshot { node, .. } => Some(node),
             Step::Abort => None,
         }
     }
@@ -170,6 +182,18 @@ fn parse_data(kind: &str, data: &mut Values) -> Result<Step, String> {
     let operation = match kind {
         "blockdev-backup" | "drive-backup" => return Ok(Step::Backup(Box::new(backup(data)?))),
         "blockdev-snapshot-sync" => return snapshot(data),
+        "blockdev-snapshot-internal-sync" => {
+            let node = data.text("device")?.into();
+            return Ok(Step::TakeSnapshot { node, name: data.text("name")?.into_bytes() });
+        }
+        "blockdev-snapshot-delete-internal-sync" => {
+            let node = data.text("device")?.into();
+            let id_or_name = match (data.optional_text("id")?, data.optional_text("name")?) {
+                (Some(text), None) | (None, Some(text)) => text.into_bytes(),
+                _ => return Err("one of 'id' and 'name' is needed".into()),
+            };
+            return Ok(Step::DeleteSnapshot { node, id_or_name });
+        }
         "abort" => return Ok(Step::Abort),
         other => other.trim_start_matches("block-dirty-bitmap-"),
     };
@@ -289,6 +313,8 @@ mod tests {
                 "mode": "absolute-paths", "cluster-size": 512, "backing": "./a"}},
                {"type": "drive-backup", "data": {"device": "a", "target": "t", "sync": "incremental", "bitmap": "n",
                 "compress": "zstd:3", "overwrite": true, "detect-zeroes": false}},
+               {"type": "blockdev-snapshot-internal-sync", "data": {"device": "a", "name": "n"}},
+               {"type": "blockdev-snapshot-delete-internal-sync", "data": {"device": "a", "id": "n"}},
                {"type": "abort"}"#,
         )
         .unwrap();
@@ -304,6 +330,8 @@ mod tests {
             &["Merge", name, "(None, [109])", "(Some(\"b\"), [111])"],
             &["Snapshot", "overlay: \"o\"", "cluster_size: Some(512)", "Some(\"./a\")"],
             &["Backup", "target: \"t\"", "Some(Incremental)", "Zstd { level: Some(3) }", "Overwrite", "Off"],
+            &["TakeSnapshot", "\"a\"", name],
+            &["DeleteSnapshot", "\"a\"", "id_or_name: [110]"],
             &["Abort"],
         ]) {
             parts.iter().for_each(|part| assert!(step.contains(part), "{step} has no {part}"));

@@ -63,6 +63,10 @@ Without properties it is grouped: nothing is done unless everything can be. Type
                             node, name
   block-dirty-bitmap-merge  node, target, bitmaps: [ NAME or { "node": ..., "name": ... }, ... ]
   blockdev-snapshot-sync    device (or node-name), snapshot-file, *format (qcow2), *cluster-size, *backing
+  blockdev-snapshot-internal-sync
+                            device, name
+  blockdev-snapshot-delete-internal-sync
+                            device, id or name
   abort                     nothing
 
 Each action sees what those before it did. Behind a snapshot the path of the new image is that of the disk; that of the

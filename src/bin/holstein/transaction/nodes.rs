@@ -62,6 +62,10 @@ impl Nodes {
                 self.covered.insert(node, overlay.clone());
                 Action::ExternalSnapshot { disk, overlay, options }
             }
+            Step::TakeSnapshot { node, name } => Action::snapshot_create(self.top(&node)?, name),
+            Step::DeleteSnapshot { node, id_or_name } => {
+                Action::snapshot_delete(self.top(&node)?, id_or_name)
+            }
             Step::Abort => Action::Abort,
         })
     }
