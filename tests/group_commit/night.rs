@@ -287,6 +287,11 @@ impl Night {
         self.others.iter().any(|other| matches!(other, Other::Clear(d, n) if *d == number && *n == name))
     }
 
+    /// Whether a snapshot of a disk is taken.
+    pub fn takes(&self, number: usize) -> bool {
+        self.others.iter().any(|other| matches!(other, Other::Take(disk, _) if *disk == number))
+    }
+
     /// Targets and overlays.
     pub fn new_files(&self) -> impl Iterator<Item = &'static str> {
         self.backups.iter().map(|backup| backup.target).chain(self.overlays().map(|(_, path)| path))
