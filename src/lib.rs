@@ -39,6 +39,6 @@ pub use job::{
 };
 pub use storage::FileKind;
 pub use transaction::{
-    CompletionMode, Event, EventKind, Recovery, RecoveryItem, RecoveryKind, RunningTransaction, Transaction,
-    recover, recover_in,
+    CompletionMode, Event, EventKind, LogLevel, Recovery, RecoveryItem, RecoveryKind, RunningTransaction,
+    Transaction, recover, recover_in,
 };

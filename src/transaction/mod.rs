@@ -8,9 +8,11 @@
 mod commit;
 mod events;
 mod journal;
+mod log;
 mod run;
 
 use std::{
+    fmt,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,6 +24,8 @@ use events::Events;
 pub use events::{Event, EventKind};
 use journal::Journal;
 pub use journal::{Recovery, RecoveryItem, RecoveryKind};
+use log::Log;
+pub use log::LogLevel;
 use run::{Run, Work};
 
 use crate::{
@@ -47,6 +51,16 @@ pub struct Transaction {
     backups: Vec<Backup>,
     completion: CompletionMode,
     journal: Option<PathBuf>,
+    log: Option<LogSink>,
+}
+
+/// Where the log of a transaction goes.
+struct LogSink(log::Sink);
+
+impl fmt::Debug for LogSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogSink")
+    }
 }
 
 impl Transaction {
@@ -64,6 +78,21 @@ impl Transaction {
     /// first target. [`recover`] finishes there what a crash interrupted.
     pub fn set_journal(&mut self, folder: impl Into<PathBuf>) {
         self.journal = Some(folder.into());
+    }
+
+    /// Lets `sink` receive, from the start on, a line for everything that happens but progress: how much it matters, the
+    /// index of the job that it is about, and the text.
+    ///
+    /// It is called by the transaction's own threads, never by two at once, in the order in which things happen, with no
+    /// lock held. It may use jobs and the transaction, but must not wait for its end nor drop it. While it works other
+    /// threads go on, and their lines wait.
+    pub fn set_log(&mut self, sink: impl Fn(LogLevel, Option<usize>, &str) + Send + Sync + 'static) {
+        self.log = Some(LogSink(Box::new(sink)));
+    }
+
+    /// Nobody receives the log, as by default.
+    pub fn unset_log(&mut self) {
+        self.log = None;
     }
 
     /// Appends a backup. Nothing is checked or changed before the start.
@@ -101,8 +130,11 @@ impl Transaction {
             .chunks(together)
             .map(|names| Journal::begin(storage.clone(), &folder, names))
             .collect::<Result<Vec<_>>>()?;
-        let events = Arc::new(Events::new()?);
         let seats = seats(&prepared, self.completion == CompletionMode::Grouped);
+        let log = self
+            .log
+            .map(|LogSink(sink)| Log::new(sink, seats.iter().map(|seat| seat.name.clone()).collect()));
+        let events = Arc::new(Events::new(log)?);
         let board = Arc::new(Board::new(seats, events.clone()));
         // Dropped in this order on an error: the files before the journals that lead to them.
         let (mut copies, mut targets) = (Vec::new(), Vec::new());

@@ -133,6 +133,7 @@ impl Work {
             self.board().fail_rest(&panicked(&*panic));
         }
         drop(self);
+        run.events.hand_over_log();
         run.board.wait_dismissed();
         // Both at once: who has seen the event need not wait, and who has waited finds the event.
         let mut result = lock(&run.result);
@@ -140,6 +141,7 @@ impl Work {
         run.events.push(None, EventKind::Finished);
         drop(result);
         run.ended.notify_all();
+        run.events.hand_over_log();
     }
 
     fn copy_all(&self) -> Result<()> {
@@ -161,7 +163,10 @@ impl Work {
             let mut until: Option<Instant> = None;
             while idle < count {
                 match self.step(index, &mut scratch) {
-                    Did::Something => (idle, over, until) = (0, 0, None),
+                    Did::Something => {
+                        self.run.events.hand_over_log();
+                        (idle, over, until) = (0, 0, None);
+                    }
                     Did::Nothing(time) => {
                         idle += 1;
                         until = [until, time].into_iter().flatten().min();
@@ -170,6 +175,7 @@ impl Work {
                 }
                 index = (index + 1) % count;
             }
+            self.run.events.hand_over_log();
             if over == count {
                 return;
             }
