@@ -29,7 +29,7 @@ int main(int argc, char **argv)
             CHECK((event.job == -1) == (event.kind == HOL_EVENT_FINISHED));
             switch (event.kind) {
             case HOL_EVENT_STATUS:
-                CHECK(event.status >= HOL_JOB_CREATED && event.status <= HOL_JOB_CONCLUDED);
+                CHECK(event.status >= HOL_JOB_CREATED && event.status <= HOL_JOB_DISMISSED);
                 status[event.job] = event.status;
                 break;
             case HOL_EVENT_PROGRESS:

@@ -88,6 +88,14 @@ static void without_handles(void)
     IS_NULL("job", hol_job_progress(NULL, &number, &other));
     IS_NULL("job", hol_job_error(NULL, &code, &message));
     IS_NULL("job", hol_job_report(NULL, &report));
+    IS_NULL("job", hol_job_pause(NULL));
+    IS_NULL("job", hol_job_resume(NULL));
+    IS_NULL("job", hol_job_cancel(NULL));
+    IS_NULL("job", hol_job_set_speed(NULL, 0));
+    IS_NULL("job", hol_job_finalize(NULL));
+    IS_NULL("job", hol_job_dismiss(NULL));
+    IS_NULL("job", hol_job_stop_error(NULL, &code, &message));
+    IS_NULL("txn", hol_txn_set_log(NULL, NULL, NULL));
     IS_NULL("type_name", hol_sizeof(NULL, &count));
     IS_NULL("size", hol_sizeof("hol_event", NULL));
     /* Nothing is written by a call that fails. */

@@ -2,7 +2,7 @@
 #include "check.h"
 
 _Static_assert(sizeof(hol_disk_options) == 48, "hol_disk_options");
-_Static_assert(sizeof(hol_backup_options) == 64, "hol_backup_options");
+_Static_assert(sizeof(hol_backup_options) == 88, "hol_backup_options");
 _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 112, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 48, "hol_bitmap_details");
@@ -11,20 +11,22 @@ _Static_assert(sizeof(hol_bitmap_change) == 64, "hol_bitmap_change");
 _Static_assert(sizeof(hol_merge_source) == 32, "hol_merge_source");
 _Static_assert(sizeof(hol_overlay_options) == 24, "hol_overlay_options");
 _Static_assert(sizeof(hol_extent) == 40, "hol_extent");
-_Static_assert(sizeof(hol_event) == 48, "hol_event");
+_Static_assert(sizeof(hol_event) == 56, "hol_event");
 _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
 _Static_assert(sizeof(hol_recover_report) == 56, "hol_recover_report");
 _Static_assert(sizeof(hol_report) == 40, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
 _Static_assert(offsetof(hol_disk_options, reserved) == 44, "the last field ends the structure");
-_Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "the last field ends the structure");
+_Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed there was nothing behind");
+_Static_assert(offsetof(hol_backup_options, dismiss) == 84, "the last field ends the structure");
 _Static_assert(offsetof(hol_create_options, reserved) == 68, "the last field ends the structure");
 _Static_assert(offsetof(hol_disk_details, layers) == 108, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_options, reserved) == 20, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_change, recording) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_extent, flags) == 36, "the last field ends the structure");
-_Static_assert(offsetof(hol_event, reserved) == 44, "the last field ends the structure");
+_Static_assert(offsetof(hol_event, reserved) == 44, "before side there was nothing behind");
+_Static_assert(offsetof(hol_event, action) == 52, "the last field ends the structure");
 _Static_assert(offsetof(hol_report, partial_end) == 32, "the last field ends the structure");
 
 /* Defaults are ABI: a zeroed structure means these. */
@@ -33,6 +35,7 @@ _Static_assert(HOL_LAYERS_CHAIN == 0 && HOL_ACCESS_READ == 0, "disk");
 _Static_assert(HOL_RECORDING_ENABLED == 0, "bitmap");
 _Static_assert(HOL_SYNC_DEFAULT == 0 && HOL_BITMAP_MODE_DEFAULT == 0 && HOL_COMPRESSION_NONE == 0, "backup");
 _Static_assert(HOL_EXISTING_REFUSE == 0 && HOL_ZERO_DETECTION_ON == 0, "backup");
+_Static_assert(HOL_ON_ERROR_REPORT == 0 && HOL_LAST_STEP_AUTO == 0, "backup");
 _Static_assert(HOL_COMPAT_1_1 == 0 && HOL_PREALLOCATION_OFF == 0, "create");
 _Static_assert(HOL_LAYER_TOP == 0, "merge");
 _Static_assert(HOL_COMPLETION_GROUPED == 0, "all or none unless asked otherwise");
@@ -46,6 +49,16 @@ _Static_assert(HOL_RECOVERED_TARGET_WAS_PUBLISHED == 3 && HOL_RECOVERED_TARGET_M
 _Static_assert(HOL_RECOVERED_BITMAPS_CHANGED == 5 && HOL_RECOVERED_BITMAPS_WERE_CHANGED == 6, "recovery");
 _Static_assert(HOL_RECOVERED_BITMAPS_LEFT == 7 && HOL_RECOVERED_BITMAPS_GIVEN_UP == 8, "recovery");
 _Static_assert(HOL_RECOVERED_UNFINISHED == 9 && HOL_RECOVERED_AT_WORK == 10, "recovery");
+_Static_assert(HOL_JOB_CREATED == 1 && HOL_JOB_RUNNING == 2 && HOL_JOB_WAITING == 3, "jobs");
+_Static_assert(HOL_JOB_ABORTING == 4 && HOL_JOB_CONCLUDED == 5 && HOL_JOB_PAUSED == 6, "jobs");
+_Static_assert(HOL_JOB_PENDING == 7 && HOL_JOB_DISMISSED == 8, "jobs");
+_Static_assert(HOL_EVENT_STATUS == 1 && HOL_EVENT_PROGRESS == 2 && HOL_EVENT_FAILED == 3, "events");
+_Static_assert(HOL_EVENT_CANCELLED == 4 && HOL_EVENT_COMPLETED == 5 && HOL_EVENT_FINISHED == 6, "events");
+_Static_assert(HOL_EVENT_ERROR == 7 && HOL_SIDE_SOURCE == 1 && HOL_SIDE_TARGET == 2, "events");
+_Static_assert(HOL_ACTION_REPORT == 1 && HOL_ACTION_IGNORE == 2 && HOL_ACTION_STOP == 3, "events");
+_Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ERROR_STOP == 3, "policies");
+_Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
+_Static_assert(HOL_LOG_ERROR == 1 && HOL_LOG_WARNING == 2 && HOL_LOG_INFO == 3, "log");
 _Static_assert(HOL_OK == 0 && HOL_ERR_NULL == -1 && HOL_ERR_PANIC == -2, "errors");
 _Static_assert(HOL_ERR_INVALID_ARGUMENT == -3 && HOL_ERR_NOT_FOUND == -4 && HOL_ERR_EXISTS == -5, "errors");
 _Static_assert(HOL_ERR_LOCKED == -6 && HOL_ERR_IO == -7 && HOL_ERR_NO_SPACE == -8, "errors");

@@ -593,6 +593,21 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_ACTION_STOP 3
 
 /**
+ * A line about something that failed.
+ */
+#define HOL_LOG_ERROR 1
+
+/**
+ * A line about something that is not as it should be, or was asked to end early.
+ */
+#define HOL_LOG_WARNING 2
+
+/**
+ * A line about anything else.
+ */
+#define HOL_LOG_INFO 3
+
+/**
  * A temporary file of a transaction that was never decided was removed.
  */
 #define HOL_RECOVERED_TEMPORARY_REMOVED 1
@@ -1183,6 +1198,17 @@ typedef struct hol_event {
    */
   uint32_t action;
 } hol_event;
+
+/**
+ * Receives a line of a transaction's log: HOL_LOG_*, the index of the job that it is about (-1: the transaction), and a
+ * text that is valid during the callback.
+ *
+ * It is called by the transaction's own threads, never by two at once, in the order in which things happen, with no lock
+ * held. It may call the library, hol_txn_cancel() and the functions of jobs among it; but it must not wait for its own
+ * transaction (hol_txn_wait(), hol_txn_commit()), nor free it. While it works other threads go on, and their lines wait.
+ * No exception may leave it. The last call is over when hol_txn_free() returns.
+ */
+typedef void (*hol_log_cb)(uint32_t level, int64_t job, const char *message, void *opaque);
 
 /**
  * What a recovery has found and done, in numbers. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
@@ -1814,6 +1840,30 @@ struct hol_action *hol_action_external_snapshot(struct hol_disk *disk,
                                                 const struct hol_overlay_options *options);
 
 /**
+ * Makes the action that takes a snapshot called `name` (1 to 255 bytes) inside the image that is on top of the disk at that
+ * point of the list. Errors of the start: as hol_disk_snapshot_create().
+ *
+ * Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_internal_snapshot(struct hol_disk *disk,
+                                                const char *name);
+
+/**
+ * Makes the action that deletes the snapshot with this id or name from the image that is on top of the disk at that point
+ * of the list. Errors of the start: as hol_disk_snapshot_delete().
+ *
+ * Returns NULL on failure: HOL_ERR_NULL, HOL_ERR_PANIC. Otherwise as hol_action_backup().
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+struct hol_action *hol_action_internal_snapshot_delete(struct hol_disk *disk,
+                                                       const char *id_or_name);
+
+/**
  * Writes the job's status, HOL_JOB_*, to `*status`. Later versions may add statuses.
  *
  * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
@@ -1862,6 +1912,76 @@ HOL_MUST_USE int hol_job_report(const struct hol_job *job, struct hol_report *re
  * Threads: any, but no other call may use the handle. Blocks: no. From callbacks: yes. Since: 0.1.
  */
 void hol_job_free(struct hol_job *job);
+
+/**
+ * Asks the job to begin nothing more, and does not wait: it is HOL_JOB_PAUSED when what is at work is done. Other jobs go
+ * on, but those of its group wait for it in the end.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (paused already, or its work is done), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_job_pause(struct hol_job *job);
+
+/**
+ * Lets a job that is paused go on. What stopped it (HOL_ON_ERROR_STOP, HOL_ON_ERROR_ENOSPC) is tried again.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (not paused), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_resume(struct hol_job *job);
+
+/**
+ * Asks the job to end without a target, and does not wait. With HOL_COMPLETION_GROUPED all jobs end with it.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (it has ended, or its target is about to appear), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_cancel(struct hol_job *job);
+
+/**
+ * Limits how many bytes of data a second the job reads from now on; 0 is without a limit.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (its work is done), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_set_speed(struct hol_job *job, uint64_t bytes_per_second);
+
+/**
+ * Lets the target of a job that is HOL_JOB_PENDING appear, and those of its group; does not wait.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (not pending), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_finalize(struct hol_job *job);
+
+/**
+ * Says of a job that is HOL_JOB_CONCLUDED that somebody took note of how it ended. The handle stays valid.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (not concluded), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_dismiss(struct hol_job *job);
+
+/**
+ * Writes the error that made the job pause (HOL_ACTION_STOP): its code, HOL_ERR_*, to `*code` and its text to
+ * `*message`. While no error has, and after hol_job_resume(), they become HOL_OK and NULL. The text belongs to the job
+ * and stays until hol_job_free().
+ *
+ * Returns HOL_OK when both are written. Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_job_stop_error(const struct hol_job *job,
+                       int *code,
+                       const char **message);
 
 /**
  * Makes a transaction without actions, with HOL_COMPLETION_GROUPED. It belongs to the caller: hol_txn_free(). Returns
@@ -2012,6 +2132,19 @@ int hol_txn_job(struct hol_txn *txn,
  * Since: 0.1.
  */
 void hol_txn_free(struct hol_txn *txn);
+
+/**
+ * Lets `callback` receive the transaction's log from its start on; NULL: nobody does, as by default. `opaque` is handed
+ * to it, and must be valid until hol_txn_free() returns.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_set_log(struct hol_txn *txn,
+                    hol_log_cb callback,
+                    void *opaque);
 
 /**
  * Finishes or takes back every transaction that died, by a crash of the process or of the machine, and has its journal in

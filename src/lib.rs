@@ -42,6 +42,6 @@ pub use job::{
 };
 pub use storage::FileKind;
 pub use transaction::{
-    Action, CompletionMode, Event, EventKind, MergeFrom, OverlayOptions, Recovery, RecoveryItem,
+    Action, CompletionMode, Event, EventKind, LogLevel, MergeFrom, OverlayOptions, Recovery, RecoveryItem,
     RecoveryKind, RunningTransaction, Transaction, recover, recover_in,
 };

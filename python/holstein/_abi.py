@@ -51,13 +51,35 @@ CHOICES = {
     "PREALLOCATION": ("off", "metadata"),
     "EXISTING": ("refuse", "overwrite"),
     "ZERO_DETECTION": ("on", "off"),
+    "ON_ERROR": ("report", "ignore", "enospc", "stop"),
+    "LAST_STEP": ("auto", "manual"),
     "COMPLETION": ("grouped", "individual"),
     "LAYER": ("top", "below"),
 }
 
-#: HOL_JOB_* and HOL_EVENT_*, which begin at 1.
-STATUSES = {1: "created", 2: "running", 3: "waiting", 4: "aborting", 5: "concluded"}
-EVENTS = {1: "status", 2: "progress", 3: "failed", 4: "cancelled", 5: "completed", 6: "finished"}
+#: HOL_JOB_* and the like, which begin at 1.
+STATUSES = {
+    1: "created",
+    2: "running",
+    3: "waiting",
+    4: "aborting",
+    5: "concluded",
+    6: "paused",
+    7: "pending",
+    8: "dismissed",
+}
+EVENTS = {
+    1: "status",
+    2: "progress",
+    3: "failed",
+    4: "cancelled",
+    5: "completed",
+    6: "finished",
+    7: "error",
+}
+SIDES = {1: "source", 2: "target"}
+ACTIONS = {1: "report", 2: "ignore", 3: "stop"}
+LEVELS = {1: "error", 2: "warning", 3: "info"}
 
 #: HOL_CHANGE_*, which begin at 1.
 CHANGES = ("add", "remove", "clear", "enable", "disable", "rename", "merge")
@@ -107,6 +129,11 @@ class BackupOptions(_Sized):
         ("compression_level", c_uint32),
         ("existing", c_uint32),
         ("zero_detection", c_uint32),
+        ("speed", c_uint64),
+        ("on_source_error", c_uint32),
+        ("on_target_error", c_uint32),
+        ("finalize", c_uint32),
+        ("dismiss", c_uint32),
     ]
 
 
@@ -242,6 +269,8 @@ class Event(_Sized):
         ("status", c_uint32),
         ("code", c_int32),
         ("reserved", c_uint32),
+        ("side", c_uint32),
+        ("action", c_uint32),
     ]
 
 
@@ -316,6 +345,7 @@ STRUCTURES = {
 }
 
 RecoveredCallback = ctypes.CFUNCTYPE(c_int, POINTER(Recovered), c_void_p)
+LogCallback = ctypes.CFUNCTYPE(None, c_uint32, c_int64, c_char_p, c_void_p)
 ExtentCallback = ctypes.CFUNCTYPE(c_int, POINTER(Extent), c_void_p)
 
 #: Every function of the header: what it returns, and its arguments. Handles are void pointers.
@@ -386,6 +416,14 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_job_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),
     "hol_job_report": (c_int, (c_void_p, POINTER(Report))),
     "hol_job_free": (None, (c_void_p,)),
+    "hol_job_pause": (c_int, (c_void_p,)),
+    "hol_job_resume": (c_int, (c_void_p,)),
+    "hol_job_cancel": (c_int, (c_void_p,)),
+    "hol_job_set_speed": (c_int, (c_void_p, c_uint64)),
+    "hol_job_finalize": (c_int, (c_void_p,)),
+    "hol_job_dismiss": (c_int, (c_void_p,)),
+    "hol_job_stop_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),
+    "hol_txn_set_log": (c_int, (c_void_p, LogCallback, c_void_p)),
 }
 
 _SONAME = "libholstein.so.0"

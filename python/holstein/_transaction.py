@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Iterator
+from typing import Callable, Iterator
 
 from . import _abi
 from ._actions import Actions
@@ -16,8 +16,8 @@ from ._library import Path, check, choice, last_error, lib, name_bytes, path_byt
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: "status", "progress", "failed", "cancelled", "completed", "finished", or "unknown" to this
-    package."""
+    """Something that happened: "status", "progress", "error", "failed", "cancelled", "completed", "finished", or "unknown"
+    to this package."""
 
     kind: str
     #: Index of the job; None: the whole transaction.
@@ -27,8 +27,13 @@ class Event:
     #: Of a "progress" event: bytes dealt with, and to deal with.
     done: int = 0
     total: int = 0
-    #: Of a "failed" event: the HOL_ERR_* number; `Job.error` has the text.
+    #: Of a "failed" event: the HOL_ERR_* number; `Job.error` has the text. Of an "error" event, too: `Job.stop_error` has
+    #: the text if the job stopped.
     code: int = 0
+    #: Of an "error" event: where the error came from, "source" or "target".
+    side: str | None = None
+    #: Of an "error" event: what the job does, "report", "ignore" or "stop".
+    action: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ class Report:
     partial_end: int | None = None
 
 
+def _speed(bytes_per_second: int) -> int:
+    if not 0 <= bytes_per_second < 1 << 64:
+        raise ValueError(f"{bytes_per_second} bytes a second are no speed")
+    return bytes_per_second
+
+
+def _log_callback(log: Callable[[str, int | None, str], object]) -> object:
+    def callback(level: int, job: int, message: bytes, _opaque: object) -> None:
+        log(_abi.LEVELS.get(level, "info"), None if job < 0 else job, message.decode(errors="replace"))
+
+    return _abi.LogCallback(callback)
+
+
 class Job:
     """A job of a transaction, which it may outlive."""
 
@@ -55,7 +73,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """ "created", "running", "waiting", "aborting" or "concluded"."""
+        """ "created", "running", "paused", "waiting", "pending", "aborting", "concluded" or "dismissed"."""
         status = c_uint32()
         check(lib.hol_job_status(self._handle, byref(status)))
         return _abi.STATUSES.get(status.value, "unknown")
@@ -70,8 +88,40 @@ class Job:
     @property
     def error(self) -> HolsteinError | None:
         """How the job failed; None while it has not."""
+        return self._told(lib.hol_job_error)
+
+    @property
+    def stop_error(self) -> HolsteinError | None:
+        """The error for which the job paused, until it is resumed."""
+        return self._told(lib.hol_job_stop_error)
+
+    def pause(self) -> None:
+        """Asks the job to begin nothing more; it is "paused" when what is at work is done."""
+        check(lib.hol_job_pause(self._handle))
+
+    def resume(self) -> None:
+        """Lets a paused job go on; what stopped it is tried again."""
+        check(lib.hol_job_resume(self._handle))
+
+    def cancel(self) -> None:
+        """Asks the job to end without a target, and with it all of its group."""
+        check(lib.hol_job_cancel(self._handle))
+
+    def set_speed(self, bytes_per_second: int) -> None:
+        """Limits how many bytes of data a second the job reads; 0 is without a limit."""
+        check(lib.hol_job_set_speed(self._handle, _speed(bytes_per_second)))
+
+    def finalize(self) -> None:
+        """Lets the target of a "pending" job appear, and those of its group."""
+        check(lib.hol_job_finalize(self._handle))
+
+    def dismiss(self) -> None:
+        """Says that somebody took note of how the job ended."""
+        check(lib.hol_job_dismiss(self._handle))
+
+    def _told(self, ask: Callable[..., int]) -> HolsteinError | None:
         code, message = c_int(), c_char_p()
-        check(lib.hol_job_error(self._handle, byref(code), byref(message)))
+        check(ask(self._handle, byref(code), byref(message)))
         if not code.value:
             return None
         return HolsteinError((message.value or b"").decode(errors="replace"), code.value)
@@ -96,10 +146,19 @@ class Transaction(Actions):
     """
 
     def __init__(
-        self, *, completion: str = "grouped", grouped: bool | None = None, journal: Path | None = None
+        self,
+        *,
+        completion: str = "grouped",
+        grouped: bool | None = None,
+        journal: Path | None = None,
+        log: Callable[[str, int | None, str], object] | None = None,
     ) -> None:
         """grouped=True or False says the same as completion. The journal is a folder, which must exist; without it that of
-        the first target is taken. `recover` finishes there what a crash interrupted."""
+        the first target is taken. `recover` finishes there what a crash interrupted.
+
+        log receives a line for everything that happens: "error", "warning" or "info", the index of the job or None, and
+        the text. It is called by the library's threads, one line after the other; it may use jobs and cancel the
+        transaction, but must not wait for it or close it."""
         if grouped is not None:
             completion = "grouped" if grouped else "individual"
         mode = choice("COMPLETION", "completion", completion)
@@ -110,6 +169,9 @@ class Transaction(Actions):
         check(lib.hol_txn_set_completion(self._handle, mode))
         if journal is not None:
             check(lib.hol_txn_set_journal(self._handle, path_bytes(journal)))
+        # Kept as long as the library may call it.
+        self._log = _abi.LogCallback() if log is None else _log_callback(log)
+        check(lib.hol_txn_set_log(self._handle, self._log, None))
 
     @property
     def handle(self) -> c_void_p:
@@ -134,6 +196,11 @@ class Transaction(Actions):
         compression_level: int = 0,
         existing: str = "refuse",
         zero_detection: str = "on",
+        speed: int = 0,
+        on_source_error: str = "report",
+        on_target_error: str = "report",
+        finalize: str = "auto",
+        dismiss: str = "auto",
     ) -> None:
         """Adds the copy of a disk to a new file. The options are those of hol_backup_options, by name; the disk may be
         closed afterwards."""
@@ -149,6 +216,11 @@ class Transaction(Actions):
             compression_level=compression_level,
             existing=choice("EXISTING", "existing", existing),
             zero_detection=choice("ZERO_DETECTION", "zero_detection", zero_detection),
+            speed=_speed(speed),
+            on_source_error=choice("ON_ERROR", "on_source_error", on_source_error),
+            on_target_error=choice("ON_ERROR", "on_target_error", on_target_error),
+            finalize=choice("LAST_STEP", "finalize", finalize),
+            dismiss=choice("LAST_STEP", "dismiss", dismiss),
         )
         check(
             lib.hol_txn_add(
@@ -195,6 +267,8 @@ class Transaction(Actions):
                 done=event.done,
                 total=event.total,
                 code=event.code,
+                side=_abi.SIDES.get(event.side),
+                action=_abi.ACTIONS.get(event.action),
             )
 
     @property

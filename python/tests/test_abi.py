@@ -20,7 +20,13 @@ def mirrored() -> dict:
     for group, choices in _abi.CHOICES.items():
         for value, choice in enumerate(choices):
             constants[f"{group}_{re.sub('[-.]', '_', choice.upper())}"] = value
-    for group, names in (("JOB", _abi.STATUSES), ("EVENT", _abi.EVENTS)):
+    for group, names in (
+        ("JOB", _abi.STATUSES),
+        ("EVENT", _abi.EVENTS),
+        ("SIDE", _abi.SIDES),
+        ("ACTION", _abi.ACTIONS),
+        ("LOG", _abi.LEVELS),
+    ):
         constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
     constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})
     for value, name in enumerate(_abi.RECOVERED, 1):

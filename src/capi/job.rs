@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use super::boundary::{Fill, Grows, Handle, Poison, boundary, c_text, fill, give, handle, out, take};
 use super::error::{HOL_OK, code_of};
-use crate::{Job, JobStatus};
+use crate::{Error, Job, JobStatus};
 
 /// A job of a transaction, running or finished. Several threads may use it at the same time; only hol_job_free() must
 /// come alone. It may outlive its transaction, and freeing it does not stop the work.
 pub struct hol_job {
     job: Job,
-    /// Every error that was told, the last one being the job's: C holds pointers to the texts.
-    errors: Mutex<Vec<(c_int, CString)>>,
+    /// Every text that was told: C holds pointers to them.
+    texts: Mutex<Vec<CString>>,
     poison: Poison,
 }
 
@@ -23,9 +23,27 @@ impl Handle for hol_job {
     }
 }
 
+impl hol_job {
+    pub(super) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// The text of an error, which stays until the handle is freed.
+    pub(super) fn keep_text(&self, error: &Error) -> *const c_char {
+        let text = c_text(error.to_string().as_bytes());
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = texts.iter().find(|kept| **kept == text) {
+            return kept.as_ptr();
+        }
+        let kept = text.as_ptr();
+        texts.push(text);
+        kept
+    }
+}
+
 /// A handle for `job` that belongs to C.
 pub(super) fn give_job(job: &Job) -> *mut hol_job {
-    give(hol_job { job: job.clone(), errors: Mutex::default(), poison: Poison::default() })
+    give(hol_job { job: job.clone(), texts: Mutex::default(), poison: Poison::default() })
 }
 
 /// The job has not begun.
@@ -133,15 +151,9 @@ pub unsafe extern "C" fn hol_job_error(
         // SAFETY: the arguments are as the header asks.
         let (job, code, message) =
             unsafe { (handle(job, "job")?, out(code, "code")?, out(message, "message")?) };
-        let mut errors = job.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = job.job.error() {
-            let told = (code_of(error.kind()), c_text(error.to_string().as_bytes()));
-            if errors.last() != Some(&told) {
-                errors.push(told);
-            }
-        }
-        code.set(errors.last().map_or(HOL_OK, |(code, _)| *code));
-        message.set(errors.last().map_or(ptr::null(), |(_, text)| text.as_ptr()));
+        let error = job.job.error();
+        code.set(error.as_ref().map_or(HOL_OK, |error| code_of(error.kind())));
+        message.set(error.as_ref().map_or(ptr::null(), |error| job.keep_text(error)));
         Ok(HOL_OK)
     })
 }

@@ -147,7 +147,7 @@ fn wrong_state(text: &str) -> Failure {
 
 impl hol_txn {
     /// Changes the transaction before its start.
-    fn plan(&self, change: impl FnOnce(&mut Transaction)) -> Result<(), Failure> {
+    pub(super) fn plan(&self, change: impl FnOnce(&mut Transaction)) -> Result<(), Failure> {
         let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         let planned = planned.as_mut().ok_or_else(|| wrong_state("the transaction was started already"))?;
         change(planned);

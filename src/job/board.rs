@@ -298,15 +298,24 @@ impl Board {
         self.lock().jobs[job].meter.free_at(now)
     }
 
-    /// A step has met an error, and this is what is done about it.
+    /// A step has met an error, and this is what is done about it. Of several at once that stop a job or let it fail the
+    /// first is told.
     pub(crate) fn trouble(&self, job: usize, side: ErrorSide, decision: Decision, error: &Error) {
         let mut state = self.lock();
         let standing = &mut state.jobs[job];
+        let again = decision == Decision::Stop && standing.stopped_by.is_some();
+        if standing.status != JobStatus::Running || again {
+            return;
+        }
         let notice = Notice::Error { side, action: decision.action(), error: error.clone() };
         self.listener.told(job, notice);
-        if decision == Decision::Stop && standing.status == JobStatus::Running {
-            standing.pause_wanted = true;
-            standing.stopped_by.get_or_insert_with(|| error.clone());
+        match decision {
+            Decision::RetryAfter(_) => {}
+            Decision::Stop => {
+                standing.pause_wanted = true;
+                standing.stopped_by = Some(error.clone());
+            }
+            Decision::Fail => self.abort(&mut state, job, error.clone()),
         }
     }
 

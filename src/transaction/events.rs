@@ -7,6 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::log::Log;
 use crate::{
     error::{Error, Result},
     job::{ErrorAction, ErrorSide, Job, JobStatus, Listener, Notice, Progress},
@@ -55,16 +56,20 @@ pub enum EventKind {
 pub(crate) struct Events {
     queue: Mutex<VecDeque<Event>>,
     fd: EventFd,
+    log: Option<Log>,
 }
 
 impl Events {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(log: Option<Log>) -> Result<Self> {
         let fd = EventFd::new().map_err(|e| Error::io("cannot create an event descriptor", e))?;
-        Ok(Events { queue: Mutex::default(), fd })
+        Ok(Events { queue: Mutex::default(), fd, log })
     }
 
     pub(crate) fn push(&self, job: Option<usize>, kind: EventKind) {
         let mut queue = self.queue();
+        if let Some(log) = &self.log {
+            log.note(job, &kind);
+        }
         let told_once = |kind: &EventKind| {
             let ignored = matches!(kind, EventKind::Error { action: ErrorAction::Ignore, .. });
             ignored || matches!(kind, EventKind::Progress(_))
@@ -88,6 +93,13 @@ impl Events {
             *progress = jobs[*index].progress();
         }
         event
+    }
+
+    /// Hands over what the log has to tell. No lock may be held.
+    pub(crate) fn hand_over_log(&self) {
+        if let Some(log) = &self.log {
+            log.hand_over();
+        }
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {

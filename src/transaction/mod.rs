@@ -10,11 +10,13 @@ mod changes;
 mod commit;
 mod events;
 mod journal;
+mod log;
 mod overlay;
 mod plan;
 mod run;
 
 use std::{
+    fmt,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,6 +30,8 @@ use events::Events;
 pub use events::{Event, EventKind};
 use journal::Journal;
 pub use journal::{Recovery, RecoveryItem, RecoveryKind};
+use log::Log;
+pub use log::LogLevel;
 use plan::Plan;
 use run::{Run, Work};
 
@@ -55,6 +59,16 @@ pub struct Transaction {
     actions: Vec<Action>,
     completion: CompletionMode,
     journal: Option<PathBuf>,
+    log: Option<LogSink>,
+}
+
+/// Where the log of a transaction goes.
+struct LogSink(log::Sink);
+
+impl fmt::Debug for LogSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogSink")
+    }
 }
 
 impl Transaction {
@@ -74,6 +88,21 @@ impl Transaction {
         self.journal = Some(folder.into());
     }
 
+    /// Lets `sink` receive, from the start on, a line for everything that happens but progress: how much it matters, the
+    /// index of the job that it is about, and the text.
+    ///
+    /// It is called by the transaction's own threads, never by two at once, in the order in which things happen, with no
+    /// lock held. It may use jobs and the transaction, but must not wait for its end nor drop it. While it works other
+    /// threads go on, and their lines wait.
+    pub fn set_log(&mut self, sink: impl Fn(LogLevel, Option<usize>, &str) + Send + Sync + 'static) {
+        self.log = Some(LogSink(Box::new(sink)));
+    }
+
+    /// Nobody receives the log, as by default.
+    pub fn unset_log(&mut self) {
+        self.log = None;
+    }
+
     /// Appends an action, a [`Backup`](crate::Backup) for instance. Nothing is checked or changed before the start.
     pub fn add(&mut self, action: impl Into<Action>) {
         self.actions.push(action.into());
@@ -88,7 +117,7 @@ impl Transaction {
     /// `Unsupported`, `PolicyDenied`, `WrongState`, `Io`, the errors of [`crate::Disk::open`] for backing files, and
     /// `Cancelled` for [`Action::Abort`].
     pub fn start(self) -> Result<RunningTransaction> {
-        let Transaction { actions, completion, journal } = self;
+        let Transaction { actions, completion, journal, log } = self;
         let Some(disk) = actions.iter().find_map(Action::disk).cloned() else {
             return Err(match Plan::new(actions, completion) {
                 Err(error) => error,
@@ -128,8 +157,11 @@ impl Transaction {
                 Changes::default()
             }
         };
-        let events = Arc::new(Events::new()?);
-        let board = Arc::new(Board::new(seats(&backups, grouped), events.clone()));
+        let seats = seats(&backups, grouped);
+        let log =
+            log.map(|LogSink(sink)| Log::new(sink, seats.iter().map(|seat| seat.name.clone()).collect()));
+        let events = Arc::new(Events::new(log)?);
+        let board = Arc::new(Board::new(seats, events.clone()));
         let files = targets.iter().map(|target| target.file().clone());
         let copy = |(index, (prepared, file))| Copy::new(prepared, file, board.clone(), index);
         let copies: Vec<_> = backups.into_iter().zip(files).enumerate().map(copy).collect::<Result<_>>()?;
@@ -137,6 +169,7 @@ impl Transaction {
         let run = Arc::new(Run::new(jobs, board.clone(), events));
         if copies.is_empty() {
             run.end();
+            run.events().hand_over_log();
             return Ok(RunningTransaction { run, thread: None });
         }
         let work = Work::new(run.clone(), copies, targets, changes, journals, completion);

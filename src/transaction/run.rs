@@ -152,8 +152,10 @@ impl Work {
             self.board().fail_rest(&panicked(&*panic));
         }
         drop(self);
+        run.events.hand_over_log();
         run.board.wait_dismissed();
         run.end();
+        run.events.hand_over_log();
     }
 
     fn copy_all(&self) -> Result<()> {
@@ -175,7 +177,10 @@ impl Work {
             let mut until: Option<Instant> = None;
             while idle < count {
                 match self.step(index, &mut scratch) {
-                    Did::Something => (idle, over, until) = (0, 0, None),
+                    Did::Something => {
+                        self.run.events.hand_over_log();
+                        (idle, over, until) = (0, 0, None);
+                    }
                     Did::Nothing(time) => {
                         idle += 1;
                         until = [until, time].into_iter().flatten().min();
@@ -184,6 +189,7 @@ impl Work {
                 }
                 index = (index + 1) % count;
             }
+            self.run.events.hand_over_log();
             if over == count {
                 return;
             }

@@ -65,7 +65,7 @@ fn what_failed_once_is_made_up_for() {
                 continue;
             }
             // Opening reads, too; that is nothing a job could try again.
-            let most = if exhaustive { count } else { 12 };
+            let most = if exhaustive { count } else { 6 };
             for after in (0..count).step_by(count.div_ceil(most).max(1)) {
                 let site = Site::with(parallel);
                 let policies =

@@ -76,6 +76,9 @@ Keys of --disk (write a comma inside a value twice):
   compress=TYPE         none (default), zlib, zstd, zlib:LEVEL, zstd:LEVEL
   overwrite=on|off      whether an existing target may be replaced; default off
   detect-zeroes=on|off  whether data that is all zeros becomes zero clusters; default on
+  speed=SIZE            bytes of data a second that are read at most, such as 50M; default: no limit
+  on-source-error=WHAT  when reading fails: report (default), or ignore: try again for some seconds, then fail
+  on-target-error=WHAT  the same when writing fails
 
 Exit codes: 0 all disks were copied, 1 failed, 2 wrong usage.";
 
