@@ -204,3 +204,71 @@ fn the_place_of_a_name_that_is_not_there_hides_no_bitmap() {
         assert_eq!(open(&path).bitmaps().unwrap().len(), 1);
     }
 }
+
+/// A file of more clusters than fit the memory for tables: counting references has a share of its own.
+#[test]
+fn a_file_of_four_tebibytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.qcow2");
+    create(&image, "cluster_size=64k", "5T");
+    change(&image, &[add("a", 65536)]);
+    fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(4 << 40).unwrap();
+    open(&image).change_bitmaps(&[add("b", 65536), BitmapChange::Remove { name: b"a".to_vec() }]).unwrap();
+    open(&image).write_at(&[1; 512], 3 << 40).unwrap();
+    assert_eq!(extents(&image, "b"), [(3 << 40, 65536)]);
+}
+
+/// Bitmaps that nobody kept up to date are listed, and can be removed like others that cannot be used.
+#[test]
+fn bitmaps_without_the_autoclear_bit_can_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.qcow2");
+    create(&image, "cluster_size=64k", "1M");
+    change(&image, &[add("a", 65536), add("b", 65536)]);
+    let mut bytes = fs::read(&image).unwrap();
+    bytes[88..96].fill(0);
+    fs::write(&image, bytes).unwrap();
+    assert_eq!(open(&image).bitmaps().unwrap().len(), 2);
+    let remove = |name: &str| open(&image).change_bitmaps(&[BitmapChange::Remove { name: name.into() }]);
+    assert_eq!(remove("c").unwrap_err().kind(), ErrorKind::BitmapNotFound);
+    remove("a").unwrap();
+    assert!(open(&image).bitmaps().unwrap().is_empty());
+}
+
+#[test]
+fn an_inconsistent_bitmap_is_not_renamed_and_the_failing_change_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.qcow2");
+    create(&image, "cluster_size=64k", "1M");
+    change(&image, &[add("a", 65536)]);
+    // A writer that dies.
+    let died =
+        Command::new("qemu-io").args(["-c", "write 0 64k", "-c", "abort", name(&image)]).output().unwrap();
+    assert!(!died.status.success());
+    let before = fs::read(&image).unwrap();
+    let rename = BitmapChange::Rename { name: b"a".to_vec(), to: b"b".to_vec() };
+    let error = open(&image).change_bitmaps(&[add("c", 65536), rename]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BitmapUnusable);
+    let text = error.to_string();
+    assert!(text.contains("change 2 of 2: ") && text.contains("it can only be removed"), "{text}");
+    assert!(fs::read(&image).unwrap() == before);
+}
+
+/// The first sector has no room for the extension: refused before a byte is written.
+#[test]
+fn a_header_without_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("d".repeat(200)).join("e".repeat(180));
+    fs::create_dir_all(&deep).unwrap();
+    let image = folder.path().join("disk.qcow2");
+    create(&image, &format!("data_file={}", name(&deep.join("data.raw"))), "1M");
+    let before = fs::read(&image).unwrap();
+    let error = open(&image).change_bitmaps(&[add("a", 65536)]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let text = error.to_string();
+    assert!(
+        text.contains("has no room for the bitmaps extension") && text.contains("data_file=NAME"),
+        "{text}"
+    );
+    assert!(fs::read(&image).unwrap() == before);
+}

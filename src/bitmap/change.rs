@@ -134,6 +134,7 @@ impl<'a> Draft<'a> {
     pub(super) fn apply(&mut self, change: &BitmapChange) -> Result<()> {
         match change {
             BitmapChange::Add { name, granularity, recording } => self.add(name, *granularity, *recording),
+            BitmapChange::Remove { name } if self.is_gone(name) => Ok(()),
             BitmapChange::Remove { name } => {
                 let index = self.find(name)?;
                 self.slots.remove(index);
@@ -152,12 +153,19 @@ impl<'a> Draft<'a> {
             }
             BitmapChange::Rename { name, to } => {
                 self.ensure_free(to)?;
+                self.sound(name)?;
                 let index = self.find(name)?;
                 self.slots[index].entry.name = to.clone();
                 self.check_new(&self.slots[index].entry)
             }
             BitmapChange::Merge { name, sources } => self.merge(name, sources),
         }
+    }
+
+    /// Whether a bitmap is one of those that nobody kept up to date. The first change of any bitmap leaves them all behind.
+    fn is_gone(&self, name: &[u8]) -> bool {
+        let named = || self.image.bitmaps().iter().any(|entry| entry.name == name);
+        !self.image.header().bitmaps_are_current() && self.find(name).is_err() && named()
     }
 
     fn error(&self, kind: ErrorKind, text: String) -> Error {

@@ -18,7 +18,7 @@ use crate::{
     },
     image::{
         Qcow2,
-        edit::{BitmapsField, Edit, HeaderChange},
+        edit::{BitmapsField, Edit, HeaderChange, check_room_for_bitmaps},
     },
 };
 
@@ -80,14 +80,26 @@ fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
     let mut directory = Vec::new();
     draft.slots.iter().for_each(|slot| slot.entry.append(&mut directory));
     check_directory(draft.slots.len(), directory.len())?;
+    if !draft.slots.is_empty() && !changes.is_empty() {
+        check_room_for_bitmaps(image.file(), image.header())?;
+    }
     Ok(draft.slots)
 }
 
 /// Carries out a list of changes as one step. On an error nothing has changed, unless the error says that this is
 /// unknown.
 pub(crate) fn change(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
-    let slots = draft(image, changes)?;
+    let slots = draft(image, changes).map_err(|error| match failing(image, changes) {
+        Some(number) if changes.len() > 1 => error.within(format!("change {number} of {}", changes.len())),
+        _ => error,
+    })?;
     if changes.is_empty() { Ok(()) } else { store(image, &slots) }
+}
+
+/// Which of several changes cannot be made, from 1.
+fn failing(image: &Qcow2, changes: &[BitmapChange]) -> Option<usize> {
+    let mut draft = Draft::new(image);
+    changes.iter().position(|change| draft.apply(change).is_err()).map(|index| index + 1)
 }
 
 /// Where the directory of an image's bitmaps lies; 0 if there is none.
@@ -146,6 +158,9 @@ pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<NewBitmaps> {
                 slot.entry.in_use = true;
             }
         }
+    }
+    if !slots.is_empty() {
+        check_room_for_bitmaps(image.file(), image.header())?;
     }
     Ok(NewBitmaps((!slots.is_empty()).then_some(slots)))
 }

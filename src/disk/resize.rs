@@ -46,7 +46,7 @@ impl Disk {
         }
         let made = resize(&image, size, &bitmaps);
         after_change(&mut image, made)?;
-        if grows { Ok(()) } else { cut_raw_data_file(&image, size) }
+        if grows { Ok(()) } else { cut_data_file(&mut image, size) }
     }
 }
 
@@ -78,12 +78,19 @@ fn prepare_to_grow(image: &mut Arc<Image>, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// A raw data file is as long as the disk.
-fn cut_raw_data_file(image: &Image, size: u64) -> Result<()> {
+/// A data file has nothing behind the disk's end any more: a raw one is as long as the disk, in another the rest of the last
+/// cluster is zero, so that nothing comes to light when QEMU lets the disk grow.
+fn cut_data_file(image: &mut Arc<Image>, size: u64) -> Result<()> {
     let top = top(image)?;
-    if !top.has_raw_data_file() {
+    if !top.external_data_file_bit() {
         return Ok(());
     }
-    let cut = top.data_file().and_then(|file| file.set_len(size).and_then(|()| file.sync()));
-    cut.map_err(|e| e.within("the disk has its new size, but its data file was not cut"))
+    let cut = if top.has_raw_data_file() {
+        top.data_file().and_then(|file| file.set_len(size).and_then(|()| file.sync()))
+    } else {
+        Writer::begin(image)
+            .and_then(|mut writer| writer.zero_behind_the_end(image).and_then(|()| writer.finish(image)))
+    };
+    let read = read_anew(image);
+    cut.and(read).map_err(|e| e.within("the disk has its new size, but its data file was not cut"))
 }

@@ -22,7 +22,7 @@ mod write;
 
 use std::{path::Path, sync::Arc};
 
-pub(crate) use budget::Grant;
+pub(crate) use budget::{Budget, Grant};
 pub use chain::Map;
 pub(crate) use chain::Walk;
 pub(crate) use check::ImageFile;

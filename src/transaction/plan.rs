@@ -49,6 +49,9 @@ struct Used {
 impl Plan {
     /// Goes through a list. Nothing is changed, whatever comes of it.
     pub(super) fn new(actions: Vec<Action>, completion: CompletionMode) -> Result<Self> {
+        if completion == CompletionMode::Grouped && actions.len() > 1 {
+            refuse_partial_groups(&actions)?;
+        }
         let count = actions.len();
         let mut plan = Plan { backups: Vec::new(), sites: Vec::new(), completion };
         for (index, action) in actions.into_iter().enumerate() {
@@ -181,7 +184,6 @@ impl Plan {
 
     /// What can be said only of all actions together.
     fn check(&self) -> Result<()> {
-        self.refuse_partial_groups()?;
         self.refuse_moving_tables()?;
         for site in self.sites.iter().filter(|site| site.changes_image()) {
             site.disk.rehearse_kept(&site.bitmaps, &site.snapshots)?;
@@ -215,22 +217,6 @@ impl Plan {
         Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
-    /// A target that is kept after a failure, and the others not, would be some of all.
-    fn refuse_partial_groups(&self) -> Result<()> {
-        let alone = self.backups.len() == 1 && !self.sites.iter().any(Site::changes);
-        if self.completion == CompletionMode::Individual || alone {
-            return Ok(());
-        }
-        let always = |prepared: &&Prepared| prepared.backup.options.bitmap_mode == Some(BitmapMode::Always);
-        let Some(prepared) = self.backups.iter().find(always) else { return Ok(()) };
-        let text = format!(
-            "bitmap mode always would keep a part of the target '{}' after a failure, but several backups in a \
-             grouped transaction are all or none; use individual completion",
-            prepared.backup.target.display()
-        );
-        Err(Error::new(ErrorKind::InvalidArgument, text))
-    }
-
     /// The backups, and what the other actions make of each disk.
     pub(super) fn into_parts(self) -> (Vec<Prepared>, Vec<Change>) {
         let changed = self.sites.into_iter().filter(Site::changes);
@@ -240,6 +226,21 @@ impl Plan {
         };
         (self.backups, changed.map(change).collect())
     }
+}
+
+/// A target that is kept after a failure, and the others not, would be some of all.
+fn refuse_partial_groups(actions: &[Action]) -> Result<()> {
+    let always = |action: &&Action| match action {
+        Action::Backup(backup) => backup.options.bitmap_mode == Some(BitmapMode::Always),
+        _ => false,
+    };
+    let Some(Action::Backup(backup)) = actions.iter().find(always) else { return Ok(()) };
+    let text = format!(
+        "bitmap mode always would keep a part of the target '{}' after a failure, but several actions in a \
+         grouped transaction are all or none; use individual completion",
+        backup.target.display()
+    );
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 impl Site {

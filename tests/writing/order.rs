@@ -197,35 +197,3 @@ fn a_dropped_disk_is_sound() {
     let dirty: u64 = site.open().bitmap(b"a").unwrap().extents().map(|e| e.end - e.start).sum();
     assert_eq!(dirty, MIB + 384 * KIB);
 }
-
-/// A write for which memory does not suffice takes nothing with it that was written before.
-#[test]
-fn a_write_over_the_memory_limit_loses_no_other() {
-    const PIECE: u64 = 64 * KIB;
-    let site = Site::empty();
-    site.create("cluster_size=512", 64 * MIB);
-    let open = |limit| Disk::open(site.path(), &DiskOptions { memory_limit: limit, ..Site::options() });
-    let enough = |limit: &u64| open(*limit).is_ok_and(|disk| disk.write_at(&[1; 512], 0).is_ok());
-    let limit = (1..4096).map(|kib| kib * KIB).find(enough).unwrap();
-
-    let disk = open(limit + 16 * KIB).unwrap();
-    let mut contents = read(&disk);
-    let mut write = |byte, at| {
-        let result = disk.write_at(&[byte; PIECE as usize], at);
-        let piece = &mut contents[at as usize..(at + PIECE) as usize];
-        let old = piece.to_vec();
-        disk.read_at(piece, at).unwrap();
-        let is_new = |(now, then): (&u8, &u8)| *now == byte || result.is_err() && now == then;
-        assert!(piece.iter().zip(&old).all(is_new), "{at}: {result:?}");
-        result
-    };
-    let failed = (1..1024).find_map(|number| Some((number, write(3, number * PIECE).err()?)));
-    // It says so each time, and nothing that was written is lost.
-    let (number, error) = failed.unwrap();
-    assert!(number > 10 && error.kind() == ErrorKind::Limit, "{number}: {error}");
-    assert_eq!(write(4, 63 * MIB).unwrap_err().kind(), ErrorKind::Limit);
-    write(5, PIECE).unwrap();
-    assert!(read(&disk) == contents);
-    disk.close().unwrap();
-    site.holds(&contents);
-}

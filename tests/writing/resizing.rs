@@ -1,6 +1,6 @@
 //! Another size of the disk.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use holstein::{
     BitmapChange, DiskOptions, ErrorKind,
@@ -226,4 +226,63 @@ fn a_refused_size_spoils_no_bitmap() {
     let words = ["too large"];
     site.refuses(ErrorKind::InvalidArgument, &words, || site.open().resize(3 << 50));
     assert_eq!(site.flags("a"), r#"["auto"]"#);
+}
+
+/// We make the disk smaller, QEMU lets it grow again: what it had behind the end does not come back, so a bitmap that calls
+/// that part clean is right.
+#[test]
+fn nothing_comes_back_when_qemu_lets_a_smaller_disk_grow() {
+    for options in [
+        "",
+        "cluster_size=512",
+        "cluster_size=2M",
+        "extended_l2=on",
+        "compat=0.10",
+        "data_file=data.raw",
+        "data_file=data.raw,data_file_raw=on",
+        "cluster_size=8k,refcount_bits=64",
+    ] {
+        for command in ["write -s noise.pat", "write -c -s noise.pat", "write -s noise.pat then snapshot"] {
+            if options.starts_with("data_file") && command != "write -s noise.pat"
+                || options == "compat=0.10" && command.ends_with("snapshot")
+            {
+                continue;
+            }
+            let site = Site::new(options);
+            match command.strip_suffix(" then snapshot") {
+                None if command.contains("-c") => {
+                    // Whole clusters only, each by itself.
+                    let size = if options.contains("512") { 512 } else { 64 * KIB };
+                    for number in 0..3 {
+                        if !options.contains("2M") && !options.contains("8k") {
+                            site.io(&[&format!(
+                                "{command} {} {size}",
+                                800 * KIB / size * size + number * size
+                            )]);
+                        }
+                    }
+                }
+                other => {
+                    site.io(&[&format!("{} 0 3M", other.unwrap_or(command))]);
+                    if other.is_some() {
+                        site.workshop.img(&["snapshot", "-c", "one", DISK]);
+                    }
+                }
+            }
+            let contents = || {
+                site.workshop.img(&["convert", "-O", "raw", DISK, "now.raw"]);
+                fs::read(site.workshop.path("now.raw")).unwrap()
+            };
+            let before = contents();
+            for size in [970 * KIB, 832 * KIB + 512] {
+                resize(&site, size);
+                site.workshop.check(DISK);
+                site.workshop.img(&["resize", "-q", DISK, "4M"]);
+                let now = contents();
+                assert!(now[..size as usize] == before[..size as usize], "{options}, {command}, {size}");
+                let back = now[size as usize..].iter().position(|byte| *byte != 0);
+                assert_eq!(back, None, "{options}, {command}: QEMU brings {size} + {back:?} back");
+            }
+        }
+    }
 }

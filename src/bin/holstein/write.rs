@@ -82,13 +82,18 @@ fn write_from(disk: &Disk, mut offset: u64, path: &Path) -> Result<(), Failure> 
         Box::new(file)
     };
     let mut buf = Vec::new();
+    let start = offset;
     loop {
         buf.clear();
         input.by_ref().take(PIECE as u64).read_to_end(&mut buf).map_err(problem)?;
         if buf.is_empty() {
             return Ok(());
         }
-        disk.write_at(&buf, offset)?;
+        // How long standard input is shows only at its end.
+        disk.write_at(&buf, offset).map_err(|error| match offset - start {
+            0 => Failure::from(error),
+            written => Failure::new(FAILED, format!("{error}; {written} bytes before that were written")),
+        })?;
         offset += buf.len() as u64;
     }
 }

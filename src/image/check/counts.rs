@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::super::budget::{Budget, Grant};
 use crate::error::Result;
 
-const WHAT: &str = "reference counts";
+const WHAT: &str = "count of references";
 
 /// How often each host cluster is referred to. A byte each while that is enough, then two; what is more than
 /// two bytes can tell stays at [`Counts::MOST`].
@@ -211,6 +211,11 @@ mod tests {
         let mut counts = Counts::new(200, &budget).unwrap();
         counts.add(0..1, 300).unwrap_err();
         Bits::new(2000, &budget).unwrap_err();
+        counts.add(7..8, 3).unwrap();
+        counts.grow(301).unwrap_err();
+        assert_eq!((counts.len(), counts.get(7), counts.get(0)), (200, 3, 0));
+        counts.grow(300).unwrap();
+        assert_eq!((counts.len(), counts.get(7), counts.get(299)), (300, 3, 0));
     }
 
     #[test]

@@ -58,6 +58,12 @@ pub(crate) struct NewDisk {
     pub(crate) l1_entries: u32,
 }
 
+/// Refuses an image whose header has no room for a directory of bitmaps.
+pub(crate) fn check_room_for_bitmaps(file: &File, header: &Header) -> Result<()> {
+    let bitmaps = Some(BitmapsField::Directory { count: 1, offset: 0, size: 0 });
+    NewHeader::build(file, header, &HeaderChange { bitmaps, ..HeaderChange::default() }).map(drop)
+}
+
 /// Clears autoclear bits that we do not know, before anything else is written; false if there are none.
 pub(crate) fn clear_unknown_autoclear(file: &File, header: &Header) -> Result<bool> {
     let known = header.autoclear & (autoclear::BITMAPS | autoclear::DATA_FILE_RAW);
@@ -91,8 +97,11 @@ impl NewHeader {
             );
         }
         cluster.truncate(got);
-        let no_room =
-            || file.error(ErrorKind::Unsupported, "the header has no room for the bitmaps extension");
+        let no_room = || {
+            let text = "the header has no room for the bitmaps extension beside the others in its first 512 bytes; if the \
+                        name of the data file is long, record a shorter one (qemu-img amend -o data_file=NAME)";
+            file.error(ErrorKind::Unsupported, text)
+        };
         let mut new = match change.bitmaps {
             Some(bitmaps) => rearrange(header, &cluster, bitmaps)?.ok_or_else(no_room)?,
             None => NewHeader {

@@ -29,7 +29,9 @@ use std::ops::Range;
 
 pub(crate) use clusters::Clusters;
 use clusters::Decision;
-pub(crate) use header::{BitmapsField, HeaderChange, NewHeader, clear_unknown_autoclear};
+pub(crate) use header::{
+    BitmapsField, HeaderChange, NewHeader, check_room_for_bitmaps, clear_unknown_autoclear,
+};
 use header::{NewDisk, SnapshotTable};
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;

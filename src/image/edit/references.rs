@@ -10,11 +10,15 @@ use crate::{
         geometry::Geometry,
     },
     image::{
-        Qcow2,
+        Budget, Qcow2,
         check::{Bits, Counts},
         for_each_metadata_range, read_table,
     },
 };
+
+/// Counting takes one or two bytes for each cluster of the file, far more than reading its tables: so many times the memory
+/// that those may take.
+const SHARE_OF_COUNTS: u64 = 16;
 
 /// The references to each cluster of the file, and to those behind its end that are in use by now.
 #[derive(Debug)]
@@ -32,10 +36,11 @@ impl References {
         let geometry = *image.geometry();
         let length = image.file().len()?;
         let clusters = geometry.clusters_for(length) + 1;
-        let counts = Counts::new(clusters, image.budget())?;
+        let budget = Budget::new(image.budget().limit().saturating_mul(SHARE_OF_COUNTS));
+        let counts = Counts::new(clusters, &budget)?;
         let mut references = References { counts, beyond: HashSet::new(), geometry };
 
-        let mut metadata = Bits::new(clusters, image.budget())?;
+        let mut metadata = Bits::new(clusters, &budget)?;
         let mut full = Ok(());
         for_each_metadata_range(image, |range, _| {
             metadata.set(references.inside(&range));

@@ -1,7 +1,9 @@
 //! The tables of a disk of another size.
 //!
-//! What lies behind the end of the smaller disk is dropped, so that a disk that grows again reads as zero there;
-//! where an image below is longer than the disk, the new part is filled with zero clusters, so that nothing of
+//! What lies behind the end of the smaller disk is dropped, so that a disk that grows again reads as zero there: also of the
+//! cluster that the end lies in, which gets another place. QEMU, when it lets the disk grow, leaves that cluster as it is, and
+//! a bitmap would say that nothing has changed.
+//! Where an image below is longer than the disk, the new part is filled with zero clusters, so that nothing of
 //! it comes to light. L1 and L2 tables are written anew, and the header decides on them together with the size
 //! and the bitmaps.
 
@@ -65,6 +67,27 @@ fn parts(image: &Image, geometry: &Geometry, size: u64) -> (u64, Range<u64>) {
     (keep, keep..end(size.min(below)).max(keep))
 }
 
+/// What is dropped of a disk.
+struct Cut {
+    /// From here on everything.
+    keep: u64,
+    /// Where zeros take its place.
+    zeros: Range<u64>,
+    last: Option<LastCluster>,
+}
+
+/// The cluster that a smaller disk ends in, and its new place.
+struct LastCluster {
+    guest: u64,
+    host: u64,
+}
+
+/// Where the cluster begins that a smaller disk ends in; `None` if it ends where a cluster does.
+fn last_cluster(image: &Image, geometry: &Geometry, size: u64) -> Option<u64> {
+    let start = size - size % geometry.cluster_size();
+    (size < image.size() && start != size).then_some(start)
+}
+
 impl Edit<'_> {
     /// Writes the tables of the disk for a size that [`check_resize`] lets pass.
     pub(crate) fn resize(&mut self, image: &Image, size: u64) -> Result<NewDisk> {
@@ -78,8 +101,11 @@ impl Edit<'_> {
         for (index, entry) in table.iter_mut().enumerate() {
             let range = index as u64 * geometry.l2_coverage()..(index as u64 + 1) * geometry.l2_coverage();
             let is_filled = range.start < zeros.end && range.end > zeros.start;
-            if range.end > keep && (*entry != 0 || is_filled) {
-                *entry = self.cut_l2_table(*entry, index, range, keep, &zeros)?;
+            let last = last_cluster(image, &geometry, size).filter(|last| range.contains(last));
+            if range.end > keep && (*entry != 0 || is_filled) || last.is_some() && *entry != 0 {
+                let last = last.map_or(Ok(None), |last| self.last_cluster(image, last, size))?;
+                *entry =
+                    self.cut_l2_table(*entry, index, range, &Cut { keep, zeros: zeros.clone(), last })?;
             }
         }
         table.truncate(entries as usize);
@@ -97,16 +123,38 @@ impl Edit<'_> {
         Ok(NewDisk { size, l1_offset, l1_entries })
     }
 
-    /// The L1 entry for the guest range `covered` with everything dropped from `keep` on, and zeros in place of it in
-    /// the range `zeros`.
-    fn cut_l2_table(
-        &mut self,
-        entry: u64,
-        index: usize,
-        covered: Range<u64>,
-        keep: u64,
-        zeros: &Range<u64>,
-    ) -> Result<u64> {
+    /// A new place for the cluster that the disk ends in, without what lies behind the end. `None` where nothing does, or
+    /// where it lies in another file.
+    fn last_cluster(&mut self, image: &Image, guest: u64, size: u64) -> Result<Option<LastCluster>> {
+        let top = self.image;
+        if top.external_data_file_bit() {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; top.geometry().cluster_size() as usize];
+        let known = (image.size() - guest).min(bytes.len() as u64);
+        let mut is_held = false;
+        for run in image.runs(guest..guest + known) {
+            let run = run?;
+            is_held |= run.depth == 0 && run.present() && !run.zero();
+        }
+        if !is_held {
+            return Ok(None);
+        }
+        image.read_at(&mut bytes[..known as usize], guest)?;
+        let is_whole = known == bytes.len() as u64;
+        let behind = &mut bytes[(size - guest) as usize..];
+        if is_whole && behind.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        behind.fill(0);
+        let host = self.allocate(1)?;
+        self.write(host, &bytes)?;
+        Ok(Some(LastCluster { guest, host }))
+    }
+
+    /// The L1 entry for the guest range `covered` with what a cut drops dropped.
+    fn cut_l2_table(&mut self, entry: u64, index: usize, covered: Range<u64>, cut: &Cut) -> Result<u64> {
+        let Cut { keep, zeros, last } = cut;
         let top = self.image;
         let geometry = *top.geometry();
         let old = l1::l2_table_offset(entry, index, &geometry).map_err(|e| e.in_file(top.file().path()))?;
@@ -118,7 +166,13 @@ impl Edit<'_> {
         let zero = zero_entry(&geometry);
         for (number, entry) in bytes.chunks_exact_mut(geometry.l2_entry_size() as usize).enumerate() {
             let guest = covered.start + ((number as u64) << geometry.cluster_bits);
-            if guest < keep {
+            if let Some(last) = last.as_ref().filter(|last| last.guest == guest) {
+                self.release_entry(top, BigEndian::read_u64(entry));
+                let data = geometry.subcluster_mask();
+                let state = State { host: Some(last.host), data, zero: 0, compressed: None };
+                entry.copy_from_slice(&state.encode(&geometry, true));
+            }
+            if guest < *keep {
                 continue;
             }
             self.release_entry(top, BigEndian::read_u64(entry));
@@ -127,7 +181,7 @@ impl Edit<'_> {
                 entry.copy_from_slice(&zero);
             }
         }
-        if bytes == before && (covered.start < keep || old.is_none()) {
+        if bytes == before && (covered.start < *keep || old.is_none()) {
             return Ok(entry);
         }
         if let Some(old) = old {
