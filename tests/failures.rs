@@ -103,6 +103,19 @@ fn a_target_is_left_alone_when_overwriting_it_fails() {
     site.fails(&[Disk::new("broken.qcow2", "copy.qcow2").with("overwrite", "on")], &["broken.qcow2"]);
 }
 
+/// What is asked for by the keys about jobs changes nothing about the result.
+#[test]
+fn a_slow_backup_that_tries_again_is_a_backup() {
+    let site = Site::new();
+    let begin = Instant::now();
+    let disk = site.disk().with("speed", "6M").with("on-source-error", "ignore");
+    site.holstein.backup(&disk.with("on-target-error", "ignore"));
+    // 3 MiB of data.
+    assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
+    site.workshop.check("copy.qcow2");
+    site.workshop.identical(("disk.qcow2", "qcow2"), ("copy.qcow2", "qcow2"));
+}
+
 #[test]
 fn a_target_has_its_folder() {
     let site = Site::new();
@@ -186,6 +199,9 @@ fn settings_that_make_no_sense_are_refused() {
         ("sync", "sideways"),
         ("colour", "brown"),
         ("overwrite", "perhaps"),
+        ("speed", "-1"),
+        ("on-source-error", "stop"),
+        ("on-target-error", "enospc"),
     ] {
         let before = site.contents();
         let output = site.holstein.run(&["backup", "--disk", &site.disk().with(key, value).0]);

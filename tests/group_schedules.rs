@@ -7,6 +7,8 @@
 
 #[path = "../src/job/board.rs"]
 mod board;
+#[path = "../src/job/duty.rs"]
+mod duty;
 #[path = "../src/job/meter.rs"]
 mod meter;
 #[path = "../src/job/policy.rs"]
@@ -24,7 +26,8 @@ mod sync {
 
 use std::{sync::Arc, time::Instant};
 
-use board::{Board, Left, Listener, Notice, Permit, Seat, Verdict};
+use board::Board;
+use duty::{Left, Listener, Notice, Permit, Seat, Verdict};
 use error::{Error, ErrorKind};
 use policy::{Decision, ErrorSide};
 use shuttle::{

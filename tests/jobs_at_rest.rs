@@ -4,8 +4,8 @@
 use std::{fs, sync::Arc, thread, time::Duration};
 
 use holstein::{
-    Backup, BackupOptions, CompletionMode, Disk, DiskOptions, ErrorPolicy, Format, JobStatus, LastStep,
-    Transaction,
+    Backup, BackupOptions, CompletionMode, Disk, DiskOptions, ErrorPolicy, Format, Job, JobStatus, LastStep,
+    RunningTransaction, Transaction,
     storage::{
         SimulatedStorage,
         simulated::{Failure, Fault, OperationKind},
@@ -30,40 +30,27 @@ fn ticks() -> (u64, usize) {
     sum
 }
 
-#[test]
-fn nothing_turns_while_all_jobs_wait() {
-    let storage = SimulatedStorage::new();
-    storage.insert("/disks/disk", &vec![7; 4 << 20]);
-    storage.make_folder("/backups");
+/// Starts a backup for each of these options, each for itself.
+fn start(storage: &SimulatedStorage, backups: &[(&str, BackupOptions)]) -> RunningTransaction {
     let options = DiskOptions { format: Format::Raw, ..DiskOptions::default() };
     let source = Disk::open_in(Arc::new(storage.clone()), "/disks/disk", &options).unwrap();
     let mut transaction = Transaction::new();
     transaction.set_completion(CompletionMode::Individual);
-    let slow = BackupOptions { speed: 1, ..BackupOptions::default() };
-    let stops = BackupOptions { on_target_error: ErrorPolicy::Stop, ..BackupOptions::default() };
-    let manual = BackupOptions { finalize: LastStep::Manual, ..BackupOptions::default() };
-    for (name, options) in [("slow", slow.clone()), ("paused", slow), ("stopped", stops), ("pending", manual)]
-    {
+    for (name, options) in backups {
         let target = format!("/backups/{name}").into();
-        transaction.add(Backup { source: source.clone(), target, options });
+        transaction.add(Backup { source: source.clone(), target, options: options.clone() });
     }
-    let running = transaction.start().unwrap();
-    storage.fail(Fault::lasting(OperationKind::Write, 1, Failure::Errno(libc::ENOSPC)));
-    let jobs = running.jobs();
-    jobs[1].pause().unwrap();
-    let reaches = |index: usize, status: JobStatus| {
-        while jobs[index].status() != status {
-            assert!(jobs[index].error().is_none(), "{:?}", jobs[index].error());
-            thread::sleep(Duration::from_millis(1));
-            // The others may write: only one stops for good.
-            if index == 3 {
-                storage.stop_failing();
-            }
-        }
-    };
-    reaches(1, JobStatus::Paused);
-    reaches(2, JobStatus::Paused);
-    reaches(3, JobStatus::Pending);
+    transaction.start().unwrap()
+}
+
+fn reaches(job: &Job, status: JobStatus) {
+    while job.status() != status {
+        assert!(job.error().is_none(), "{:?}", job.error());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn are_at_rest() {
     thread::sleep(Duration::from_millis(50));
     let (before, threads) = ticks();
     assert!(threads >= 3, "{threads}");
@@ -71,6 +58,30 @@ fn nothing_turns_while_all_jobs_wait() {
     let (after, _) = ticks();
     // One thread that turned would take 100.
     assert!(after - before <= 5, "{} ticks in a second", after - before);
+}
+
+#[test]
+fn nothing_turns_while_all_jobs_wait() {
+    let storage = SimulatedStorage::new();
+    storage.insert("/disks/disk", &vec![7; 4 << 20]);
+    storage.make_folder("/backups");
+    let slow = BackupOptions { speed: 1, ..BackupOptions::default() };
+    let manual = BackupOptions { finalize: LastStep::Manual, ..BackupOptions::default() };
+    let running = start(&storage, &[("slow", slow.clone()), ("paused", slow), ("pending", manual)]);
+    let jobs = running.jobs();
+    jobs[1].pause().unwrap();
+    reaches(&jobs[1], JobStatus::Paused);
+    reaches(&jobs[2], JobStatus::Pending);
+    assert_eq!(jobs[0].status(), JobStatus::Running);
+    are_at_rest();
+    drop(running);
+
+    let stops = BackupOptions { speed: 1, on_target_error: ErrorPolicy::Stop, ..BackupOptions::default() };
+    let running = start(&storage, &[("stopped", stops)]);
+    storage.fail(Fault::lasting(OperationKind::Write, 1, Failure::Errno(libc::ENOSPC)));
+    running.jobs()[0].set_speed(0).unwrap();
+    reaches(&running.jobs()[0], JobStatus::Paused);
+    are_at_rest();
     drop(running);
     assert_eq!(storage.paths().len(), 1);
 }

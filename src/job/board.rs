@@ -10,82 +10,18 @@
 //! first failure or cancel takes all of the group to aborting; settled is when nobody is at work at it any more.
 
 use std::{
-    fmt,
     sync::{Arc, PoisonError},
     time::Instant,
 };
 
 use super::{
+    duty::{Left, Listener, Notice, Permit, Seat, Verdict, cancelled},
     meter::Meter,
-    policy::{Decision, ErrorAction, ErrorSide},
+    policy::{Decision, ErrorSide},
     states::{JobStatus, Verb, follow, hear},
     sync::{Condvar, Mutex, MutexGuard},
 };
 use crate::error::{Error, ErrorKind, Result};
-
-/// What there is to know of a job beforehand.
-#[derive(Clone, Debug)]
-pub(crate) struct Seat {
-    /// Which job it is, for messages.
-    pub(crate) name: String,
-    /// Jobs of the same number stand and fall together.
-    pub(crate) group: usize,
-    /// Jobs of the same number copy the same disk.
-    pub(crate) disk: usize,
-    /// Settling it changes that disk's image, which nobody may read meanwhile.
-    pub(crate) changes_disk: bool,
-    /// Bytes per second; 0 is without a limit.
-    pub(crate) speed: u64,
-    pub(crate) auto_finalize: bool,
-    pub(crate) auto_dismiss: bool,
-}
-
-/// Something that others are told of.
-#[derive(Clone, Debug)]
-pub(crate) enum Notice {
-    Status(JobStatus),
-    Error { side: ErrorSide, action: ErrorAction, error: Error },
-    Failed(Error),
-    Cancelled,
-    Completed,
-}
-
-/// Who is told of everything, in the order in which it happens. It is called under the lock.
-pub(crate) trait Listener: fmt::Debug + Send + Sync {
-    fn told(&self, job: usize, notice: Notice);
-}
-
-/// What a thread that asks for work is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Permit {
-    /// One step of copying, of about this many bytes at most; [`Board::leave`] ends it.
-    Copy { most: u64 },
-    /// The end of these jobs; [`Board::conclude`] ends it.
-    Settle { group: Vec<usize>, verdict: Verdict },
-    /// To tell those at work at it that it is of no use any more.
-    Stop,
-    /// Nothing until something changes, or until then.
-    Later(Option<Instant>),
-    /// Nothing any more.
-    Over,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Commit,
-    TakeBack,
-}
-
-/// How a step of copying ended.
-#[derive(Clone, Debug)]
-pub(crate) enum Left {
-    /// There was nothing to do.
-    Idle,
-    Worked,
-    /// It was the last one.
-    Finished,
-    Failed(Error),
-}
 
 /// The jobs of one transaction.
 #[derive(Debug)]
@@ -137,11 +73,6 @@ impl Standing {
             _ => self.error = Some(error),
         }
     }
-}
-
-/// The error of a job that was told to end.
-pub(crate) fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "the backup was cancelled")
 }
 
 impl Board {
@@ -347,20 +278,13 @@ impl Board {
         }
     }
 
-    /// A job fails: all of its group end.
+    /// A job that is not over fails: all of its group end.
     pub(crate) fn fail(&self, job: usize, error: Error) {
-        let mut state = self.lock();
-        self.abort(&mut state, job, error);
-        self.change(&mut state);
-    }
-
-    /// The same for a job of which it is not known whether it is over.
-    pub(crate) fn fail_unless_over(&self, job: usize, error: Error) {
         let mut state = self.lock();
         if !state.jobs[job].is_over() {
             self.abort(&mut state, job, error);
+            self.change(&mut state);
         }
-        self.change(&mut state);
     }
 
     /// Remembers an error that changes nothing any more.

@@ -18,7 +18,7 @@ use super::{
     board::Board,
     encoders::Encoders,
     plan::{Piece, PieceKind, Planner},
-    policy::{Decision, is_retryable},
+    policy::{Decision, Trouble, is_retryable},
     prepare::{Prepared, SMALL_BATCH_BYTES},
     turns::{Pick, Turn, Turns},
     unit::{Load, Scratch, Stage, Task, Unit},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     bitmap::DirtyBitmap,
     disk::{BusyBitmap, Disk, Pinned},
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     format::header::CompressionType,
     image::{
         Image, Run,
@@ -79,22 +79,6 @@ enum Planned {
     Later(Instant),
     /// Nothing that others do not do already.
     Nothing,
-}
-
-/// An error and where it came from; `None` where no policy has a say.
-struct Trouble {
-    side: Option<ErrorSide>,
-    error: Error,
-}
-
-impl Trouble {
-    fn source(error: Error) -> Self {
-        Trouble { side: Some(ErrorSide::Source), error }
-    }
-
-    fn target(error: Error) -> Self {
-        Trouble { side: Some(ErrorSide::Target), error }
-    }
 }
 
 /// A target with a part of what was to be copied.

@@ -8,6 +8,7 @@
 
 mod board;
 mod copy;
+mod duty;
 mod encoders;
 mod meter;
 mod options;
@@ -20,8 +21,9 @@ mod sync;
 mod turns;
 mod unit;
 
-pub(crate) use board::{Board, Left, Listener, Notice, Permit, Verdict};
+pub(crate) use board::Board;
 pub(crate) use copy::{Copy, Partial, Step};
+pub(crate) use duty::{Left, Listener, Notice, Permit, Verdict};
 pub use options::{Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode, ZeroDetection};
 pub use policy::{ErrorAction, ErrorPolicy, ErrorSide};
 pub(crate) use prepare::{BitmapView, NewFile, Prepared, check_together, prepare, seats};

@@ -46,6 +46,22 @@ pub enum ErrorAction {
     Stop,
 }
 
+/// An error and where it came from; `None` where no policy has a say.
+pub(crate) struct Trouble {
+    pub(crate) side: Option<ErrorSide>,
+    pub(crate) error: Error,
+}
+
+impl Trouble {
+    pub(crate) fn source(error: Error) -> Self {
+        Trouble { side: Some(ErrorSide::Source), error }
+    }
+
+    pub(crate) fn target(error: Error) -> Self {
+        Trouble { side: Some(ErrorSide::Target), error }
+    }
+}
+
 /// What an [`ErrorPolicy`] demands about one error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {

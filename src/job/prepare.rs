@@ -4,8 +4,8 @@ use std::{collections::HashSet, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode,
-    board::Seat,
     copy::is_zero,
+    duty::Seat,
     plan::{CopySet, PlanOptions},
 };
 use crate::{

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use super::{board::cancelled, unit::Unit};
+use super::{duty::cancelled, unit::Unit};
 use crate::error::Result;
 
 /// The turns of one copy.

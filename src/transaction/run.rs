@@ -143,7 +143,7 @@ impl Work {
         let done = catch_unwind(AssertUnwindSafe(|| self.copy_all()));
         if let Err(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))) {
             for index in 0..self.copies.len() {
-                self.board().fail_unless_over(index, error.clone());
+                self.board().fail(index, error.clone());
             }
         }
         // What the pool has left, where there was none: what failed goes.
