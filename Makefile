@@ -35,6 +35,7 @@ check: setup
 
 check-long: export HOLSTEIN_EXHAUSTIVE := 1
 check-long: check
+	$(CARGO) test --locked --test jobs_full_disk
 
 setup:
 	@tools/setup.sh check
@@ -50,7 +51,7 @@ lint:
 
 test:
 	$(call heading,Tests)
-	$(CARGO) test --locked
+	@CARGO='$(CARGO)' $(PYTHON) tools/run_tests.py
 
 doc:
 	$(call heading,Documentation)

@@ -27,14 +27,21 @@ pub(crate) enum Durability {
     Memory,
 }
 
-/// Copies the dirty clusters of `bitmap` from `source` to `target`, which exists and has its backing file.
+/// One disk of a transaction: names of files in the folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Copied {
+    pub(crate) source: String,
+    /// It exists and has its backing file.
+    pub(crate) target: String,
+}
+
+/// Copies the dirty clusters of `bitmap` of each disk, all in one transaction.
 ///
-/// The time begins with a daemon that runs and waits; it ends when the daemon has closed both images and gone.
+/// The time begins with a daemon that runs and waits; it ends when the daemon has closed all images and gone.
 pub(crate) fn backup(
     folder: &Path,
-    source: &str,
+    disks: &[Copied],
     bitmap: &str,
-    target: &str,
     setting: Setting,
     durability: Durability,
 ) -> Result<Sample> {
@@ -42,23 +49,34 @@ pub(crate) fn backup(
     let start = Instant::now();
     // The bitmap stays as it is, so the source can be opened for reading only: that spares the daemon from
     // marking the bitmap as in use and from storing it again.
-    daemon.execute("blockdev-add", node("source", source, true, false))?;
-    daemon.execute("blockdev-add", node("target", target, false, setting.lazy_flush))?;
+    for (number, disk) in disks.iter().enumerate() {
+        daemon.execute("blockdev-add", node(&format!("source{number}"), &disk.source, true, false))?;
+        let target = node(&format!("target{number}"), &disk.target, false, setting.lazy_flush);
+        daemon.execute("blockdev-add", target)?;
+    }
     let job_start = Instant::now();
-    let action = json!({"type": "blockdev-backup", "data": {
-        "job-id": "backup", "device": "source", "target": "target", "auto-dismiss": false,
-        "sync": "bitmap", "bitmap": bitmap, "bitmap-mode": "never",
-        "x-perf": {"max-workers": setting.workers}}});
+    let action = |number: usize| {
+        json!({"type": "blockdev-backup", "data": {
+            "job-id": format!("backup{number}"), "device": format!("source{number}"),
+            "target": format!("target{number}"), "auto-dismiss": false,
+            "sync": "bitmap", "bitmap": bitmap, "bitmap-mode": "never",
+            "x-perf": {"max-workers": setting.workers}}})
+    };
+    let actions: Vec<Value> = (0..disks.len()).map(action).collect();
     let properties = json!({"completion-mode": "grouped"});
-    daemon.execute("transaction", json!({"actions": [action], "properties": properties}))?;
-    daemon.wait_for("backup")?;
+    daemon.execute("transaction", json!({"actions": actions, "properties": properties}))?;
+    for number in 0..disks.len() {
+        daemon.wait_for(&format!("backup{number}"))?;
+    }
     let job = job_start.elapsed();
     let peak_kib = daemon.peak_kib();
     daemon.quit()?;
-    let sync = match durability {
-        Durability::Synced => synchronise(folder, target)?,
-        Durability::Memory => Duration::ZERO,
-    };
+    let mut sync = Duration::ZERO;
+    if durability == Durability::Synced {
+        for disk in disks {
+            sync += synchronise(folder, &disk.target)?;
+        }
+    }
     Ok(Sample { seconds: start.elapsed().as_secs_f64(), job: Some((job + sync).as_secs_f64()), peak_kib })
 }
 
@@ -66,7 +84,7 @@ pub(crate) fn backup(
 pub(crate) fn synchronise(folder: &Path, file: &str) -> Result<Duration> {
     let start = Instant::now();
     File::open(folder.join(file))?.sync_all()?;
-    File::open(folder)?.sync_all()?;
+    File::open(folder.join(file).parent().unwrap_or(folder))?.sync_all()?;
     Ok(start.elapsed())
 }
 

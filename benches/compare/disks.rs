@@ -27,6 +27,14 @@ pub(crate) const METADATA: &str = "metadata.qcow2";
 /// The same image with two bitmaps; one has 4,000 dirty granules.
 pub(crate) const BITMAPS: &str = "bitmaps.qcow2";
 
+/// So many disks, each in a folder of its own, are copied in one transaction.
+pub(crate) const FOUR: usize = 4;
+
+/// The folder of one of them.
+pub(crate) fn four(number: usize) -> String {
+    format!("four{number}")
+}
+
 /// A run's folders have this name and the number of its process.
 const FOLDER: &str = "holstein-bench-";
 
@@ -72,6 +80,14 @@ impl Workspace {
         if in_memory {
             for name in [FULL, DISK] {
                 copy_plainly(&workspace.disk.join(name), &workspace.tmpfs.join(name))?;
+            }
+        }
+        if needs("four") {
+            for number in 0..FOUR {
+                eprintln!("bench: making disk {number} of {FOUR}");
+                let folder = workspace.disk.join(four(number));
+                fs::create_dir_all(&folder)?;
+                make_disk(&folder, options.size / FOUR as u64)?;
             }
         }
         if needs("sparse") {

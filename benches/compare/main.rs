@@ -4,6 +4,7 @@
 //! of the ratios of the pairs, since machines differ and their speed drifts. The disks are made here, by QEMU's
 //! tools. Reading order: [`options`], [`rows`] (what is compared), [`measure`] (how), [`report`] (the table).
 
+mod commit;
 mod daemon;
 mod disks;
 mod measure;
@@ -40,6 +41,10 @@ fn run(options: &options::Options) -> Result<bool> {
     let mut outcomes = Vec::new();
     for name in &options.rows {
         eprintln!("bench: {name}");
+        if *name == "commit" {
+            commit::measure(&workspace.disk, options.pairs)?;
+            continue;
+        }
         let mut row = rows::build(name, options, &workspace)?;
         let outcome = measure::run(&mut row, options.pairs)?;
         report::details(&outcome);

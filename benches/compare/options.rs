@@ -4,7 +4,7 @@ use crate::Result;
 use std::path::PathBuf;
 
 /// Every row, in the order of the table.
-pub(crate) const ROWS: [&str; 12] = [
+pub(crate) const ROWS: [&str; 14] = [
     "incremental-disk",
     "incremental-tmpfs",
     "full-disk",
@@ -17,6 +17,8 @@ pub(crate) const ROWS: [&str; 12] = [
     "bitmap-clear",
     "bitmap-merge",
     "sparse-incremental",
+    "four",
+    "commit",
 ];
 
 const USAGE: &str = "\

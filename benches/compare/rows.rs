@@ -1,9 +1,9 @@
 //! What is compared: each row's work, for us and for the peer.
 
 use crate::Result;
-use crate::daemon::{self, Durability, Setting};
+use crate::daemon::{self, Copied, Durability, Setting};
 use crate::disks::{
-    self, BITMAP, BITMAPS, DISK, FULL, METADATA, SPARSE_DISK, SPARSE_FULL, Workspace, qemu_img,
+    self, BITMAP, BITMAPS, DISK, FOUR, FULL, METADATA, SPARSE_DISK, SPARSE_FULL, Workspace, qemu_img,
 };
 use crate::measure::{Proof, Row, Side, Target};
 use crate::options::{Options, Sides};
@@ -43,6 +43,7 @@ pub(crate) fn build<'a>(name: &'static str, options: &Options, work: &'a Workspa
         "bitmap-add" => bitmap_change(&work.disk, Change::Add),
         "bitmap-clear" => bitmap_change(&work.disk, Change::Clear),
         "bitmap-merge" => bitmap_change(&work.disk, Change::Merge),
+        "four" => Ok(four_disks(&work.disk)),
         "sparse-incremental" => {
             let images = (SPARSE_DISK, SPARSE_FULL);
             incremental(
@@ -86,7 +87,10 @@ fn incremental<'a>(
             prepare: Box::new(move || {
                 qemu_img(&prepared, &["create", "-q", "-f", "qcow2", "-b", full, "-F", "qcow2", PEER])
             }),
-            work: Box::new(move || daemon::backup(&at, disk, BITMAP, PEER, setting, durability)),
+            work: Box::new(move || {
+                let copied = Copied { source: disk.into(), target: PEER.into() };
+                daemon::backup(&at, &[copied], BITMAP, setting, durability)
+            }),
             verify: same(&folder, disk, PEER),
         }
     });
@@ -101,6 +105,64 @@ fn incremental<'a>(
         floor: Some(floor),
         folder,
     })
+}
+
+/// The dirty clusters of four disks in one grouped transaction, beside the same in `qemu-storage-daemon`.
+fn four_disks<'a>(folder: &Path) -> Row<'a> {
+    let targets = |kind: &str| (0..FOUR).map(|n| format!("target-{kind}-{n}.qcow2")).collect::<Vec<_>>();
+    let source = |n: usize| format!("{}/{DISK}", disks::four(n));
+    let full = |n: usize| format!("{}/{FULL}", disks::four(n));
+    let same = |kind: &str| -> Proof<'a> {
+        let (folder, targets) = (folder.to_path_buf(), targets(kind));
+        Box::new(move || {
+            let mut all = targets.iter().enumerate();
+            all.try_for_each(|(n, target)| {
+                qemu_img(&folder, &["compare", "-f", "qcow2", "-F", "qcow2", &source(n), target])
+            })
+        })
+    };
+    let mut arguments = vec!["backup".to_owned(), "--grouped".to_owned()];
+    for (n, target) in targets("ours").iter().enumerate() {
+        let (source, full) = (source(n), full(n));
+        arguments.extend([
+            "--disk".to_owned(),
+            format!("source={source},target={target},backing={full},bitmap={BITMAP},bitmap-mode=never"),
+        ]);
+    }
+    let settings = [(16, false), (16, true), (64, true)];
+    let peers = settings.map(|(workers, lazy_flush)| {
+        let flush = if lazy_flush { ", no-flush" } else { "" };
+        let (prepared, at) = (folder.to_path_buf(), folder.to_path_buf());
+        let (made, copied) = (targets("peer"), targets("peer"));
+        Side {
+            name: format!("qemu-storage-daemon, {workers} workers{flush}"),
+            prepare: Box::new(move || {
+                made.iter().enumerate().try_for_each(|(n, target)| {
+                    qemu_img(
+                        &prepared,
+                        &["create", "-q", "-f", "qcow2", "-b", &full(n), "-F", "qcow2", target],
+                    )
+                })
+            }),
+            work: Box::new(move || {
+                let copied = copied.iter().enumerate();
+                let list: Vec<_> =
+                    copied.map(|(n, target)| Copied { source: source(n), target: target.clone() }).collect();
+                daemon::backup(&at, &list, BITMAP, Setting { workers, lazy_flush }, Durability::Synced)
+            }),
+            verify: same("peer"),
+        }
+    });
+    Row {
+        name: "",
+        title: "four disks in one grouped transaction, on disk",
+        target: Target { limit: 0.50, aim: 0.40 },
+        ours: Some(holstein(folder, arguments, same("ours"))),
+        missing: "",
+        peers: peers.into(),
+        floor: None,
+        folder: folder.to_path_buf(),
+    }
 }
 
 /// A whole disk, beside the faster of `qemu-img convert`'s two ways.

@@ -11,7 +11,7 @@ use crate::{
 
 /// Judges states of every change of an image.
 pub fn leave_old_or_new(image: &Image) {
-    let samples = Samples::new(if exhaustive() { 128 } else { 16 });
+    let samples = Samples::new(if exhaustive() { 128 } else { 24 });
     let wanted = if exhaustive() { 2500 } else { 150 };
     let (mut states, mut new_blocks, mut new_tables) = (0, 0, 0);
     for (name, changes) in operations(&image.bitmaps, 60) {
@@ -31,7 +31,7 @@ pub fn leave_old_or_new(image: &Image) {
         drop(disk);
         let recording = storage.recording();
         let name = format!("{}-{name}", image.name);
-        let trial = Trial { name: &name, recording: &recording, limit: 40, seed: 1 };
+        let trial = Trial { name: &name, recording: &recording, limit: 16, seed: 1 };
         let judged = trial.judge(|crash, storage| {
             let side = change.side(storage)?;
             if side == Side::Old && recording.marks_before(crash) > 0 {

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Builds all test programs, then runs several at a time: most of them wait for other programs or for a disk.
+
+`cargo test` runs them one after the other. What a program prints is shown when it has ended.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+CARGO = os.environ.get("CARGO", "cargo")
+
+# The longest ones first, so that none is left alone at the end.
+LONGEST = [
+    "bitmap_crashes", "copies", "group_commit", "sync_modes", "sequences", "differential", "repair", "snapshots",
+    "write_failures", "hostile", "jobs", "check", "write_crashes", "lock_matrix",
+]
+
+
+def programs() -> list[tuple[str, str]]:
+    """Names and paths of the test programs, built."""
+    build = subprocess.run(
+        [CARGO, "test", "--locked", "--no-run", "--message-format=json-render-diagnostics"],
+        stdout=subprocess.PIPE, text=True,
+    )
+    if build.returncode:
+        sys.exit(build.returncode)
+    found = []
+    for line in build.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("reason") == "compiler-artifact" and message["profile"]["test"] and message["executable"]:
+            target = message["target"]
+            kind = "" if target["kind"] == ["test"] else f" ({target['kind'][0]})"
+            found.append((target["name"] + kind, message["executable"]))
+    return sorted(found, key=lambda program: (rank(program[0]), program[0]))
+
+
+def rank(name: str) -> int:
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
+def run(path: str) -> tuple[int, str, float]:
+    start = time.monotonic()
+    done = subprocess.run([path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout.decode(errors="replace"), time.monotonic() - start
+
+
+def main() -> int:
+    found = programs()
+    if not found:
+        print("no test programs were built", file=sys.stderr)
+        return 1
+    failed = []
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
+        running = {pool.submit(run, path): name for name, path in found}
+        for done in as_completed(running):
+            code, output, seconds = done.result()
+            print(f"\n-- {running[done]}, {seconds:.0f} s\n{output.strip()}", flush=True)
+            if code:
+                failed.append(running[done])
+    print(f"\n{len(found) - len(failed)} of {len(found)} test programs passed")
+    if failed:
+        print(f"failed: {', '.join(sorted(failed))}")
+    # Examples in the documentation.
+    documented = subprocess.run([CARGO, "test", "--locked", "--doc"]).returncode
+    return 1 if failed or documented else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
