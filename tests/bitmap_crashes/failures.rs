@@ -10,7 +10,7 @@ use holstein::{
 
 use crate::{
     crash::Trial,
-    images::{Image, fork, open},
+    images::{Image, Special, fork, open},
     judge::{Change, Side, exhaustive, later},
     model::operations,
     rng::Rng,
@@ -75,7 +75,9 @@ pub fn leave_old_or_new(image: &Image) {
     for (name, changes) in operations(&image.bitmaps, if exhaustive() { 4 } else { 0 }) {
         let change = Change::new(image, changes);
         let run = |_: &_, disk: &Disk| disk.change_bitmaps(&change.changes).unwrap();
-        for fault in faults(image, run, &mut random) {
+        // Each trial copies the image, and that with large clusters is large.
+        let large = image.special == Special::LargeClusters && !exhaustive();
+        for fault in faults(image, run, &mut random).into_iter().step_by(if large { 5 } else { 1 }) {
             let storage = image.storage();
             let disk = open(&storage, Access::Write).unwrap();
             storage.fail(fault.clone());
@@ -95,7 +97,7 @@ pub fn leave_old_or_new(image: &Image) {
         }
     }
     println!("{}: {failed} changes failed, {succeeded} succeeded", image.name);
-    assert!(failed > 100 && succeeded > 20);
+    assert!(failed > 40 && succeeded > 10, "{failed} failed, {succeeded} succeeded");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
