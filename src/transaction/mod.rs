@@ -201,7 +201,7 @@ impl Transaction {
     /// # Errors
     /// `InvalidArgument` for a backup with [`LastStep::Manual`]; those of [`Transaction::start`]; and the error of the first backup that failed. In grouped mode no
     /// target exists then that did not exist before, and one that was to be overwritten is as it was; except
-    /// that the target of a single backup with [`BitmapMode::Always`] may be kept, which the error tells.
+    /// that the target of a single backup with [`BitmapMode::Always`](crate::BitmapMode::Always) may be kept, which the error tells.
     pub fn commit(self) -> Result<Vec<Job>> {
         self.refuse_manual_steps()?;
         let running = self.start()?;
@@ -266,7 +266,7 @@ impl RunningTransaction {
     }
 
     /// Asks all jobs for an early end and returns at once. Once targets have begun to appear it is too late, and the
-    /// transaction succeeds. Backups with [`BitmapMode::Always`] keep what they have copied.
+    /// transaction succeeds. Backups with [`BitmapMode::Always`](crate::BitmapMode::Always) keep what they have copied.
     pub fn cancel(&self) {
         self.run.cancel();
     }
