@@ -55,7 +55,7 @@ pub(crate) struct Copy {
     on_source_error: ErrorPolicy,
     on_target_error: ErrorPolicy,
     /// It stays open, and locked, until its bitmap is changed.
-    _source: Disk,
+    source: Disk,
     /// What the target stands on stays open, and locked, as long as it is made.
     _backing: Option<Disk>,
     /// And its source as it is.
@@ -143,10 +143,15 @@ impl Copy {
             keeps_partial: backup.options.bitmap_mode == Some(BitmapMode::Always),
             on_source_error: backup.options.on_source_error,
             on_target_error: backup.options.on_target_error,
-            _source: source,
+            source,
             _backing: backing,
             _pinned: pinned,
         })
+    }
+
+    /// The source's image has changed, not what the disk holds: it is the one to read from now on. Before the first step.
+    pub(crate) fn look_anew(&mut self) {
+        self.image = self.source.image();
     }
 
     /// The bitmap that loses what the target has, when the target is there.

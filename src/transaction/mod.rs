@@ -33,7 +33,7 @@ pub use journal::{Recovery, RecoveryItem, RecoveryKind};
 use log::Log;
 pub use log::LogLevel;
 use plan::Plan;
-use run::{Run, Work};
+use run::{Leader, Run, Work};
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -148,13 +148,13 @@ impl Transaction {
             TargetFile::create_as(prepared.storage.clone(), path, name, existing)
         };
         let targets: Vec<_> = backups.iter().zip(names).map(create).collect::<Result<_>>()?;
-        let changes = match grouped {
-            true => Changes::begin(list, &overlays)?,
-            false if list.is_empty() => Changes::default(),
+        // What is decided with the backups, and what is decided before them.
+        let (together, alone) = match grouped {
+            true => (Changes::begin(list, &overlays)?, None),
+            false if list.is_empty() => (Changes::default(), None),
             false => {
                 let own = begin(&overlays)?;
-                Changes::begin(list, &overlays)?.commit(own)?;
-                Changes::default()
+                (Changes::default(), Some((Changes::begin(list, &overlays)?, own)))
             }
         };
         let seats = seats(&backups, grouped);
@@ -164,18 +164,25 @@ impl Transaction {
         let board = Arc::new(Board::new(seats, events.clone()));
         let files = targets.iter().map(|target| target.file().clone());
         let copy = |(index, (prepared, file))| Copy::new(prepared, file, board.clone(), index);
-        let copies: Vec<_> = backups.into_iter().zip(files).enumerate().map(copy).collect::<Result<_>>()?;
+        let mut copies: Vec<_> =
+            backups.into_iter().zip(files).enumerate().map(copy).collect::<Result<_>>()?;
         let jobs = copies.iter().map(|copy| copy.job().clone()).collect();
         let run = Arc::new(Run::new(jobs, board.clone(), events));
-        if copies.is_empty() {
+        let leader = if copies.is_empty() { None } else { Some(Leader::new()?) };
+        // Behind everything that can fail: who hears of an error can rely on it that nothing is done.
+        if let Some((changes, own)) = alone {
+            if let Err(error) = changes.commit(own) {
+                leader.into_iter().for_each(Leader::dismiss);
+                return Err(error);
+            }
+            copies.iter_mut().for_each(Copy::look_anew);
+        }
+        let Some(leader) = leader else {
             run.end();
             run.events().hand_over_log();
             return Ok(RunningTransaction { run, thread: None });
-        }
-        let work = Work::new(run.clone(), copies, targets, changes, journals, completion);
-        let builder = std::thread::Builder::new().name("holstein-txn".to_owned());
-        let thread =
-            builder.spawn(move || work.execute()).map_err(|e| Error::io("cannot start a thread", e))?;
+        };
+        let thread = leader.lead(Work::new(run.clone(), copies, targets, together, journals, completion));
         Ok(RunningTransaction { run, thread: Some(thread) })
     }
 

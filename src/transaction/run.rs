@@ -6,7 +6,9 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Sender},
     },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -60,6 +62,36 @@ pub(crate) struct Work {
     completion: CompletionMode,
     /// Spreads the threads over the disks.
     next_start: AtomicUsize,
+}
+
+/// The thread that leads a transaction, before it has one to lead.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    work: Sender<Work>,
+    thread: JoinHandle<()>,
+}
+
+impl Leader {
+    pub(crate) fn new() -> Result<Self> {
+        let (work, given) = mpsc::channel::<Work>();
+        let builder = thread::Builder::new().name("holstein-txn".to_owned());
+        let lead = move || given.recv().into_iter().for_each(Work::execute);
+        let thread = builder.spawn(lead).map_err(|e| Error::io("cannot start a thread", e))?;
+        Ok(Leader { work, thread })
+    }
+
+    /// Begins.
+    pub(crate) fn lead(self, work: Work) -> JoinHandle<()> {
+        // It waits for nothing else, so it is there.
+        let _ = self.work.send(work);
+        self.thread
+    }
+
+    /// There is nothing to lead.
+    pub(crate) fn dismiss(self) {
+        drop(self.work);
+        let _ = self.thread.join();
+    }
 }
 
 impl Run {

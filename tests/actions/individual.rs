@@ -1,5 +1,15 @@
 //! Each backup for itself: the other actions are done when the transaction starts.
 
+use std::sync::Arc;
+
+use holstein::{
+    Format,
+    storage::{
+        SimulatedStorage,
+        simulated::{Failure, Fault, OperationKind},
+    },
+};
+
 use super::*;
 
 #[test]
@@ -102,4 +112,38 @@ fn transactions_on_one_disk_take_turns() {
     }
     drop(a);
     site.check();
+}
+
+/// A start that fails has done nothing, whatever it fails at.
+#[test]
+fn a_target_that_cannot_be_made_comes_before_all_else() {
+    let site = Site::new();
+    let storage = SimulatedStorage::new();
+    storage.insert("/a.qcow2", &fs::read(site.path("a")).unwrap());
+    let options = DiskOptions { access: Access::Write, ..DiskOptions::default() };
+    let open = || Disk::open_in(Arc::new(storage.clone()), "/a.qcow2", &options).unwrap();
+    let overlay = "/over.qcow2".into();
+    let disk = open();
+    let actions = || {
+        let options = BackupOptions { format: Format::Raw, ..BackupOptions::default() };
+        vec![
+            Action::bitmap_clear(disk.clone(), "old"),
+            Action::ExternalSnapshot {
+                disk: disk.clone(),
+                overlay: PathBuf::clone(&overlay),
+                options: OverlayOptions::default(),
+            },
+            Backup { source: disk.clone(), target: "/t.raw".into(), options }.into(),
+        ]
+    };
+    // A raw target gets its length at once.
+    storage.fail(Fault::once(OperationKind::SetLen, 1, Failure::Errno(libc::ENOSPC)));
+    let before = storage.contents("/a.qcow2");
+    assert_eq!(individual(actions()).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(storage.paths(), [PathBuf::from("/a.qcow2")]);
+    assert!(storage.contents("/a.qcow2") == before);
+    individual(actions()).unwrap();
+    drop(disk);
+    assert_eq!(open().bitmap(b"old").unwrap().extents().count(), 0);
+    assert_eq!(storage.paths(), ["/a.qcow2", "/over.qcow2", "/t.raw"].map(PathBuf::from));
 }
