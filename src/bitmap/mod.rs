@@ -15,5 +15,5 @@ pub(crate) use persistent::{check, list, load};
 pub(crate) use record::Recorder;
 pub(crate) use store::{
     NewBitmaps, Purpose, change, changed, directory_offset, give_up_unless_moved, give_up_untrusted,
-    load_after, rehearse, resized, validate,
+    load_after, resized, validate,
 };

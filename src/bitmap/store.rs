@@ -22,12 +22,6 @@ use crate::{
     },
 };
 
-/// Finds out whether a list of changes could be carried out. Changes nothing.
-pub(crate) fn rehearse(image: &Qcow2, changes: &[BitmapChange]) -> Result<()> {
-    draft(image, changes)?;
-    Edit::begin(image).map(drop)
-}
-
 /// The bitmaps as a list of changes makes them, to be written.
 pub(crate) fn changed(image: &Qcow2, changes: &[BitmapChange]) -> Result<NewBitmaps> {
     let slots = draft(image, changes)?;
@@ -48,11 +42,10 @@ pub(crate) fn load_after(
 ) -> Result<DirtyBitmap> {
     if changes.is_empty() {
         let bitmap = load(image, name)?;
-        return if purpose == Purpose::Backup {
-            ensure_recorded(image, name).map(|()| bitmap)
-        } else {
-            Ok(bitmap)
-        };
+        if purpose == Purpose::Backup {
+            ensure_recorded(image, name)?;
+        }
+        return Ok(bitmap);
     }
     let mut draft = Draft::new(image);
     changes.iter().try_for_each(|change| draft.apply(change))?;
@@ -138,7 +131,7 @@ pub(crate) fn give_up_untrusted(image: &Qcow2) -> Result<bool> {
 }
 
 /// The bitmaps of an image as a change makes them; `None` while they stay.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct NewBitmaps(Option<Vec<Slot>>);
 
 /// All bitmaps as they are for a disk of `size` bytes; refuses a size that one of them cannot have. Those that cannot

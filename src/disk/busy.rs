@@ -22,7 +22,7 @@ impl Disk {
     /// Keeps a bitmap for a backup that will clear it, after changes that are made before. Everything that could speak
     /// against clearing it is found out now.
     pub(crate) fn keep_bitmap(&self, name: &[u8], before: &[BitmapChange]) -> Result<BusyBitmap> {
-        self.rehearse_bitmaps(&[before, &[BitmapChange::Clear { name: name.to_vec() }]].concat())?;
+        self.rehearse_kept(&[before, &[BitmapChange::Clear { name: name.to_vec() }]].concat(), &[])?;
         let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if !busy.insert(name.to_vec()) {
             return Err(self.busy_error(name));
@@ -30,13 +30,7 @@ impl Disk {
         Ok(BusyBitmap { disk: self.clone(), name: name.to_vec(), position: before.len() })
     }
 
-    /// Finds out whether a list of changes could be made, and changes nothing.
-    pub(crate) fn rehearse_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
-        let image = self.writable_image()?;
-        image.qcow2().map_or(Ok(()), |top| bitmap::rehearse(top, changes))
-    }
-
-    /// The same, by the bitmaps alone.
+    /// Finds out whether a list of changes makes sense, by the bitmaps alone.
     pub(crate) fn validate_bitmaps(&self, changes: &[BitmapChange]) -> Result<()> {
         let image = self.writable_image()?;
         image.qcow2().map_or(Ok(()), |top| bitmap::validate(top, changes))

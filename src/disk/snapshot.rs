@@ -4,14 +4,13 @@ use std::{sync::Arc, time::SystemTime};
 
 use super::{
     Disk,
+    staged::Written,
     write::{after_change, top},
 };
 use crate::{
+    bitmap::NewBitmaps,
     error::{Error, ErrorKind, Result},
-    image::{
-        Image, SnapshotChange, SnapshotInfo,
-        edit::{Edit, HeaderChange, SnapshotPlan},
-    },
+    image::{Image, SnapshotChange, SnapshotInfo, edit::SnapshotPlan},
 };
 
 impl Disk {
@@ -46,14 +45,9 @@ impl Disk {
         self.settle_locked(&mut image)?;
         let plan = SnapshotPlan::new(top(&image)?, &[change])?;
         let id = plan.new_id().map(<[u8]>::to_vec);
-        let made = carry_out(&image, &plan);
+        let made = Written::new(top(&image)?, &NewBitmaps::default(), &plan)
+            .and_then(|written| written.edit.commit(written.change));
         after_change(&mut image, made)?;
         Ok((id, image.clone()))
     }
-}
-
-fn carry_out(image: &Image, plan: &SnapshotPlan<'_>) -> Result<()> {
-    let mut edit = Edit::begin(top(image)?)?;
-    let new = edit.change_snapshots(plan)?;
-    edit.commit(HeaderChange { snapshots: new.table, disk: new.disk, ..HeaderChange::default() })
 }

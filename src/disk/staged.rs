@@ -12,10 +12,10 @@ use super::{
     write::{Pinned, after_change},
 };
 use crate::{
-    bitmap::{self, BitmapChange},
+    bitmap::{self, BitmapChange, NewBitmaps},
     error::{Error, ErrorKind, Result},
     image::{
-        Access, ImageOptions, Layers, SnapshotChange,
+        Access, ImageOptions, Layers, Qcow2, SnapshotChange,
         edit::{Edit, HeaderChange, SnapshotPlan, Staged},
     },
     storage::{File, FileVersion, Lock, Storage},
@@ -83,6 +83,24 @@ pub(crate) enum Switched {
     GivenUp,
 }
 
+/// Changes of an image's bitmaps and snapshots, written but for their refcounts and the header that decides.
+pub(super) struct Written<'a> {
+    pub(super) edit: Edit<'a>,
+    pub(super) change: HeaderChange,
+    frees_tables: bool,
+}
+
+impl<'a> Written<'a> {
+    pub(super) fn new(top: &'a Qcow2, bitmaps: &NewBitmaps, plan: &SnapshotPlan<'_>) -> Result<Self> {
+        let mut edit = Edit::begin(top)?;
+        let new = edit.change_snapshots(plan)?;
+        let bitmaps = bitmaps.write(top, &mut edit)?;
+        let change =
+            HeaderChange { bitmaps, snapshots: new.table, disk: new.disk, ..HeaderChange::default() };
+        Ok(Written { edit, change, frees_tables: new.frees_tables })
+    }
+}
+
 impl Disk {
     /// Stages changes of bitmaps that are kept, and of snapshots, all decided by one sector; either list may be empty. Until
     /// the result is published or dropped nobody else changes the image: the disk is pinned, and another change waits. Whoever
@@ -103,17 +121,12 @@ impl Disk {
         self.settle_locked(&mut image)?;
         let top = super::write::top(&image)?;
         let bitmaps = bitmap::changed(top, bitmaps)?;
-        let plan = SnapshotPlan::new(top, snapshots)?;
-        let mut edit = Edit::begin(top)?;
-        let new = edit.change_snapshots(&plan)?;
-        let bitmaps = bitmaps.write(top, &mut edit)?;
-        let change =
-            HeaderChange { bitmaps, snapshots: new.table, disk: new.disk, ..HeaderChange::default() };
-        let staged = edit.stage(change)?;
+        let written = Written::new(top, &bitmaps, &SnapshotPlan::new(top, snapshots)?)?;
+        let staged = written.edit.stage(written.change)?;
         Ok(StagedBitmaps {
             disk: self.clone(),
             staged: Some(staged),
-            frees_tables: new.frees_tables,
+            frees_tables: written.frees_tables,
             _pinned: self.pin_locked(),
             _turn: turn,
         })

@@ -116,16 +116,9 @@ impl Changes {
             disks.into_iter().map(ToStage::stage).collect::<Result<Vec<_>>>()
         });
         let targets = self.take_files().into_iter().map(|file| (0, file)).collect();
-        match staged {
-            Ok(staged) => {
-                let problems = Commit { journal, targets, staged }.carry_out().map_err(|(_, error)| error)?;
-                self.done();
-                problems.into_iter().next().map_or(Ok(()), |Problem { error, .. }| Err(error))
-            }
-            Err(error) => {
-                Commit { journal, targets, staged: Vec::new() }.take_back();
-                Err(error)
-            }
-        }
+        let problems = Commit::conclude(journal, targets, staged.map_err(|error| (0, error)))
+            .map_err(|(_, error)| error)?;
+        self.done();
+        problems.into_iter().next().map_or(Ok(()), |Problem { error, .. }| Err(error))
     }
 }

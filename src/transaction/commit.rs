@@ -14,9 +14,10 @@ use crate::{
 /// What is committed together. The numbers are those of the jobs it belongs to.
 #[derive(Debug)]
 pub(crate) struct Commit {
-    pub(crate) journal: Journal,
-    pub(crate) targets: Vec<(usize, TargetFile)>,
-    pub(crate) staged: Vec<StagedDisk>,
+    targets: Vec<(usize, TargetFile)>,
+    staged: Vec<StagedDisk>,
+    // Dropped last, be it by a panic: until the files are gone it leads to them.
+    journal: Journal,
 }
 
 /// The new bitmaps of one disk, for all jobs that change them.
@@ -34,9 +35,29 @@ pub(crate) struct Problem {
 }
 
 impl Commit {
+    /// Carries out what could be staged; what could not be is taken back, and fails.
+    pub(crate) fn conclude(
+        journal: Journal,
+        targets: Vec<(usize, TargetFile)>,
+        staged: Result<Vec<StagedDisk>, (usize, Error)>,
+    ) -> Result<Vec<Problem>, (usize, Error)> {
+        match staged {
+            Ok(staged) => Commit { targets, staged, journal }.carry_out(),
+            Err(failed) => {
+                Self::abandon(journal, targets);
+                Err(failed)
+            }
+        }
+    }
+
+    /// Takes targets back that are not to be.
+    pub(crate) fn abandon(journal: Journal, targets: Vec<(usize, TargetFile)>) {
+        Commit { targets, staged: Vec::new(), journal }.take_back();
+    }
+
     /// Carries it out. Fails, with the job it is because of, if nothing has changed. Else the targets are there, and told
     /// is whose bitmaps may be as before, which a recovery looks after.
-    pub(crate) fn carry_out(mut self) -> Result<Vec<Problem>, (usize, Error)> {
+    fn carry_out(mut self) -> Result<Vec<Problem>, (usize, Error)> {
         let first = self.targets.first().map_or(0, |(index, _)| *index);
         if let Err(error) = self.sync_folders() {
             self.take_back();
@@ -116,7 +137,7 @@ impl Commit {
 
     /// Nothing was decided: targets and staged bitmaps go, then the journal that leads to them; where one may be left the
     /// journal stays.
-    pub(crate) fn take_back(self) {
+    fn take_back(self) {
         let Commit { journal, targets, staged } = self;
         let gone = targets.into_iter().fold(true, |all, (_, target)| target.take_back() && all);
         drop(staged);

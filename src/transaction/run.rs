@@ -284,12 +284,11 @@ impl Work {
             self.copies[*index].stop();
             self.keep_partial(*index);
         }
-        let left = group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?)));
-        let mut targets: Vec<_> = left.collect();
+        let mut targets = self.take_targets(group);
         targets.extend(self.take_overlays(group));
         // Only behind them: until they are gone the journal leads to the temporary files.
         if let Some(journal) = lock(self.journal(group[0])).take() {
-            Commit { journal, targets, staged: Vec::new() }.take_back();
+            Commit::abandon(journal, targets);
         }
     }
 
@@ -354,24 +353,20 @@ impl Work {
     /// The same; with `partial`, of one target that has only that. Fails if nothing has changed; tells which bitmaps may
     /// not have changed although the targets are there.
     fn try_commit(&self, group: &[usize], partial: Option<Partial>) -> Result<Vec<Problem>, (usize, Error)> {
-        let mut targets: Vec<_> =
-            group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?))).collect();
         let journal = group.first().and_then(|index| lock(self.journal(*index)).take());
+        let mut targets = self.take_targets(group);
         // Committed when its job was done, or failed then.
         let (Some(journal), false) = (journal, targets.is_empty()) else { return Ok(Vec::new()) };
         let staged = self.stage(group, partial);
         targets.extend(self.take_overlays(group));
-        match staged {
-            Ok(staged) => {
-                let problems = Commit { journal, targets, staged }.carry_out()?;
-                lock(&self.changes).done();
-                Ok(problems)
-            }
-            Err(failed) => {
-                Commit { journal, targets, staged: Vec::new() }.take_back();
-                Err(failed)
-            }
-        }
+        let problems = Commit::conclude(journal, targets, staged)?;
+        lock(&self.changes).done();
+        Ok(problems)
+    }
+
+    /// The targets of a group that are not settled.
+    fn take_targets(&self, group: &[usize]) -> Vec<(usize, TargetFile)> {
+        group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?))).collect()
     }
 
     /// The files of overlays, which belong to the first job of the only group.
