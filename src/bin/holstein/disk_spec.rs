@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
 };
 
@@ -51,14 +51,6 @@ pub(crate) struct DiskSpec {
 }
 
 impl DiskSpec {
-    /// The folder that the target is made in.
-    pub(crate) fn folder(&self) -> &Path {
-        match self.target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        }
-    }
-
     /// Reads the value of `--disk`; the error says which key is wrong.
     pub(crate) fn parse(text: &OsStr) -> Result<DiskSpec, String> {
         let mut values = Values::split(text.as_bytes())?;
@@ -67,11 +59,7 @@ impl DiskSpec {
         let source_format = values.choice("source-format", "qcow2, raw")?.unwrap_or_default();
 
         let format = values.choice("format", "qcow2, raw")?.unwrap_or_default();
-        let backing = values.path("backing")?;
-        let backing_format = values.choice("backing-format", "qcow2, raw")?;
-        if backing.is_none() && backing_format.is_some() {
-            return Err("'backing-format' is given without 'backing'".into());
-        }
+        let backing = self::backing(values.path("backing")?, values.choice("backing-format", "qcow2, raw")?)?;
         let bitmap = values.take("bitmap").map(OsString::into_vec);
         let bitmap_mode = values.choice("bitmap-mode", "on-success, never, always")?;
         let sync = values.choice("sync", "full, top, bitmap, incremental, none")?;
@@ -90,7 +78,7 @@ impl DiskSpec {
             bitmap,
             bitmap_mode,
             format,
-            backing: backing.map(|name| Backing { name, format: backing_format.unwrap_or_default() }),
+            backing,
             cluster_size: values.parsed("cluster-size", parse_size)?,
             compression: values
                 .choice("compress", "none, zlib, zlib:LEVEL, zstd, zstd:LEVEL")?
@@ -121,6 +109,19 @@ impl DiskSpec {
         let default = if self.options.bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full };
         self.options.sync.unwrap_or(default)
     }
+}
+
+/// The image below a target, from two keys of which the second one needs the first.
+pub(crate) fn backing(name: Option<PathBuf>, format: Option<Format>) -> Result<Option<Backing>, String> {
+    if name.is_none() && format.is_some() {
+        return Err("'backing-format' is given without 'backing'".into());
+    }
+    Ok(name.map(|name| Backing { name, format: format.unwrap_or_default() }))
+}
+
+/// Whether a job can come to wait for somebody to resume it, whom a command does not have.
+pub(crate) fn pauses(policy: ErrorPolicy) -> bool {
+    matches!(policy, ErrorPolicy::Enospc | ErrorPolicy::Stop)
 }
 
 fn missing(key: &str) -> String {
@@ -192,7 +193,7 @@ impl Values {
     /// A policy that needs nobody to resume the job.
     fn policy(&mut self, key: &str) -> Result<ErrorPolicy, String> {
         let found = self.parsed(key, |text| match text.parse() {
-            Ok(policy @ (ErrorPolicy::Report | ErrorPolicy::Ignore)) => Ok(policy),
+            Ok(policy) if !pauses(policy) => Ok(policy),
             Ok(_) => Err(format!("'{text}' pauses a job, which nobody could resume; use report or ignore")),
             Err(_) => Err(format!("'{}' is neither report nor ignore", escape(text.as_bytes()))),
         })?;

@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod recover;
 mod resize;
+mod run;
 mod snapshot;
 mod transaction;
 mod write;

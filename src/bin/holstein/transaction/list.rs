@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use holstein::{
-    Backing, BackupOptions, CompletionMode, Compression, ErrorPolicy, Existing, OverlayOptions, Recording,
+    BackupOptions, CompletionMode, Compression, ErrorPolicy, Existing, OverlayOptions, Recording,
     ZeroDetection,
 };
 use serde_json::Value;
 
-use crate::{disk_spec::DiskSpec, json_values::Values, output::escape};
+use crate::{
+    disk_spec::{self, DiskSpec},
+    json_values::Values,
+    output::escape,
+};
 
 /// Types of actions, each with the keys of its data.
 const TYPES: [(&str, &[&str]); 12] = [
@@ -239,10 +243,7 @@ fn backup(data: &mut Values) -> Result<DiskSpec, String> {
         Some(_) => return Err("'compress' is neither true, false nor a type of compression".into()),
     };
     let backing_format = data.parsed("backing-format")?;
-    let backing = data.optional_text("backing")?.map(PathBuf::from);
-    if backing.is_none() && backing_format.is_some() {
-        return Err("'backing-format' is given without 'backing'".into());
-    }
+    let backing = disk_spec::backing(data.optional_text("backing")?.map(PathBuf::from), backing_format)?;
     let detect_zeroes = match data.take("detect-zeroes") {
         None => true,
         Some(value) => value.as_bool().ok_or("'detect-zeroes' is neither true nor false")?,
@@ -252,7 +253,7 @@ fn backup(data: &mut Values) -> Result<DiskSpec, String> {
         bitmap: data.optional_text("bitmap")?.map(String::into_bytes),
         bitmap_mode: data.parsed("bitmap-mode")?,
         format: data.parsed("format")?.unwrap_or_default(),
-        backing: backing.map(|name| Backing { name, format: backing_format.unwrap_or_default() }),
+        backing,
         cluster_size: data.number("cluster-size")?,
         compression,
         existing: if data.switch("overwrite")? { Existing::Overwrite } else { Existing::Refuse },
@@ -269,7 +270,7 @@ fn backup(data: &mut Values) -> Result<DiskSpec, String> {
 /// A policy that needs nobody to resume the job.
 fn policy(data: &mut Values, key: &str) -> Result<ErrorPolicy, String> {
     match data.parsed(key)?.unwrap_or_default() {
-        policy @ (ErrorPolicy::Report | ErrorPolicy::Ignore) => Ok(policy),
+        policy if !disk_spec::pauses(policy) => Ok(policy),
         _ => Err(format!("'{key}' can only be report or ignore: nobody could resume what was stopped")),
     }
 }

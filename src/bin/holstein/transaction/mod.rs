@@ -3,22 +3,17 @@
 mod list;
 mod nodes;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use holstein::{BackingPolicy, CompletionMode, RunningTransaction, Transaction};
+use holstein::RunningTransaction;
 
 use crate::{
-    args::OutputFormat,
-    backup::{Follower, recover_first},
     disk_spec::DiskSpec,
     failure::{FAILED, Failure},
     output::escape_path,
     progress,
+    run::RunArgs,
 };
 use list::List;
 
@@ -30,23 +25,8 @@ pub(crate) struct TransactionArgs {
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
 
-    /// Which files named inside a disk may be opened: those in its own folder or below, those under DIR, any, or
-    /// none [default: beside]
-    #[arg(long, value_name = "beside|under=DIR|any|deny")]
-    backing_policy: Option<BackingPolicy>,
-
-    /// The folder of the journal, which must exist; `holstein recover` finishes there what a crash interrupts
-    /// [default: that of the first new file, else of the first disk]
-    #[arg(long, value_name = "DIR")]
-    journal: Option<PathBuf>,
-
-    /// No progress bar and no summary
-    #[arg(short, long)]
-    quiet: bool,
-
-    /// What to print
-    #[arg(long, value_enum, default_value_t)]
-    output: OutputFormat,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 const FILE_HELP: &str = r#"The file has the arguments of QMP's transaction, with paths where QMP has nodes and devices:
@@ -81,31 +61,13 @@ pub(crate) fn run(args: &TransactionArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(FAILED, format!("cannot read '{shown}': {error}")))?;
     let list = List::parse(&text).map_err(|text| Failure::usage(format!("'{shown}': {text}")))?;
     progress::catch_signals()?;
-    let follower = Follower {
-        all_or_none: list.completion == CompletionMode::Grouped,
-        quiet: args.quiet,
-        output: args.output,
-    };
-    let specs: Vec<DiskSpec> = list.backups().cloned().collect();
-    follower.follow(start(args, list), &specs)
+    let (completion, specs): (_, Vec<DiskSpec>) = (list.completion, list.backups().cloned().collect());
+    args.run.follow(start(&args.run, list), completion, &specs)
 }
 
-fn start(args: &TransactionArgs, list: List) -> holstein::Result<RunningTransaction> {
-    let folder = args.journal.as_deref().or_else(|| list.first_path().map(folder_of));
-    let mut transaction = Transaction::new();
-    transaction.set_completion(list.completion);
-    if let Some(folder) = folder {
-        recover_first(folder, args.quiet);
-        transaction.set_journal(folder);
-    }
-    let policy = args.backing_policy.clone().unwrap_or_default();
-    nodes::actions(list, policy)?.into_iter().for_each(|action| transaction.add(action));
+fn start(args: &RunArgs, list: List) -> holstein::Result<RunningTransaction> {
+    let mut transaction = args.transaction(list.completion, list.first_path());
+    let actions = nodes::actions(list, args.backing_policy())?;
+    actions.into_iter().for_each(|action| transaction.add(action));
     transaction.start()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
