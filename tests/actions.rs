@@ -28,17 +28,12 @@ mod qemus_tests;
 mod refusals;
 #[path = "actions/snapshots.rs"]
 mod snapshots;
+mod support;
+
+use support::qemu::run;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().expect("QEMU's tools");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    text
-}
 
 /// A folder with disks a, b and c of 4 MiB, the first MiB written, then a bitmap `old` with 64 KiB dirty at 2 MiB and
 /// a clean one `new`.

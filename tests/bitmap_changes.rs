@@ -6,13 +6,9 @@ use std::{fs, path::Path, process::Command};
 
 use holstein::{Access, BitmapChange, Disk, DiskOptions, ErrorKind, Layers, MergeSource, Recording};
 
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().expect("QEMU's tools");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    text
-}
+mod support;
+
+use support::qemu::run;
 
 fn name(path: &Path) -> &str {
     path.to_str().unwrap()

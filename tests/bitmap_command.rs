@@ -13,13 +13,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().expect("QEMU's tools");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    text
-}
+mod support;
+
+use support::qemu::run;
 
 fn holstein(arguments: &[impl AsRef<OsStr>]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_holstein")).arg("bitmap").args(arguments).output().expect("the command")

@@ -8,13 +8,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().expect("QEMU's tools");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    text
-}
+mod support;
+
+use support::qemu::run;
 
 struct Night {
     folder: tempfile::TempDir,

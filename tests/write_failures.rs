@@ -35,36 +35,14 @@ mod workloads;
 #[path = "writes/world.rs"]
 mod world;
 
-use crash::Trial;
-use faults::{faults, run_with};
-use holstein::storage::simulated::{Failure, Fault, OperationKind};
+use faults::{after_each_fault, after_failed_syncs};
 use judge::exhaustive;
-use rng::Rng;
-use runs::Run;
-use specimens::{Specimen, open_to_write};
+use specimens::Specimen;
 use workloads::{Workload, workloads};
 
 /// Lets operations of every workload fail.
 fn leave_a_sound_disk(specimen: &Specimen) {
-    let mut random = Rng::new(3, specimen.cluster_size);
-    let (mut runs, mut failed, mut succeeded) = (0, 0, 0);
-    let mut wrong = Vec::new();
-    for (name, steps) in some_workloads(specimen) {
-        for fault in faults(specimen, &steps, &mut random) {
-            runs += 1;
-            match run_with(specimen, &steps, &fault) {
-                Ok(counts) => {
-                    failed += counts.0;
-                    succeeded += counts.1;
-                }
-                Err(reason) => wrong.push(format!("{}-{name}: {fault:?}: {reason}", specimen.recipe.name)),
-            }
-        }
-    }
-    let name = specimen.recipe.name;
-    println!("{name}: {runs} runs, {failed} steps failed, {succeeded} succeeded");
-    assert!(runs > 80 && failed > 50 && succeeded > 100, "{runs} runs, {failed} failed, {succeeded}");
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    after_each_fault(specimen, some_workloads(specimen), 3, (80, 50, 100));
 }
 
 fn some_workloads(specimen: &Specimen) -> Vec<Workload> {
@@ -73,27 +51,9 @@ fn some_workloads(specimen: &Specimen) -> Vec<Workload> {
 
 /// After a failed sync nobody knows what is on the disk: whatever crash follows, it is one of what may be.
 fn leave_a_sound_disk_after_a_failed_sync(specimen: &Specimen) {
-    let mut states = 0;
-    for (name, steps) in some_workloads(specimen) {
-        let storage = specimen.storage();
-        let disk = open_to_write(&storage).unwrap();
-        steps.iter().for_each(|step| step.perform(&disk).unwrap());
-        let syncs = storage.calls(OperationKind::Sync);
-        for nth in (1..=syncs).filter(|nth| exhaustive() || nth % 3 == syncs % 3) {
-            let fault = Fault::once(OperationKind::Sync, nth, Failure::Errno(libc::EIO));
-            let run = Run::new(specimen, &steps, Some(&fault)).unwrap();
-            let name = format!("{}-{name}-sync-{nth}", specimen.recipe.name);
-            let recording = run.storage.recording();
-            let trial = Trial { name: &name, recording: &recording, limit: 4, seed: nth };
-            let judged = trial.judge_up_to(40, |crash, storage| {
-                let marks = recording.marks_before(crash);
-                run.judge(marks, storage).map(drop).map_err(|reason| format!("{reason}\n{}", run.text()))
-            });
-            states += judged.map_or(0, |judged| judged.values().sum::<usize>());
-        }
-    }
-    println!("{}: {states} states after a failed sync", specimen.recipe.name);
-    assert!(states > 30 || std::env::var_os("HOLSTEIN_CRASH").is_some(), "{states} states");
+    after_failed_syncs(specimen, some_workloads(specimen), |run, marks, storage| {
+        run.judge(marks, storage).map(drop)
+    });
 }
 
 /// The tests of each specimen.

@@ -25,6 +25,14 @@ pub fn output(command: &mut Command) -> io::Result<Output> {
     spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
 }
 
+/// Runs a program, which must succeed; everything that it said.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let ended = output(Command::new(program).args(arguments)).expect("QEMU's tools");
+    let said = text(&ended);
+    assert!(ended.status.success(), "{program} {arguments:?}: {said}");
+    said
+}
+
 /// The file in a [`Workshop`] that lists the commands run there.
 pub const NOTES: &str = "commands.sh";
 

@@ -1,13 +1,18 @@
 //! Operations that fail while steps are carried out on a specimen.
 
-use holstein::storage::simulated::{Failure, Fault, OperationKind};
+use holstein::storage::{
+    SimulatedStorage,
+    simulated::{Failure, Fault, OperationKind},
+};
 
 use crate::{
+    crash::Trial,
     failures::faults_of,
     judge::exhaustive,
     rng::Rng,
     runs::Run,
     specimens::{KIB, Specimen, open_to_write},
+    workloads::Workload,
     world::Step,
 };
 
@@ -17,7 +22,7 @@ const SAMPLE: usize = 8;
 const SAMPLE_OF_READS: usize = 60;
 
 /// Every operation that the steps make, failing in every way, or a sample of that.
-pub fn faults(specimen: &Specimen, steps: &[Step], random: &mut Rng) -> Vec<Fault> {
+fn faults(specimen: &Specimen, steps: &[Step], random: &mut Rng) -> Vec<Fault> {
     let storage = specimen.storage();
     let disk = open_to_write(&storage).unwrap();
     let mut faults =
@@ -45,7 +50,7 @@ fn is_harmless(fault: &Fault) -> bool {
 }
 
 /// One run with one fault, judged; how many steps failed, and how many succeeded.
-pub fn run_with(specimen: &Specimen, steps: &[Step], fault: &Fault) -> Result<(usize, usize), String> {
+fn run_with(specimen: &Specimen, steps: &[Step], fault: &Fault) -> Result<(usize, usize), String> {
     let run = Run::new(specimen, steps, Some(fault))?;
     let about = |reason| format!("{reason}\n{}", run.text());
     let failed = run.results.iter().filter(|result| result.is_err()).count();
@@ -61,4 +66,63 @@ pub fn run_with(specimen: &Specimen, steps: &[Step], fault: &Fault) -> Result<(u
     let found = run.judge_end().map_err(about)?;
     found.go_on(specimen, &run.storage).map_err(about)?;
     Ok((failed, run.results.len() - failed))
+}
+
+/// Lets operations of some workloads fail, each in its turn, and judges what is left. There must be more runs, more steps that
+/// failed and more that succeeded than so many.
+pub fn after_each_fault(
+    specimen: &Specimen,
+    workloads: Vec<Workload>,
+    seed: u64,
+    (least_runs, least_failed, least_succeeded): (usize, usize, usize),
+) {
+    let mut random = Rng::new(seed, specimen.cluster_size);
+    let (mut runs, mut failed, mut succeeded) = (0, 0, 0);
+    let mut wrong = Vec::new();
+    for (name, steps) in workloads {
+        for fault in faults(specimen, &steps, &mut random) {
+            runs += 1;
+            match run_with(specimen, &steps, &fault) {
+                Ok(counts) => {
+                    failed += counts.0;
+                    succeeded += counts.1;
+                }
+                Err(reason) => wrong.push(format!("{}-{name}: {fault:?}: {reason}", specimen.recipe.name)),
+            }
+        }
+    }
+    println!("{}: {runs} runs, {failed} steps failed, {succeeded} succeeded", specimen.recipe.name);
+    let enough = runs > least_runs && failed > least_failed && succeeded > least_succeeded;
+    assert!(enough, "{runs} runs, {failed} failed, {succeeded}");
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Lets syncs of some workloads fail, and judges what may be on the disk then, whatever crash follows: nobody knows which of
+/// the writes before is there. `judge` has the number of steps that had ended.
+pub fn after_failed_syncs(
+    specimen: &Specimen,
+    workloads: Vec<Workload>,
+    judge: impl Fn(&Run<'_>, usize, &SimulatedStorage) -> Result<(), String>,
+) {
+    let mut states = 0;
+    for (name, steps) in workloads {
+        let storage = specimen.storage();
+        let disk = open_to_write(&storage).unwrap();
+        steps.iter().for_each(|step| step.perform(&disk).unwrap());
+        let syncs = storage.calls(OperationKind::Sync);
+        for nth in (1..=syncs).filter(|nth| exhaustive() || nth % 3 == syncs % 3) {
+            let fault = Fault::once(OperationKind::Sync, nth, Failure::Errno(libc::EIO));
+            let run = Run::new(specimen, &steps, Some(&fault)).unwrap();
+            let name = format!("{}-{name}-sync-{nth}", specimen.recipe.name);
+            let recording = run.storage.recording();
+            let trial = Trial { name: &name, recording: &recording, limit: 4, seed: nth };
+            let judged = trial.judge_up_to(40, |crash, storage| {
+                let verdict = judge(&run, recording.marks_before(crash), storage);
+                verdict.map_err(|reason| format!("{reason}\n{}", run.text()))
+            });
+            states += judged.map_or(0, |judged| judged.values().sum::<usize>());
+        }
+    }
+    println!("{}: {states} states after a failed sync", specimen.recipe.name);
+    assert!(states > 30 || std::env::var_os("HOLSTEIN_CRASH").is_some(), "{states} states");
 }
