@@ -2,10 +2,11 @@
 
 use std::ffi::c_char;
 
-use super::boundary::{Failure, Handle, Poison, as_path, boundary, give, handle, options, take, text};
+use super::boundary::{Failure, Handle, Poison, as_path, boundary, give, handle, take, text};
 use super::disk::hol_disk;
 use super::error::note_action_made;
 use super::options::hol_backup_options;
+use super::structure::options;
 use crate::{Action, Backup};
 
 /// One step of a transaction, not yet run. It belongs to one thread at a time.

@@ -6,9 +6,10 @@ use std::ffi::c_char;
 
 use super::action::{hol_action, make};
 use super::bitmap_change::{bytes, hol_bitmap_options, recording};
-use super::boundary::{Failure, Grows, as_path, handle, invalid, option_array, options, text};
+use super::boundary::{Failure, as_path, handle, invalid, text};
 use super::disk::hol_disk;
 use super::options::{choice, unused};
+use super::structure::{Grows, option_array, options};
 use crate::{Action, MergeFrom, OverlayOptions};
 
 /// The image on top of the disk at that point of the list. The default.

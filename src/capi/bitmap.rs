@@ -4,10 +4,11 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::boundary::{Failure, Fill, Grows, boundary, c_text, fill, handle, invalid, out, text};
+use super::boundary::{Failure, boundary, c_text, handle, invalid, out, text};
 use super::disk::hol_disk;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
+use super::structure::{Fill, Grows, fill};
 use crate::{BitmapInfo, Error, ErrorKind};
 
 /// In hol_bitmap_details.flags: the bitmap was not closed cleanly, or is in use.

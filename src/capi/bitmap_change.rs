@@ -3,10 +3,11 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use super::boundary::{Failure, Grows, boundary, handle, invalid, option_array, options, text, texts};
+use super::boundary::{Failure, boundary, handle, invalid, text, texts};
 use super::disk::hol_disk;
 use super::error::HOL_OK;
 use super::options::{choice, unused};
+use super::structure::{Grows, option_array, options};
 use crate::{BitmapChange, MergeSource, Recording};
 
 /// The bitmap records writes. The default.

@@ -3,13 +3,14 @@
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use super::boundary::{Failure, Grows, as_path, boundary, give, invalid, optional_text, options, out, text};
+use super::boundary::{Failure, as_path, boundary, give, invalid, optional_text, out, text};
 use super::disk::{HOL_DISK_DATA_FILE_RAW, HOL_DISK_EXTENDED_L2, HOL_DISK_LAZY_REFCOUNTS, hol_disk};
 use super::error::HOL_OK;
 use super::options::{
     HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, choice, existing, format,
     hol_disk_options, unused,
 };
+use super::structure::{Grows, options};
 use crate::{Backing, Compat, CompressionType, CreateOptions, Disk, Preallocation};
 
 /// Version 3 of the qcow2 format. The default.

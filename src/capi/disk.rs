@@ -5,8 +5,7 @@ use std::ptr;
 
 use super::bitmap::ListedBitmap;
 use super::boundary::{
-    Failure, Fill, Grows, Handle, Poison, as_path, boundary, buffer, c_text, fill, give, handle, invalid,
-    options, out, take, text,
+    Failure, Handle, Poison, as_path, boundary, buffer, c_text, give, handle, invalid, out, take, text,
 };
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
@@ -15,6 +14,7 @@ use super::options::{
     HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, HOL_FORMAT_QCOW2, HOL_FORMAT_RAW,
     hol_disk_options,
 };
+use super::structure::{Fill, Grows, fill, options};
 use crate::{CompressionType, Disk, Format};
 
 /// An open disk: an image with the files it is made of. Several threads may use it at the same time; only

@@ -4,8 +4,9 @@ use std::ffi::{CString, c_char, c_int};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use super::boundary::{Fill, Grows, Handle, Poison, boundary, c_text, fill, give, handle, out, take};
+use super::boundary::{Handle, Poison, boundary, c_text, give, handle, out, take};
 use super::error::{HOL_OK, code_of};
+use super::structure::{Fill, Grows, fill};
 use crate::{Error, Job, JobStatus};
 
 /// A job of a transaction, running or finished. Several threads may use it at the same time; only hol_job_free() must

@@ -1,8 +1,8 @@
 //! The C ABI: `include/holstein.h` is made from this module.
 //!
 //! One C type a file. Every function is one expression inside `boundary::boundary`, which turns errors and
-//! panics into codes; every pointer from C passes one of the checks of `boundary`. The doc comments of the
-//! exported items are the header's text, so they speak to readers of C.
+//! panics into codes; every pointer from C passes one of the checks of `boundary`, or of `structure`. The doc comments
+//! of the exported items are the header's text, so they speak to readers of C.
 //!
 //! The header is made by `packaging/header.sh`, which knows the files below in the header's order.
 
@@ -15,6 +15,7 @@
 
 mod boundary;
 mod kept;
+mod structure;
 
 pub mod action;
 pub mod actions;

@@ -4,7 +4,8 @@
 
 use std::ffi::c_char;
 
-use super::boundary::{Failure, Grows, as_path, invalid, optional_text};
+use super::boundary::{Failure, as_path, invalid, optional_text};
+use super::structure::Grows;
 use crate::{
     Access, Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions,
     ErrorPolicy, Existing, Format, LastStep, Layers, Sharing, SyncMode, ZeroDetection,

@@ -2,9 +2,10 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 
-use super::boundary::{Failure, Fill, Grows, as_path, boundary, c_text, fill, text};
+use super::boundary::{Failure, as_path, boundary, c_text, text};
 use super::error::HOL_OK;
 use super::extent::HOL_STOPPED;
+use super::structure::{Fill, Grows, fill};
 use crate::{RecoveryKind, recover};
 
 /// A temporary file of a transaction that was never decided was removed.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::action::hol_action;
 use super::boundary::{
-    Failure, Fill, Grows, Handle, InUse, Poison, as_path, boundary, fill, give, handle, invalid, out, take,
-    text,
+    Failure, Handle, InUse, Poison, as_path, boundary, give, handle, invalid, out, take, text,
 };
 use super::error::{HOL_OK, code_of, no_action};
 use super::job::{give_job, hol_job, status_of};
 use super::options::completion;
+use super::structure::{Fill, Grows, fill};
 use crate::{Error, ErrorAction, ErrorKind, ErrorSide, Event, EventKind, RunningTransaction, Transaction};
 
 /// A transaction: actions that take effect together. Several threads may use it at the same time; only hol_txn_free()
