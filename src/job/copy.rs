@@ -1,6 +1,6 @@
 //! Copying one disk, by as many threads as come along.
 //!
-//! Each thread takes the next batch, reads it, finds zeros, compresses, and then waits for its turn: room in the
+//! Each thread takes the next batch, reads it ([`Reader`]), and then waits for its turn: room in the
 //! target is given in guest order, one batch after the other; [`Turns`] says why the waiting ends. Writing belongs to the
 //! turn where a file has one writer at a time in the kernel, and several would only wait for each other there.
 //!
@@ -14,23 +14,22 @@ use std::{
 };
 
 use super::{
-    BitmapMode, Compression, ErrorPolicy, ErrorSide, Job, JobReport, ZeroDetection,
+    BitmapMode, ErrorPolicy, ErrorSide, Job, JobReport,
     board::Board,
-    encoders::Encoders,
-    plan::{Piece, PieceKind, Planner},
+    plan::Planner,
     policy::{Decision, Trouble, is_retryable},
     prepare::{Prepared, SMALL_BATCH_BYTES},
+    reader::Reader,
     turns::{Pick, Turn, Turns},
     unit::{Load, Scratch, Stage, Task, Unit},
 };
 use crate::{
     bitmap::DirtyBitmap,
     disk::{BusyBitmap, Disk, Pinned},
-    error::{ErrorKind, Result},
-    format::header::CompressionType,
+    error::Result,
     image::{
-        Image, Run,
-        create::{Content, Item, Target},
+        Image,
+        create::{Content, Target},
     },
     storage::File,
 };
@@ -40,12 +39,9 @@ use crate::{
 pub(crate) struct Copy {
     /// The source as it was when the copying began.
     image: Arc<Image>,
+    reader: Reader,
     target: Target,
     job: Job,
-    cluster_size: usize,
-    /// Of a compressing copy.
-    encoders: Option<Encoders>,
-    zero_detection: ZeroDetection,
     record_zeros: bool,
     planner: Mutex<Planning>,
     turns: Turns,
@@ -119,18 +115,11 @@ impl Copy {
         if target.writes_in_parallel() {
             plan.batch_bytes = SMALL_BATCH_BYTES;
         }
-        let encoders = match backup.options.compression {
-            Compression::None => None,
-            Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),
-            Compression::Zstd { level } => Some(Encoders::new(CompressionType::Zstd, level.unwrap_or(1))),
-        };
         Ok(Copy {
             job: Job::new(board, index, source.path(), &backup.target, total),
             image,
+            reader: Reader::new(&backup.options, plan.cluster_size as usize),
             target,
-            cluster_size: plan.cluster_size as usize,
-            encoders,
-            zero_detection: backup.options.zero_detection,
             record_zeros,
             planner: Mutex::new(Planning {
                 planner: Planner::new(set, plan),
@@ -303,15 +292,10 @@ impl Copy {
         Ok(Planned::Task(Task::Finish))
     }
 
-    /// Reads a batch, finds zeros in it, and compresses.
+    /// Reads a batch, and counts what it is.
     fn read(&self, load: &mut Load, scratch: &mut Scratch) -> Result<()> {
         let Load { batch, items, report, stage, .. } = load;
-        items.clear();
-        scratch.data.clear();
-        scratch.packed.clear();
-        for piece in &batch.pieces {
-            self.load(piece, scratch, items)?;
-        }
+        self.reader.read(&self.image, &batch.pieces, scratch, items)?;
         *report = JobReport::default();
         for item in &*items {
             let length = item.length.min(self.image.size() - item.guest);
@@ -330,7 +314,7 @@ impl Copy {
     /// Gives a batch its places when it is its turn, once and for all, and writes it there.
     fn write(&self, load: &mut Load, scratch: &Scratch) -> Result<Turn> {
         let Load { batch, items, extents, report, stage } = load;
-        let buffer = if self.is_packing() { &scratch.packed } else { &scratch.data };
+        let buffer = if self.reader.is_packing() { &scratch.packed } else { &scratch.data };
         // What shall be kept at any moment is written before the next batch gets its place.
         let beside = self.target.writes_in_parallel() && !self.keeps_partial;
         if *stage != Stage::Beside {
@@ -353,105 +337,6 @@ impl Copy {
         report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
         self.job.advance(batch.span, *report);
         Ok(Turn::Had)
-    }
-
-    /// A compressing copy collects what it writes, streams and all, in a buffer of its own.
-    fn is_packing(&self) -> bool {
-        self.encoders.is_some()
-    }
-
-    /// Reads one piece and says what becomes of it.
-    fn load(&self, piece: &Piece, scratch: &mut Scratch, items: &mut Vec<Item>) -> Result<()> {
-        match &piece.kind {
-            PieceKind::Zero => {
-                items.push(Item { guest: piece.guest, length: piece.length, content: Content::Zero });
-                Ok(())
-            }
-            PieceKind::Data(runs) => {
-                let start = scratch.data.len();
-                scratch.data.resize(start + piece.length as usize, 0);
-                self.read_runs(runs, &mut scratch.data[start..])?;
-                self.sort_out(piece.guest, start, scratch, items)
-            }
-            PieceKind::Streams { depth } => {
-                for guest in (piece.guest..piece.guest + piece.length).step_by(self.cluster_size) {
-                    self.take_stream(*depth, guest, scratch, items)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn read_runs(&self, runs: &[Run], buf: &mut [u8]) -> Result<()> {
-        let mut at = 0;
-        for run in runs {
-            let end = at + run.length as usize;
-            self.image.read_run(run, &mut buf[at..end])?;
-            at = end;
-        }
-        // What lies behind the end of the disk in its last cluster.
-        buf[at..].fill(0);
-        Ok(())
-    }
-
-    /// Cuts data from `start` on into zeros, streams and data.
-    fn sort_out(&self, guest: u64, start: usize, scratch: &mut Scratch, items: &mut Vec<Item>) -> Result<()> {
-        let Scratch { data, packed, .. } = scratch;
-        for (index, cluster) in data[start..].chunks(self.cluster_size).enumerate() {
-            let offset = index * self.cluster_size;
-            let content = if self.zero_detection == ZeroDetection::On && is_zero(cluster) {
-                Content::Zero
-            } else if let Some(encoders) = &self.encoders {
-                Self::pack(encoders, cluster, packed)
-            } else {
-                Content::Data { at: start + offset }
-            };
-            push(items, Item { guest: guest + offset as u64, length: cluster.len() as u64, content });
-        }
-        if self.is_packing() {
-            data.truncate(start);
-        }
-        Ok(())
-    }
-
-    /// Appends a cluster to `packed`, compressed if that makes it smaller.
-    fn pack(encoders: &Encoders, cluster: &[u8], packed: &mut Vec<u8>) -> Content {
-        let at = packed.len();
-        if encoders.with(|encoder| encoder.deflate(cluster, packed)) {
-            return Content::Stream { at, length: packed.len() - at };
-        }
-        packed.extend_from_slice(cluster);
-        Content::Data { at }
-    }
-
-    /// Takes a compressed cluster over as it is.
-    fn take_stream(
-        &self,
-        depth: usize,
-        guest: u64,
-        scratch: &mut Scratch,
-        items: &mut Vec<Item>,
-    ) -> Result<()> {
-        let layer = &self.image.layers()[depth];
-        let stream = layer.compressed_at(guest)?;
-        let (Some(stream), Some(image)) = (stream, layer.qcow2()) else {
-            let text = format!("the image changed under us at guest offset {guest:#x}");
-            return Err(layer.file().error(ErrorKind::Corrupt, text));
-        };
-        let length = self.cluster_size as u64;
-        // Inflated all the same, though not compressed again: a backup of a damaged stream would be found out only
-        // when it is needed, and only the inflated stream tells where it ends.
-        let start = scratch.data.len();
-        scratch.data.resize(start + self.cluster_size, 0);
-        image.inflate(guest, stream, &mut scratch.stream, &mut scratch.data[start..])?;
-        if scratch.stream.len() >= self.cluster_size {
-            return self.sort_out(guest, start, scratch, items);
-        }
-        scratch.data.truncate(start);
-        let content = Content::Stream { at: scratch.packed.len(), length: scratch.stream.len() };
-        scratch.packed.extend_from_slice(&scratch.stream);
-        push(items, Item { guest, length, content });
-        Ok(())
     }
 
     fn planning(&self) -> MutexGuard<'_, Planning> {
@@ -478,25 +363,4 @@ impl Drop for StopUnlessDone<'_> {
             copy.stop_before(self.sequence);
         }
     }
-}
-
-/// Appends an item, joined with the last one where they are alike.
-fn push(items: &mut Vec<Item>, next: Item) {
-    if let Some(last) = items.last_mut() {
-        let joins = match (last.content, next.content) {
-            (Content::Zero, Content::Zero) => true,
-            (Content::Data { at }, Content::Data { at: next }) => at + last.length as usize == next,
-            _ => false,
-        };
-        if joins && last.guest + last.length == next.guest {
-            last.length += next.length;
-            return;
-        }
-    }
-    items.push(next);
-}
-
-/// Whether all bytes are zero. Most data shows at once that it is not.
-pub(super) fn is_zero(data: &[u8]) -> bool {
-    data.chunks(256).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -1,7 +1,7 @@
 //! Work in the background: what a backup is, what it copies, and how.
 //!
 //! [`options`] is what the caller asks for, [`plan`] turns it into batches in guest order, [`copy`] moves a
-//! batch ([`unit`]), [`turns`] keeps batches in order, and [`status`] is what others see of it meanwhile.
+//! batch ([`unit`]) from its [`reader`] to the target, [`turns`] keeps batches in order, and [`status`] is what others see of it meanwhile.
 //!
 //! How a job moves is in [`states`], two tables, and [`board`], which moves the jobs of a transaction by them; what it
 //! does about errors is in [`policy`], how fast it may be in [`meter`].
@@ -15,6 +15,7 @@ mod options;
 mod plan;
 mod policy;
 mod prepare;
+mod reader;
 mod states;
 mod status;
 mod sync;

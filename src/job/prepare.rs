@@ -4,9 +4,9 @@ use std::{collections::HashSet, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode,
-    copy::is_zero,
     duty::Seat,
     plan::{CopySet, PlanOptions},
+    reader::is_zero,
 };
 use crate::{
     bitmap::{BitmapChange, DirtyBitmap, Purpose},
