@@ -147,7 +147,7 @@ pub fn of_a_sync_leave_old_or_new(image: &Image) {
             let name = format!("{}-{name}-sync-{nth}", image.name);
             let recording = storage.recording();
             let trial = Trial { name: &name, recording: &recording, limit: 20, seed: nth };
-            trial.judge(|_, storage| change.side(storage).map(drop));
+            trial.judge_up_to(500, |_, storage| change.side(storage).map(drop));
         }
     }
 }

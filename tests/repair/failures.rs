@@ -109,7 +109,7 @@ fn failures_of_a_sync_leave_nothing_worse() {
             let name = format!("{}-sync-{nth}", case.name);
             let recording = storage.recording();
             let trial = crate::crash::Trial { name: &name, recording: &recording, limit: 8, seed: nth };
-            trial.judge(|_, storage| {
+            trial.judge_up_to(500, |_, storage| {
                 let bytes = storage.contents(DISK).unwrap();
                 case.is_not_worse(&bytes)?;
                 case.goes_on(&bytes).map(drop)
