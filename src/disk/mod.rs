@@ -23,7 +23,7 @@ pub(crate) use busy::BusyBitmap;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
 use staged::Turns;
-pub(crate) use staged::{StagedBitmaps, Switch, Switched, switch};
+pub(crate) use staged::{StagedBitmaps, Switch, Switched, Versions, switch};
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
 

@@ -63,11 +63,20 @@ pub(crate) struct Switch {
     /// Absolute.
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
-    pub(crate) version: FileVersion,
+    /// `None` if files do not tell whether the image is written.
+    pub(crate) versions: Option<Versions>,
     /// Where the directory of its bitmaps lies by the old sector; 0 if there is none.
     pub(crate) directory: u64,
     pub(crate) old_sector: Vec<u8>,
     pub(crate) new_sector: Vec<u8>,
+}
+
+/// The files of an image, as they are when nobody has written it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Versions {
+    pub(crate) image: FileVersion,
+    /// What its guest data lies in, if that is a file of its own: the path, absolute.
+    pub(crate) data_file: Option<(PathBuf, FileVersion)>,
 }
 
 /// What recovery found an image to be, and did.
@@ -186,10 +195,8 @@ impl StagedBitmaps {
         let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
         let mut old_sector = vec![0; new_sector.len()];
         file.read_exact(&mut old_sector, 0, "header")?;
-        let path = absolute(file.path())
-            .map_err(|e| Error::io(format!("cannot name '{}' in full", file.path().display()), e))?;
-        let (inode, version) = (file.id()?.inode, file.version()?);
-        Ok(Switch { path, inode, version, directory, old_sector, new_sector })
+        let (path, inode, versions) = (in_full(file)?, file.id()?.inode, Versions::of(top)?);
+        Ok(Switch { path, inode, versions, directory, old_sector, new_sector })
     }
 
     /// Decides. After a failure it is unknown which of the two states the image is in.
@@ -247,7 +254,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
     let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
     let file = File::new(storage.open_writable(path).map_err(context)?, path);
     file.lock(Lock::Write)?;
-    match compare(&file, wanted)? {
+    match compare(storage, &file, wanted)? {
         Found::New => Ok(Switched::Before),
         Found::Old => write_sector(&file, wanted),
         Found::Other => {
@@ -264,7 +271,7 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     disk.settle()?;
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let file = image.layers()[0].file().clone();
-    let switched = match compare(&file, wanted)? {
+    let switched = match compare(image.storage(), &file, wanted)? {
         Found::New => return Ok(Switched::Before),
         Found::Old => write_sector(&file, wanted),
         Found::Other => {
@@ -276,6 +283,27 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     made.and(switched)
 }
 
+impl Versions {
+    /// Those from which every write from now on differs.
+    fn of(top: &Qcow2) -> Result<Option<Self>> {
+        let Some(image) = top.file().telling_version()? else { return Ok(None) };
+        if !top.external_data_file_bit() {
+            return Ok(Some(Versions { image, data_file: None }));
+        }
+        let Some(data) = top.external_data_file() else { return Ok(None) };
+        let Some(version) = data.telling_version()? else { return Ok(None) };
+        Ok(Some(Versions { image, data_file: Some((in_full(data)?, version)) }))
+    }
+
+    /// Whether the files are so still; one that cannot be seen is not.
+    fn still_hold(&self, storage: &Arc<dyn Storage>, image: &File) -> Result<bool> {
+        let data_file = |(path, version): &(PathBuf, FileVersion)| {
+            storage.open(path).and_then(|file| file.version()).is_ok_and(|now| now == *version)
+        };
+        Ok(image.version()? == self.image && self.data_file.as_ref().is_none_or(data_file))
+    }
+}
+
 /// What an image is now, compared with how it was staged.
 enum Found {
     Old,
@@ -283,7 +311,7 @@ enum Found {
     Other,
 }
 
-fn compare(file: &File, wanted: &Switch) -> Result<Found> {
+fn compare(storage: &Arc<dyn Storage>, file: &File, wanted: &Switch) -> Result<Found> {
     let mut sector = vec![0; wanted.new_sector.len()];
     file.read_exact(&mut sector, 0, "header")?;
     if sector == wanted.new_sector {
@@ -291,8 +319,17 @@ fn compare(file: &File, wanted: &Switch) -> Result<Found> {
         file.sync()?;
         return Ok(Found::New);
     }
-    let same = sector == wanted.old_sector && file.version()? == wanted.version;
+    let same = sector == wanted.old_sector
+        && match &wanted.versions {
+            Some(versions) => versions.still_hold(storage, file)?,
+            None => false,
+        };
     Ok(if same { Found::Old } else { Found::Other })
+}
+
+fn in_full(file: &File) -> Result<PathBuf> {
+    let path = file.path();
+    absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
 }
 
 fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {

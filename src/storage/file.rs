@@ -47,6 +47,10 @@ impl File {
         self.inner.version().map_err(|e| self.fail("get the status of", e))
     }
 
+    pub(crate) fn telling_version(&self) -> Result<Option<FileVersion>> {
+        self.inner.telling_version().map_err(|e| self.fail("get the status of", e))
+    }
+
     pub(crate) fn allocated(&self) -> Result<u64> {
         self.inner.allocated().map_err(|e| self.fail("get the status of", e))
     }

@@ -7,11 +7,16 @@ use std::{
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
     FileExtent, FileId, FileKind, FileStatus, FileVersion, Lock, RenameRule, Storage, StorageFile, sys,
 };
+
+/// How long [`StorageFile::telling_version`] waits for a clock.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,6 +126,22 @@ impl StorageFile for HostFile {
         let status = self.file.metadata()?;
         let modified = i128::from(status.ctime()) * 1_000_000_000 + i128::from(status.ctime_nsec());
         Ok(FileVersion { length: self.len()?, modified })
+    }
+
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        // Other names and hosts reach a device past its inode here.
+        if self.kind == FileKind::BlockDevice {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let version = self.version()?;
+            if !is_now(version.modified, sys::coarse_time()?) {
+                return Ok(Some(version));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
     }
 
     fn allocated(&self) -> io::Result<u64> {
@@ -236,9 +257,41 @@ fn lock_bytes(lock: Lock) -> LockBytes {
     }
 }
 
+/// Whether a file that was changed at one time could be changed again at another, and nobody would see it. Some file
+/// systems count whole seconds.
+fn is_now(changed: i128, now: i128) -> bool {
+    const SECOND: i128 = 1_000_000_000;
+    if changed % SECOND == 0 { changed / SECOND == now / SECOND } else { changed == now }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_shows_in_the_version_however_soon_it_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        let file = HostStorage.create(&path).unwrap();
+        for byte in 0..100 {
+            file.write_at(&[byte], 0).unwrap();
+            let version = file.telling_version().unwrap().unwrap();
+            file.write_at(&[byte], 0).unwrap();
+            assert_ne!(file.version().unwrap(), version, "write {byte}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_this_moment_is_one() {
+        let tick = 1_795_000_000_123_000_000;
+        assert!(is_now(tick, tick));
+        assert!(!is_now(tick, tick + 4_000_000));
+        assert!(!is_now(tick + 1, tick), "a finer clock");
+        // Whole seconds.
+        let second = 1_795_000_000_000_000_000;
+        assert!(is_now(second, tick));
+        assert!(!is_now(second, second + 1_000_000_000));
+    }
 
     #[test]
     fn a_closed_file_locks_nobody_out_while_a_process_is_started() {

@@ -67,6 +67,12 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
     /// Length and time of the last change, to tell whether somebody wrote meanwhile.
     fn version(&self) -> io::Result<FileVersion>;
 
+    /// The version as it is when no later write, by whomever, can leave it so; waits for that where the clock of the
+    /// file system is slow, a second at most. `None` if writes need not show in it.
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        self.version().map(Some)
+    }
+
     /// Bytes that the file occupies on its file system.
     fn allocated(&self) -> io::Result<u64>;
 

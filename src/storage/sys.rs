@@ -240,6 +240,15 @@ pub(super) fn could_lock_exclusive(file: &fs::File, byte: i64) -> io::Result<boo
     Ok(i32::from(lock.l_type) == libc::F_UNLCK)
 }
 
+/// The time that the kernel gives to a file that is written now: it stands still for some milliseconds each time.
+/// Nanoseconds since 1970.
+pub(super) fn coarse_time() -> io::Result<i128> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is valid for the call, which fills it.
+    check(unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut time) }.into())?;
+    Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
+}
+
 /// A counter that can be waited for with poll: readable from [`EventFd::raise`] to [`EventFd::clear`].
 #[derive(Debug)]
 pub(crate) struct EventFd(OwnedFd);

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::{Access, CheckSeverity, CreateOptions, SnapshotChange},
     storage::{
-        SimulatedStorage,
+        RenameRule, SimulatedStorage, Storage,
         simulated::{Crash, Level},
     },
 };
@@ -119,10 +119,10 @@ fn a_recovery_carries_out_what_was_decided() {
     let wanted = staged.switch().unwrap();
     storage.begin();
     let survivor = storage.recording().after(&Crash::new(Level::L0, 0, [])).unwrap();
-    let wanted = super::Switch { inode: inode(&survivor), version: version(&survivor), ..wanted };
+    let wanted = super::Switch { inode: inode(&survivor), versions: Some(versions(&survivor)), ..wanted };
     staged.leave();
     assert_eq!(state(&survivor, Some(CheckSeverity::Leak)), before());
-    let shared: Arc<dyn crate::storage::Storage> = Arc::new(survivor.clone());
+    let shared: Arc<dyn Storage> = Arc::new(survivor.clone());
     for expected in [Switched::Now, Switched::Before] {
         assert_eq!(switch(&shared, &[], &wanted).unwrap(), expected);
         assert_eq!(state(&survivor, Some(CheckSeverity::Leak)), after());
@@ -137,8 +137,8 @@ fn inode(storage: &SimulatedStorage) -> u64 {
     open(storage).image().layers()[0].file().id().unwrap().inode
 }
 
-fn version(storage: &SimulatedStorage) -> crate::storage::FileVersion {
-    open(storage).image().layers()[0].file().version().unwrap()
+fn versions(storage: &SimulatedStorage) -> super::Versions {
+    super::Versions::of(open(storage).image().layers()[0].qcow2().unwrap()).unwrap().unwrap()
 }
 
 #[test]
@@ -251,4 +251,55 @@ fn one_change_at_a_time() {
     assert_eq!(state(&storage, None), after());
     disk.bitmap(b"b").unwrap();
     disk.delete_snapshot(b"new").unwrap();
+}
+
+/// A disk of 1 MiB whose data lies in a file of its own, with a bitmap; and a clear of that, decided and not made.
+fn decided_with_data_file() -> (SimulatedStorage, Arc<dyn Storage>, super::Switch) {
+    let storage = SimulatedStorage::new();
+    storage.make_folder("/images");
+    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+    let options = CreateOptions { data_file: Some("disk.data".into()), ..CreateOptions::default() };
+    drop(Disk::create_in(shared.clone(), DISK, Some(1 << 20), &options).unwrap());
+    let disk = open(&storage);
+    disk.write_at(&[1; 65536], 0).unwrap();
+    let add = BitmapChange::Add { name: b"a".to_vec(), granularity: None, recording: Recording::Enabled };
+    disk.change_bitmaps(&[add]).unwrap();
+    let staged = disk.stage_kept(&clear(), &[]).unwrap();
+    let wanted = staged.switch().unwrap();
+    staged.leave();
+    (storage, shared, wanted)
+}
+
+const DATA: &str = "/images/disk.data";
+
+/// Whether the bitmap is inconsistent.
+fn is_given_up(shared: &Arc<dyn Storage>) -> bool {
+    Disk::open_in(shared.clone(), DISK, &DiskOptions::default()).unwrap().bitmap(b"a").is_err()
+}
+
+#[test]
+fn who_writes_the_data_file_alone_is_a_stranger() {
+    let (_, shared, wanted) = decided_with_data_file();
+    assert_eq!(switch(&shared, &[], &wanted).unwrap(), Switched::Now);
+    assert!(!is_given_up(&shared));
+
+    let (_, shared, wanted) = decided_with_data_file();
+    shared.open_writable(DATA.as_ref()).unwrap().write_at(&[2; 512], 0).unwrap();
+    assert_eq!(switch(&shared, &[], &wanted).unwrap(), Switched::GivenUp);
+    assert!(is_given_up(&shared));
+
+    // What cannot be looked at may have been written.
+    let (_, shared, wanted) = decided_with_data_file();
+    shared.rename(DATA.as_ref(), "/images/elsewhere".as_ref(), RenameRule::NoReplace).unwrap();
+    assert_eq!(switch(&shared, &[], &wanted).unwrap(), Switched::GivenUp);
+    shared.rename("/images/elsewhere".as_ref(), DATA.as_ref(), RenameRule::NoReplace).unwrap();
+    assert!(is_given_up(&shared));
+}
+
+#[test]
+fn where_files_do_not_tell_somebody_may_have_written() {
+    let (_, shared, wanted) = decided_with_data_file();
+    let wanted = super::Switch { versions: None, ..wanted };
+    assert_eq!(switch(&shared, &[], &wanted).unwrap(), Switched::GivenUp);
+    assert!(is_given_up(&shared));
 }

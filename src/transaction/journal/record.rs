@@ -19,7 +19,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{disk::Switch, storage::FileVersion};
+use crate::{
+    disk::{Switch, Versions},
+    storage::FileVersion,
+};
 
 /// Where the second block may begin.
 pub(super) const ALIGNMENT: u64 = 4096;
@@ -117,8 +120,13 @@ impl Block for Decided {
         put_list(to, &self.sources, |to, source| {
             put_path(to, &source.path);
             to.extend(source.inode.to_le_bytes());
-            to.extend(source.version.length.to_le_bytes());
-            to.extend(source.version.modified.to_le_bytes());
+            put_list(to, source.versions.as_slice(), |to, versions| {
+                put_version(to, &versions.image);
+                put_list(to, versions.data_file.as_slice(), |to, (path, version)| {
+                    put_path(to, path);
+                    put_version(to, version);
+                });
+            });
             to.extend(source.directory.to_le_bytes());
             put_bytes(to, &source.old_sector);
             put_bytes(to, &source.new_sector);
@@ -138,10 +146,7 @@ impl Block for Decided {
             Some(Switch {
                 path: from.path()?,
                 inode: from.u64()?,
-                version: FileVersion {
-                    length: from.u64()?,
-                    modified: i128::from_le_bytes(*from.take(16)?.first_chunk()?),
-                },
+                versions: from.list(Fields::versions)?.pop(),
                 directory: from.u64()?,
                 old_sector: from.bytes()?.to_vec(),
                 new_sector: from.bytes()?.to_vec(),
@@ -158,6 +163,11 @@ fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
 
 fn put_path(to: &mut Vec<u8>, path: &Path) {
     put_bytes(to, path.as_os_str().as_bytes());
+}
+
+fn put_version(to: &mut Vec<u8>, version: &FileVersion) {
+    to.extend(version.length.to_le_bytes());
+    to.extend(version.modified.to_le_bytes());
 }
 
 fn put_list<T>(to: &mut Vec<u8>, list: &[T], put: impl Fn(&mut Vec<u8>, &T)) {
@@ -192,6 +202,16 @@ impl<'a> Fields<'a> {
         Some(PathBuf::from(OsStr::from_bytes(self.bytes()?)))
     }
 
+    fn version(&mut self) -> Option<FileVersion> {
+        let length = self.u64()?;
+        Some(FileVersion { length, modified: i128::from_le_bytes(*self.take(16)?.first_chunk()?) })
+    }
+
+    fn versions(&mut self) -> Option<Versions> {
+        let image = self.version()?;
+        Some(Versions { image, data_file: self.list(|from| Some((from.path()?, from.version()?)))?.pop() })
+    }
+
     /// The path of a temporary file: whoever writes a journal by hand names no other file that is to go.
     fn temporary(&mut self) -> Option<PathBuf> {
         let path = self.path()?;
@@ -219,12 +239,15 @@ mod tests {
         let source = Switch {
             path: "/a/disk.qcow2".into(),
             inode: 1 << 40,
-            version: FileVersion { length: 65536, modified: -5 },
+            versions: Some(Versions {
+                image: FileVersion { length: 65536, modified: -5 },
+                data_file: Some(("/a/disk.raw".into(), FileVersion { length: 1 << 20, modified: 1 << 70 })),
+            }),
             directory: 0x50000,
             old_sector: vec![1; 512],
             new_sector: vec![2; 512],
         };
-        Decided { targets: vec![target], sources: vec![source.clone(), source] }
+        Decided { targets: vec![target], sources: vec![source.clone(), Switch { versions: None, ..source }] }
     }
 
     #[test]
