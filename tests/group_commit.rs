@@ -78,6 +78,11 @@ macro_rules! nights {
             }
 
             #[test]
+            fn lost_targets_clear_nothing() {
+                strangers::who_remove_targets_clear_nothing(night());
+            }
+
+            #[test]
             fn damaged_journals_decide_nothing() {
                 journals::decide_nothing_when_damaged(night());
             }
@@ -148,6 +153,7 @@ nights! {
             Other::Disable(0, "b"),
             Other::Clear(1, "a"),
             Other::Overlay(1, "/images/over.qcow2"),
+            Other::Add(1, "over"),
             Other::Remove(2, "b"),
             Other::Take(2, "night"),
             Other::Take(0, "night"),

@@ -2,7 +2,9 @@
 
 mod busy;
 mod create;
+mod fingerprint;
 mod pool;
+mod redo;
 mod repair;
 mod resize;
 mod snapshot;
@@ -20,10 +22,12 @@ use std::{
 };
 
 pub(crate) use busy::BusyBitmap;
+pub(crate) use fingerprint::{Fingerprint, Versions};
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
+pub(crate) use redo::{Switch, Switched, give_up_bitmaps, is_as_covered, switch};
+pub(crate) use staged::StagedBitmaps;
 use staged::Turns;
-pub(crate) use staged::{StagedBitmaps, Switch, Switched, Versions, switch};
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
 

@@ -2,23 +2,24 @@
 //! several disks decides on all of them together.
 
 use std::{
-    path::{Path, PathBuf, absolute},
+    path::Path,
     sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use super::{
     Disk,
+    fingerprint::Fingerprint,
+    redo::Switch,
     write::{Pinned, after_change},
 };
 use crate::{
     bitmap::{self, BitmapChange, NewBitmaps},
     error::{Error, ErrorKind, Result},
     image::{
-        Access, ImageOptions, Layers, Qcow2, SnapshotChange,
+        Qcow2, SnapshotChange,
         edit::{Edit, HeaderChange, SnapshotPlan, Staged},
     },
-    storage::{File, FileVersion, Lock, Storage},
 };
 
 /// So long a change waits for another of the same disk to be published. Two transactions over the same disks in another
@@ -47,7 +48,7 @@ pub(super) struct Turns {
 
 /// The right to stage a change; given back on drop.
 #[derive(Debug)]
-struct Turn(Disk);
+pub(super) struct Turn(Disk);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -55,41 +56,6 @@ impl Drop for Turn {
         *taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
         free.notify_one();
     }
-}
-
-/// What tells later whether an image is still as it was staged, and what then remains to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Switch {
-    /// Absolute.
-    pub(crate) path: PathBuf,
-    pub(crate) inode: u64,
-    /// `None` if files do not tell whether the image is written.
-    pub(crate) versions: Option<Versions>,
-    /// Where the directory of its bitmaps lies by the old sector; 0 if there is none.
-    pub(crate) directory: u64,
-    pub(crate) old_sector: Vec<u8>,
-    pub(crate) new_sector: Vec<u8>,
-}
-
-/// The files of an image, as they are when nobody has written it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Versions {
-    pub(crate) image: FileVersion,
-    /// What its guest data lies in, if that is a file of its own: the path, absolute.
-    pub(crate) data_file: Option<(PathBuf, FileVersion)>,
-}
-
-/// What recovery found an image to be, and did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Switched {
-    /// It was as staged, and has its new sector now.
-    Now,
-    /// It had its new sector already.
-    Before,
-    /// Somebody wrote it since, and kept its bitmaps up to date or gave them up: they stay.
-    Left,
-    /// Somebody wrote it since without recording that: its bitmaps are inconsistent now.
-    GivenUp,
 }
 
 /// Changes of an image's bitmaps and snapshots, written but for their refcounts and the header that decides.
@@ -151,7 +117,7 @@ impl Disk {
         self.stage_kept(bitmaps, snapshots)?.publish()
     }
 
-    fn turn(&self) -> Result<Turn> {
+    pub(super) fn turn(&self) -> Result<Turn> {
         let Turns { taken, free } = &self.0.turn;
         let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = free.wait_timeout_while(taken, PATIENCE, |taken| *taken);
@@ -195,8 +161,7 @@ impl StagedBitmaps {
         let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
         let mut old_sector = vec![0; new_sector.len()];
         file.read_exact(&mut old_sector, 0, "header")?;
-        let (path, inode, versions) = (in_full(file)?, file.id()?.inode, Versions::of(top)?);
-        Ok(Switch { path, inode, versions, directory, old_sector, new_sector })
+        Ok(Switch { image: Fingerprint::of(&image.layers()[0])?, directory, old_sector, new_sector })
     }
 
     /// Decides. After a failure it is unknown which of the two states the image is in.
@@ -233,119 +198,6 @@ impl Drop for StagedBitmaps {
             let _ = after_change(&mut image, staged.abandon());
         }
     }
-}
-
-/// Carries out what was decided for an image whose transaction died, unless somebody has written it since. An image that
-/// is open for writing in `held` is locked against everybody else, us included, and is written through that.
-pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch) -> Result<Switched> {
-    let path = &wanted.path;
-    let status =
-        storage.status(path).map_err(|e| Error::io(format!("cannot look at '{}'", path.display()), e))?;
-    if status.id.inode != wanted.inode {
-        let text = format!("another file has taken the name '{}'", path.display());
-        return Err(Error::new(ErrorKind::NotFound, text));
-    }
-    for disk in held.iter().filter(|disk| disk.0.options.access == Access::Write) {
-        if disk.image().layers()[0].file().id()? == status.id {
-            return switch_open(disk, wanted);
-        }
-    }
-    // Whatever else is wrong with the image: the sector comes first.
-    let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
-    let file = File::new(storage.open_writable(path).map_err(context)?, path);
-    file.lock(Lock::Write)?;
-    match compare(storage, &file, wanted)? {
-        Found::New => Ok(Switched::Before),
-        Found::Old => write_sector(&file, wanted),
-        Found::Other => {
-            drop(file);
-            let options =
-                ImageOptions { access: Access::Write, layers: Layers::TopOnly, ..ImageOptions::default() };
-            give_up(&Disk::open_in(storage.clone(), path, &options)?, wanted)
-        }
-    }
-}
-
-fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
-    let _turn = disk.turn()?;
-    disk.settle()?;
-    let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
-    let file = image.layers()[0].file().clone();
-    let switched = match compare(image.storage(), &file, wanted)? {
-        Found::New => return Ok(Switched::Before),
-        Found::Old => write_sector(&file, wanted),
-        Found::Other => {
-            drop(image);
-            return give_up(disk, wanted);
-        }
-    };
-    let made = after_change(&mut image, switched.as_ref().map(drop).map_err(Error::clone));
-    made.and(switched)
-}
-
-impl Versions {
-    /// Those from which every write from now on differs.
-    fn of(top: &Qcow2) -> Result<Option<Self>> {
-        let Some(image) = top.file().telling_version()? else { return Ok(None) };
-        if !top.external_data_file_bit() {
-            return Ok(Some(Versions { image, data_file: None }));
-        }
-        let Some(data) = top.external_data_file() else { return Ok(None) };
-        let Some(version) = data.telling_version()? else { return Ok(None) };
-        Ok(Some(Versions { image, data_file: Some((in_full(data)?, version)) }))
-    }
-
-    /// Whether the files are so still; one that cannot be seen is not.
-    fn still_hold(&self, storage: &Arc<dyn Storage>, image: &File) -> Result<bool> {
-        let data_file = |(path, version): &(PathBuf, FileVersion)| {
-            storage.open(path).and_then(|file| file.version()).is_ok_and(|now| now == *version)
-        };
-        Ok(image.version()? == self.image && self.data_file.as_ref().is_none_or(data_file))
-    }
-}
-
-/// What an image is now, compared with how it was staged.
-enum Found {
-    Old,
-    New,
-    Other,
-}
-
-fn compare(storage: &Arc<dyn Storage>, file: &File, wanted: &Switch) -> Result<Found> {
-    let mut sector = vec![0; wanted.new_sector.len()];
-    file.read_exact(&mut sector, 0, "header")?;
-    if sector == wanted.new_sector {
-        // It may not have been durable.
-        file.sync()?;
-        return Ok(Found::New);
-    }
-    let same = sector == wanted.old_sector
-        && match &wanted.versions {
-            Some(versions) => versions.still_hold(storage, file)?,
-            None => false,
-        };
-    Ok(if same { Found::Old } else { Found::Other })
-}
-
-fn in_full(file: &File) -> Result<PathBuf> {
-    let path = file.path();
-    absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
-}
-
-fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {
-    file.write_all(&wanted.new_sector, 0)?;
-    file.sync()?;
-    Ok(Switched::Now)
-}
-
-/// A stranger has written the image. One who knows bitmaps has stored them anew, or left them marked as in use; one who
-/// does not has cleared the image's bit for them. Where neither is so, writes are missing in them.
-fn give_up(disk: &Disk, wanted: &Switch) -> Result<Switched> {
-    let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
-    let given_up = bitmap::give_up_unless_moved(super::write::top(&image)?, wanted.directory);
-    let found = given_up.as_ref().is_ok_and(|found| *found);
-    after_change(&mut image, given_up.map(drop))?;
-    Ok(if found { Switched::GivenUp } else { Switched::Left })
 }
 
 #[cfg(test)]

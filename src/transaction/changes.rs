@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    commit::{Commit, Problem, StagedDisk},
+    commit::{Commit, Problem, Publication, StagedDisk},
     journal::Journal,
     overlay::Overlay,
 };
@@ -100,8 +100,13 @@ impl Changes {
     }
 
     /// The files of the overlays, which a commit publishes.
-    pub(super) fn take_files(&mut self) -> Vec<TargetFile> {
-        std::mem::take(&mut self.files)
+    pub(super) fn take_files(&mut self, job: usize) -> Vec<Publication> {
+        let files = std::mem::take(&mut self.files);
+        let covering = |((disk, _), file): ((&Disk, _), _)| {
+            let covers = Some(disk.clone());
+            Publication { job, file, covers }
+        };
+        overlays(&self.list).zip(files).map(covering).collect()
     }
 
     /// Everything is decided: the disks go on in their overlays.
@@ -115,7 +120,7 @@ impl Changes {
             let disks = in_order(self.to_stage().collect());
             disks.into_iter().map(ToStage::stage).collect::<Result<Vec<_>>>()
         });
-        let targets = self.take_files().into_iter().map(|file| (0, file)).collect();
+        let targets = self.take_files(0);
         let problems = Commit::conclude(journal, targets, staged.map_err(|error| (0, error)))
             .map_err(|(_, error)| error)?;
         self.done();

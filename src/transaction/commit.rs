@@ -6,15 +6,24 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use super::journal::{Journal, TargetSwitch};
 use crate::{
-    disk::StagedBitmaps,
+    disk::{Disk, StagedBitmaps},
     error::{Error, Result},
     image::{create::TargetFile, folder_of},
 };
 
-/// What is committed together. The numbers are those of the jobs it belongs to.
+/// A file that gets its name. The number is that of the job it belongs to.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    pub(crate) job: usize,
+    pub(crate) file: TargetFile,
+    /// The disk whose image it covers, if it does.
+    pub(crate) covers: Option<Disk>,
+}
+
+/// What is committed together.
 #[derive(Debug)]
 pub(crate) struct Commit {
-    targets: Vec<(usize, TargetFile)>,
+    targets: Vec<Publication>,
     staged: Vec<StagedDisk>,
     // Dropped last, be it by a panic: until the files are gone it leads to them.
     journal: Journal,
@@ -38,7 +47,7 @@ impl Commit {
     /// Carries out what could be staged; what could not be is taken back, and fails.
     pub(crate) fn conclude(
         journal: Journal,
-        targets: Vec<(usize, TargetFile)>,
+        targets: Vec<Publication>,
         staged: Result<Vec<StagedDisk>, (usize, Error)>,
     ) -> Result<Vec<Problem>, (usize, Error)> {
         match staged {
@@ -51,14 +60,14 @@ impl Commit {
     }
 
     /// Takes targets back that are not to be.
-    pub(crate) fn abandon(journal: Journal, targets: Vec<(usize, TargetFile)>) {
+    pub(crate) fn abandon(journal: Journal, targets: Vec<Publication>) {
         Commit { targets, staged: Vec::new(), journal }.take_back();
     }
 
     /// Carries it out. Fails, with the job it is because of, if nothing has changed. Else the targets are there, and told
     /// is whose bitmaps may be as before, which a recovery looks after.
     fn carry_out(mut self) -> Result<Vec<Problem>, (usize, Error)> {
-        let first = self.targets.first().map_or(0, |(index, _)| *index);
+        let first = self.targets.first().map_or(0, |target| target.job);
         if let Err(error) = self.sync_folders() {
             self.take_back();
             return Err((first, error));
@@ -83,8 +92,8 @@ impl Commit {
                 problems.push(Problem { jobs, error: error.within(text) });
             }
         }
-        let settled = targets.into_iter().fold(true, |all, (_, target)| target.settle() && all);
-        if problems.is_empty() && settled {
+        let settled: Vec<_> = targets.into_iter().map(|target| target.file.settle()).collect();
+        if problems.is_empty() && !settled.contains(&false) {
             // One that stays tells of what is done, and does no harm.
             let _ = journal.forget();
         } else {
@@ -98,9 +107,9 @@ impl Commit {
     /// Step 4: the temporary names are durable, so that a decision leads to something.
     fn sync_folders(&self) -> Result<()> {
         let mut folders = BTreeSet::new();
-        for (_, target) in &self.targets {
-            if folders.insert(folder_of(target.temporary()).to_owned()) {
-                target.sync_folder()?;
+        for Publication { file, .. } in &self.targets {
+            if folders.insert(folder_of(file.temporary()).to_owned()) {
+                file.sync_folder()?;
             }
         }
         Ok(())
@@ -108,28 +117,29 @@ impl Commit {
 
     /// Step 5: the record that decides.
     fn decide(&self) -> Result<()> {
-        let target = |(_, target): &(usize, TargetFile)| {
+        let target = |Publication { file, covers, .. }: &Publication| {
             Ok(TargetSwitch {
-                temporary: target.temporary().to_owned(),
-                path: target.path().to_owned(),
-                inode: target.file().id()?.inode,
-                replaced: target.replaced().map(|file| file.id().map(|id| id.inode)).transpose()?,
+                temporary: file.temporary().to_owned(),
+                path: file.path().to_owned(),
+                inode: file.file().id()?.inode,
+                replaced: file.replaced().map(|file| file.id().map(|id| id.inode)).transpose()?,
+                below: covers.as_ref().map(Disk::fingerprint).transpose()?,
             })
         };
-        let targets: Vec<_> = self.targets.iter().map(target).collect::<Result<_>>()?;
+        let targets = self.targets.iter().map(target).collect::<Result<_>>()?;
         let sources = self.staged.iter().map(|disk| disk.bitmaps.switch()).collect::<Result<_>>()?;
-        self.journal.decide(&targets, sources)
+        self.journal.decide(targets, sources)
     }
 
     /// Steps 6 and 7: the final names, durable.
     fn publish(&mut self) -> Result<(), (usize, Error)> {
-        for (index, target) in &mut self.targets {
-            target.publish().map_err(|error| (*index, error))?;
+        for Publication { job, file, .. } in &mut self.targets {
+            file.publish().map_err(|error| (*job, error))?;
         }
         let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
-        for (index, target) in &self.targets {
-            if folders.insert(folder_of(target.path()).to_owned()) {
-                target.sync_folder().map_err(|error| (*index, error))?;
+        for Publication { job, file, .. } in &self.targets {
+            if folders.insert(folder_of(file.path()).to_owned()) {
+                file.sync_folder().map_err(|error| (*job, error))?;
             }
         }
         Ok(())
@@ -139,9 +149,9 @@ impl Commit {
     /// journal stays.
     fn take_back(self) {
         let Commit { journal, targets, staged } = self;
-        let gone = targets.into_iter().fold(true, |all, (_, target)| target.take_back() && all);
+        let gone: Vec<_> = targets.into_iter().map(|target| target.file.take_back()).collect();
         drop(staged);
-        if !gone {
+        if gone.contains(&false) {
             journal.keep();
         }
     }
@@ -149,7 +159,7 @@ impl Commit {
     /// Takes a decision back of which nothing has come to pass but names: these first, durably, for as long as the record
     /// is there a recovery wants them, and without it nothing leads to them. Where that fails too, all is left for a recovery to finish.
     fn revoke(mut self, error: Error) -> Error {
-        let withdrawn = self.targets.iter_mut().try_for_each(|(_, target)| target.withdraw());
+        let withdrawn = self.targets.iter_mut().try_for_each(|target| target.file.withdraw());
         let durable = withdrawn.and_then(|()| self.sync_folders());
         if durable.and_then(|()| self.journal.revoke()).is_ok() {
             self.take_back();
@@ -158,7 +168,7 @@ impl Commit {
         let Commit { journal, targets, staged } = self;
         let folder = journal.folder().display().to_string();
         journal.keep();
-        targets.into_iter().for_each(|(_, target)| target.leave());
+        targets.into_iter().for_each(|target| target.file.leave());
         staged.into_iter().for_each(|disk| disk.bitmaps.leave());
         let text =
             format!("whether the transaction was decided is not known; 'holstein recover {folder}' ends it");

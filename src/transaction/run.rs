@@ -15,7 +15,7 @@ use std::{
 use super::{
     CompletionMode, EventKind,
     changes::{Changes, ToStage, in_order},
-    commit::{Commit, Problem, StagedDisk},
+    commit::{Commit, Problem, Publication, StagedDisk},
     events::Events,
     journal::Journal,
 };
@@ -365,14 +365,17 @@ impl Work {
     }
 
     /// The targets of a group that are not settled.
-    fn take_targets(&self, group: &[usize]) -> Vec<(usize, TargetFile)> {
-        group.iter().filter_map(|index| Some((*index, lock(&self.targets[*index]).take()?))).collect()
+    fn take_targets(&self, group: &[usize]) -> Vec<Publication> {
+        let take = |&job: &usize| {
+            let file = lock(&self.targets[job]).take()?;
+            Some(Publication { job, file, covers: None })
+        };
+        group.iter().filter_map(take).collect()
     }
 
     /// The files of overlays, which belong to the first job of the only group.
-    fn take_overlays(&self, group: &[usize]) -> Vec<(usize, TargetFile)> {
-        let files = lock(&self.changes).take_files();
-        files.into_iter().map(|file| (group[0], file)).collect()
+    fn take_overlays(&self, group: &[usize]) -> Vec<Publication> {
+        lock(&self.changes).take_files(group[0])
     }
 
     /// Stages the changes of a group, those of one disk together, and writes what its other actions make.

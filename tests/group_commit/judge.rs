@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use holstein::{Access, Recovery, RecoveryKind, storage::SimulatedStorage};
+use holstein::{Access, Recovery, RecoveryItem, RecoveryKind, storage::SimulatedStorage};
 
 use crate::{
     crash::write_to,
@@ -145,19 +145,21 @@ impl Night {
     }
 }
 
-/// A crash alone never makes a recovery give anything up.
+/// A crash alone never makes a recovery give anything up, but for the bitmaps of an overlay whose disk the list changes
+/// too.
 pub fn lost_nothing(recovery: &Recovery) -> Result<(), String> {
-    let is_fine = |kind| {
+    let is_fine = |item: &&RecoveryItem| {
+        let is_overlay = item.path.ends_with("over.qcow2");
         matches!(
-            kind,
+            item.kind,
             RecoveryKind::TemporaryRemoved
                 | RecoveryKind::TargetPublished
                 | RecoveryKind::TargetWasPublished
                 | RecoveryKind::BitmapsChanged
                 | RecoveryKind::BitmapsWereChanged
-        )
+        ) || is_overlay && item.kind == RecoveryKind::BitmapsGivenUp
     };
-    match recovery.items.iter().find(|item| !is_fine(item.kind)) {
+    match recovery.items.iter().find(|item| !is_fine(item)) {
         Some(item) => Err(format!("recovery: {item:?}")),
         None => Ok(()),
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path, path::PathBuf, sync::Arc};
 
 use holstein::{
     Access, Action, Backing, Backup, BackupOptions, Disk, DiskOptions, Existing, Format, OverlayOptions,
-    Recovery, SyncMode, Transaction, recover_in,
+    Recording as Records, Recovery, SyncMode, Transaction, recover_in,
     storage::{
         SimulatedStorage, Storage,
         simulated::{Crash, Level, Recording},
@@ -41,6 +41,8 @@ pub enum Other {
     Disable(usize, &'static str),
     Remove(usize, &'static str),
     Overlay(usize, &'static str),
+    /// Behind an overlay: a bitmap in it.
+    Add(usize, &'static str),
     /// An internal snapshot.
     Take(usize, &'static str),
 }
@@ -50,6 +52,10 @@ impl Other {
         match self {
             Other::Clear(disk, name) => Action::bitmap_clear(disks[disk].clone(), name),
             Other::Disable(disk, name) => Action::bitmap_disable(disks[disk].clone(), name),
+            Other::Add(disk, name) => {
+                let (granularity, recording) = (Some(4096), Records::Enabled);
+                Action::bitmap_add(disks[disk].clone(), name, granularity, recording)
+            }
             Other::Remove(disk, name) => Action::bitmap_remove(disks[disk].clone(), name),
             Other::Take(disk, name) => Action::snapshot_create(disks[disk].clone(), name),
             Other::Overlay(disk, path) => Action::ExternalSnapshot {
@@ -290,6 +296,11 @@ impl Night {
     /// Whether a snapshot of a disk is taken.
     pub fn takes(&self, number: usize) -> bool {
         self.others.iter().any(|other| matches!(other, Other::Take(disk, _) if *disk == number))
+    }
+
+    /// Whether this is the name of a target or an overlay.
+    pub fn is_new(&self, path: &Path) -> bool {
+        self.new_files().any(|new| Path::new(new) == path)
     }
 
     /// Targets and overlays.

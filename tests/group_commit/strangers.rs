@@ -19,8 +19,8 @@ use crate::{
     crashes::decision,
     images::{Guest, guest},
     judge::exhaustive,
-    model::add,
-    night::{Night, open},
+    model::{Bitmaps, add},
+    night::{Night, Other, Recipe, open},
     qemu::{Workshop, text},
 };
 
@@ -72,6 +72,53 @@ pub fn are_noticed(night: &Night) {
     }
     println!("{}: {met:?}; recoveries: {:?}", night.name, kinds.into_inner());
     assert!(ALL.iter().all(|stranger| met.get(stranger).is_some_and(|count| *count > 1)), "{met:?}");
+}
+
+/// Lets somebody remove each of the new files before the recovery.
+pub fn who_remove_targets_clear_nothing(night: &Night) {
+    let recording = night.recording();
+    let mut missed = 0;
+    for (crash, _) in states(night, &recording) {
+        for path in recording.after(&crash).unwrap().paths() {
+            if path.extension().is_none_or(|extension| extension != "tmp") && !night.is_new(&path) {
+                continue;
+            }
+            let storage = recording.after(&crash).unwrap();
+            storage.unlink(&path).unwrap();
+            if let Err(reason) = judge_without(night, &storage, &mut missed) {
+                panic!("{}: {crash}, then '{}' was removed: {reason}", night.name, path.display());
+            }
+        }
+    }
+    println!("{}: {missed} times a target was missed", night.name);
+    assert!(missed > 2);
+}
+
+fn judge_without(night: &Night, storage: &SimulatedStorage, missed: &mut usize) -> Result<(), String> {
+    let look = || {
+        let bitmaps = |path: &str| {
+            let disk = open(storage, path, Access::Read).map_err(|e| format!("'{path}': {e}"))?;
+            Bitmaps::of(&disk)
+        };
+        night.disks.iter().map(|source| bitmaps(&source.path)).collect::<Result<Vec<_>, _>>()
+    };
+    let before = look()?;
+    let recovery = night.recover(storage).map_err(|e| e.to_string())?;
+    if !recovery.items.iter().any(|item| item.kind == RecoveryKind::TargetMissing) {
+        return Ok(());
+    }
+    *missed += 1;
+    night.again(storage)?;
+    if look()? != before {
+        return Err(format!("bitmaps have changed: {recovery:?}"));
+    }
+    for (_, path) in night.overlays().filter(|(_, path)| storage.contents(path).is_some()) {
+        let disk = open(storage, path, Access::Read).map_err(|e| format!("'{path}': {e}"))?;
+        if disk.bitmaps().map_err(|e| e.to_string())?.iter().any(|info| disk.bitmap(&info.name).is_ok()) {
+            return Err(format!("a bitmap of '{path}' can be used: {recovery:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Distinct states in which the deciding write may have happened.
@@ -180,6 +227,67 @@ fn replace(storage: &SimulatedStorage, path: &str, bytes: &[u8]) {
     file.sync().unwrap();
 }
 
+/// No bitmap in an overlay, if it can be used, is clean where the stranger has written the image below.
+fn overlays_tell(
+    night: &Night,
+    storage: &SimulatedStorage,
+    written: usize,
+    what: &Written,
+) -> Result<(), String> {
+    for (_, path) in night.overlays().filter(|(below, _)| *below == written) {
+        if storage.contents(path).is_none() {
+            continue;
+        }
+        let disk = open(storage, path, Access::Read).map_err(|e| format!("'{path}': {e}"))?;
+        for info in disk.bitmaps().map_err(|e| e.to_string())? {
+            let name = String::from_utf8_lossy(&info.name).into_owned();
+            let Ok(loaded) = disk.bitmap(&info.name) else { continue };
+            let has = |at: u64| loaded.extents().any(|extent| extent.contains(&at));
+            if !what.range.clone().step_by(512).all(has) {
+                return Err(format!("bitmap '{name}' of '{path}' is clean where the stranger has written"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An image that the list covers and does not change is watched all the same.
+#[test]
+fn strangers_below_an_overlay_are_noticed() {
+    let recipe = Recipe {
+        name: "covered",
+        disks: &[("cluster_size=4k", 512), ("cluster_size=4k", 512)],
+        backups: &[(0, "/backups/a.qcow2", "a")],
+        others: &[Other::Overlay(1, "/images/over.qcow2"), Other::Add(1, "over")],
+        replaced: &[],
+        journal: None,
+    };
+    let night = recipe.make();
+    let recording = night.recording();
+    let folder = tempfile::tempdir().unwrap();
+    let shop = Workshop::new(folder.path());
+    let mut given_up = 0;
+    for (crash, _) in states(&night, &recording) {
+        for stranger in ALL {
+            let storage = recording.after(&crash).unwrap();
+            let Some(written) = write(&night, &storage, 1, stranger, &shop) else { continue };
+            let recovery = night.recover(&storage).unwrap();
+            night.again(&storage).unwrap();
+            let finished = storage.contents("/images/over.qcow2").is_some();
+            // As above, and before the first step there is none.
+            if recovery.items.is_empty() || !finished {
+                continue;
+            }
+            given_up +=
+                recovery.items.iter().filter(|item| item.kind == RecoveryKind::BitmapsGivenUp).count();
+            if let Err(reason) = overlays_tell(&night, &storage, 1, &written) {
+                panic!("{crash}, then {stranger:?}: {reason}; {recovery:?}");
+            }
+        }
+    }
+    assert!(given_up > 10, "{given_up}");
+}
+
 fn judge(
     night: &Night,
     storage: &SimulatedStorage,
@@ -211,6 +319,10 @@ fn judge(
     }
     for backup in night.backups.iter().filter(|_| there[0]) {
         night.is_complete(storage, backup.target, backup.disk)?;
+    }
+    // Behind the last step an overlay is nobody's business here.
+    if !recovery.items.is_empty() {
+        overlays_tell(night, storage, written, what)?;
     }
     for (number, source) in night.disks.iter().enumerate() {
         let disk = open(storage, &source.path, Access::Read).map_err(|e| format!("does not open: {e}"))?;

@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Switched, switch};
 use crate::{
     bitmap::{BitmapChange, Recording},
-    disk::{Disk, DiskOptions},
+    disk::{Disk, DiskOptions, Switch, Switched, fingerprint::Fingerprint, switch},
     error::{Error, ErrorKind, Result},
     image::{Access, CheckSeverity, CreateOptions, SnapshotChange},
     storage::{
@@ -119,7 +118,7 @@ fn a_recovery_carries_out_what_was_decided() {
     let wanted = staged.switch().unwrap();
     storage.begin();
     let survivor = storage.recording().after(&Crash::new(Level::L0, 0, [])).unwrap();
-    let wanted = super::Switch { inode: inode(&survivor), versions: Some(versions(&survivor)), ..wanted };
+    let wanted = Switch { image: fingerprint(&survivor), ..wanted };
     staged.leave();
     assert_eq!(state(&survivor, Some(CheckSeverity::Leak)), before());
     let shared: Arc<dyn Storage> = Arc::new(survivor.clone());
@@ -133,12 +132,8 @@ fn a_recovery_carries_out_what_was_decided() {
     assert_eq!(state(&survivor, Some(CheckSeverity::Leak)), (0, vec![]));
 }
 
-fn inode(storage: &SimulatedStorage) -> u64 {
-    open(storage).image().layers()[0].file().id().unwrap().inode
-}
-
-fn versions(storage: &SimulatedStorage) -> super::Versions {
-    super::Versions::of(open(storage).image().layers()[0].qcow2().unwrap()).unwrap().unwrap()
+fn fingerprint(storage: &SimulatedStorage) -> Fingerprint {
+    open(storage).fingerprint().unwrap()
 }
 
 #[test]
@@ -254,7 +249,7 @@ fn one_change_at_a_time() {
 }
 
 /// A disk of 1 MiB whose data lies in a file of its own, with a bitmap; and a clear of that, decided and not made.
-fn decided_with_data_file() -> (SimulatedStorage, Arc<dyn Storage>, super::Switch) {
+fn decided_with_data_file() -> (SimulatedStorage, Arc<dyn Storage>, Switch) {
     let storage = SimulatedStorage::new();
     storage.make_folder("/images");
     let shared: Arc<dyn Storage> = Arc::new(storage.clone());
@@ -299,7 +294,8 @@ fn who_writes_the_data_file_alone_is_a_stranger() {
 #[test]
 fn where_files_do_not_tell_somebody_may_have_written() {
     let (_, shared, wanted) = decided_with_data_file();
-    let wanted = super::Switch { versions: None, ..wanted };
+    let image = Fingerprint { versions: None, ..wanted.image.clone() };
+    let wanted = Switch { image, ..wanted };
     assert_eq!(switch(&shared, &[], &wanted).unwrap(), Switched::GivenUp);
     assert!(is_given_up(&shared));
 }

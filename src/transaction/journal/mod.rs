@@ -16,7 +16,7 @@ pub(crate) use recover::recover;
 pub use recover::{Recovery, RecoveryItem, RecoveryKind};
 
 use crate::{
-    disk::Switch,
+    disk::{Fingerprint, Switch},
     error::{Error, ErrorKind, Result},
     storage::{File, Lock, Storage},
 };
@@ -47,6 +47,8 @@ pub(crate) struct TargetSwitch {
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
     pub(crate) replaced: Option<u64>,
+    /// The image that it covers, if it does.
+    pub(crate) below: Option<Fingerprint>,
 }
 
 impl Journal {
@@ -88,16 +90,17 @@ impl Journal {
     }
 
     /// Decides, durably. On an error nobody knows whether the decision is there.
-    pub(crate) fn decide(&self, targets: &[TargetSwitch], sources: Vec<Switch>) -> Result<()> {
-        let target = |target: &TargetSwitch| {
+    pub(crate) fn decide(&self, targets: Vec<TargetSwitch>, sources: Vec<Switch>) -> Result<()> {
+        let target = |target: TargetSwitch| {
             Ok(TargetRecord {
                 temporary: in_full(&target.temporary)?,
                 path: in_full(&target.path)?,
                 inode: target.inode,
                 replaced: target.replaced,
+                below: target.below,
             })
         };
-        let targets = targets.iter().map(target).collect::<Result<_>>()?;
+        let targets = targets.into_iter().map(target).collect::<Result<_>>()?;
         self.file.write_all(&Decided { targets, sources }.encode(), self.second)?;
         self.file.sync()
     }

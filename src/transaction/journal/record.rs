@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    disk::{Switch, Versions},
+    disk::{Fingerprint, Switch, Versions},
     storage::FileVersion,
 };
 
@@ -56,6 +56,8 @@ pub(super) struct TargetRecord {
     pub(super) inode: u64,
     /// The inode of the file that is replaced, if one is.
     pub(super) replaced: Option<u64>,
+    /// The image that it covers, if it does.
+    pub(super) below: Option<Fingerprint>,
 }
 
 /// A kind of block.
@@ -116,17 +118,10 @@ impl Block for Decided {
             put_path(to, &target.path);
             to.extend(target.inode.to_le_bytes());
             put_list(to, target.replaced.as_slice(), |to, inode| to.extend(inode.to_le_bytes()));
+            put_list(to, target.below.as_slice(), put_fingerprint);
         });
         put_list(to, &self.sources, |to, source| {
-            put_path(to, &source.path);
-            to.extend(source.inode.to_le_bytes());
-            put_list(to, source.versions.as_slice(), |to, versions| {
-                put_version(to, &versions.image);
-                put_list(to, versions.data_file.as_slice(), |to, (path, version)| {
-                    put_path(to, path);
-                    put_version(to, version);
-                });
-            });
+            put_fingerprint(to, &source.image);
             to.extend(source.directory.to_le_bytes());
             put_bytes(to, &source.old_sector);
             put_bytes(to, &source.new_sector);
@@ -139,14 +134,13 @@ impl Block for Decided {
                 temporary: from.temporary()?,
                 path: from.path()?,
                 inode: from.u64()?,
-                replaced: from.list(Fields::u64)?.first().copied(),
+                replaced: from.list(Fields::u64)?.pop(),
+                below: from.list(Fields::fingerprint)?.pop(),
             })
         })?;
         let sources = from.list(|from| {
             Some(Switch {
-                path: from.path()?,
-                inode: from.u64()?,
-                versions: from.list(Fields::versions)?.pop(),
+                image: from.fingerprint()?,
                 directory: from.u64()?,
                 old_sector: from.bytes()?.to_vec(),
                 new_sector: from.bytes()?.to_vec(),
@@ -163,6 +157,18 @@ fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
 
 fn put_path(to: &mut Vec<u8>, path: &Path) {
     put_bytes(to, path.as_os_str().as_bytes());
+}
+
+fn put_fingerprint(to: &mut Vec<u8>, image: &Fingerprint) {
+    put_path(to, &image.path);
+    to.extend(image.inode.to_le_bytes());
+    put_list(to, image.versions.as_slice(), |to, versions| {
+        put_version(to, &versions.image);
+        put_list(to, versions.data_file.as_slice(), |to, (path, version)| {
+            put_path(to, path);
+            put_version(to, version);
+        });
+    });
 }
 
 fn put_version(to: &mut Vec<u8>, version: &FileVersion) {
@@ -207,6 +213,14 @@ impl<'a> Fields<'a> {
         Some(FileVersion { length, modified: i128::from_le_bytes(*self.take(16)?.first_chunk()?) })
     }
 
+    fn fingerprint(&mut self) -> Option<Fingerprint> {
+        Some(Fingerprint {
+            path: self.path()?,
+            inode: self.u64()?,
+            versions: self.list(Fields::versions)?.pop(),
+        })
+    }
+
     fn versions(&mut self) -> Option<Versions> {
         let image = self.version()?;
         Some(Versions { image, data_file: self.list(|from| Some((from.path()?, from.version()?)))?.pop() })
@@ -229,25 +243,35 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
 
+    fn image(path: &str) -> Fingerprint {
+        let versions = Versions {
+            image: FileVersion { length: 65536, modified: -5 },
+            data_file: Some(("/a/disk.raw".into(), FileVersion { length: 1 << 20, modified: 1 << 70 })),
+        };
+        Fingerprint { path: path.into(), inode: 1 << 40, versions: Some(versions) }
+    }
+
     fn decided() -> Decided {
         let target = TargetRecord {
             temporary: "/b/.holstein-1.tmp".into(),
             path: "/b/inc.qcow2".into(),
             inode: 7,
             replaced: Some(9),
+            below: Some(image("/b/disk.qcow2")),
         };
         let source = Switch {
-            path: "/a/disk.qcow2".into(),
-            inode: 1 << 40,
-            versions: Some(Versions {
-                image: FileVersion { length: 65536, modified: -5 },
-                data_file: Some(("/a/disk.raw".into(), FileVersion { length: 1 << 20, modified: 1 << 70 })),
-            }),
+            image: image("/a/disk.qcow2"),
             directory: 0x50000,
             old_sector: vec![1; 512],
             new_sector: vec![2; 512],
         };
-        Decided { targets: vec![target], sources: vec![source.clone(), Switch { versions: None, ..source }] }
+        Decided {
+            targets: vec![target],
+            sources: vec![
+                source.clone(),
+                Switch { image: Fingerprint { versions: None, ..source.image.clone() }, ..source },
+            ],
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     record::{ALIGNMENT, Begun, Block, Decided, LARGEST, TargetRecord},
 };
 use crate::{
-    disk::{Disk, Switch, Switched, switch},
+    disk::{Disk, Switch, Switched, give_up_bitmaps, is_as_covered, switch},
     error::{Error, ErrorKind, Result},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -86,6 +86,16 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) 
     Ok(recovery)
 }
 
+/// Where a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It has its name.
+    Published,
+    /// It can have its name.
+    Ready(RenameRule),
+    Gone,
+}
+
 /// The transaction of one journal.
 struct Dead<'a> {
     storage: &'a Arc<dyn Storage>,
@@ -149,9 +159,18 @@ impl Dead<'_> {
 
     /// Carries out what was decided; false if something has to wait.
     fn roll_forward(&mut self, journal: &Path, decided: &Decided) -> Result<bool> {
-        let mut complete = true;
-        for target in &decided.targets {
-            complete &= self.publish(target)?;
+        let places = decided.targets.iter().map(|target| self.find(target)).collect::<Result<Vec<_>>>()?;
+        let complete = !places.contains(&Place::Gone);
+        let mut finished = true;
+        // Before it has its name, so that nobody ever sees in it what is not so any more.
+        for (target, place) in decided.targets.iter().zip(&places) {
+            if let Some(below) = &target.below {
+                let sound = complete && is_as_covered(self.storage, below, &decided.sources);
+                finished &= sound || self.give_up(target, place, complete, journal)?;
+            }
+        }
+        for (target, place) in decided.targets.iter().zip(places) {
+            self.publish(target, place)?;
         }
         let folders: BTreeSet<&Path> =
             decided.targets.iter().map(|target| folder_of(&target.path)).collect::<Result<_>>()?;
@@ -160,7 +179,6 @@ impl Dead<'_> {
                 self.sync_folder(folder)?;
             }
         }
-        let mut finished = true;
         for source in &decided.sources {
             finished &= self.switch(source, complete, journal);
         }
@@ -177,40 +195,79 @@ impl Dead<'_> {
         Ok(true)
     }
 
-    /// Lets a target have its name; false if there is no such target any more.
-    fn publish(&mut self, target: &TargetRecord) -> Result<bool> {
+    /// Looks where a target is.
+    fn find(&mut self, target: &TargetRecord) -> Result<Place> {
         let inode = |path: &Path| match self.storage.entry(path) {
             Ok(status) => Ok(Some(status.id.inode)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io(format!("cannot look at '{}'", path.display()), e)),
         };
         let (there, temporary) = (inode(&target.path)?, inode(&target.temporary)?);
-        if there == Some(target.inode) {
-            self.tell(RecoveryKind::TargetWasPublished, &target.path, "");
-            return Ok(true);
+        let reason = match there {
+            Some(there) if there == target.inode => return Ok(Place::Published),
+            _ if temporary != Some(target.inode) => "it was moved or removed",
+            None => return Ok(Place::Ready(RenameRule::NoReplace)),
+            Some(_) if there == target.replaced => return Ok(Place::Ready(RenameRule::Exchange)),
+            Some(_) => "another file has taken its name",
+        };
+        self.tell(RecoveryKind::TargetMissing, &target.path, reason);
+        Ok(Place::Gone)
+    }
+
+    /// Gives up the bitmaps of a new image that are about what is not there any more: backups that are gone, or the disk as
+    /// it was before somebody wrote the image below. False if that has to wait.
+    fn give_up(
+        &mut self,
+        target: &TargetRecord,
+        place: &Place,
+        complete: bool,
+        journal: &Path,
+    ) -> Result<bool> {
+        let at = match place {
+            Place::Published => &target.path,
+            Place::Ready(_) => &target.temporary,
+            Place::Gone => return Ok(true),
+        };
+        match give_up_bitmaps(self.storage, self.held, at) {
+            Ok(false) => {}
+            Ok(true) if complete => {
+                let reason = "the image below it was written since, or may have been";
+                self.tell(RecoveryKind::BitmapsGivenUp, &target.path, reason);
+            }
+            Ok(true) => {
+                let reason = "a target of the transaction is missing";
+                self.tell(RecoveryKind::BitmapsGivenUp, &target.path, reason);
+            }
+            Err(e) if *place == Place::Published => {
+                let reason = format!("{e}; the journal '{}' stays", journal.display());
+                self.tell(RecoveryKind::Unfinished, &target.path, reason);
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
         }
-        let rule = match there {
-            _ if temporary != Some(target.inode) => {
-                self.tell(RecoveryKind::TargetMissing, &target.path, "it was moved or removed");
-                return Ok(false);
+        Ok(true)
+    }
+
+    /// Lets a target have its name.
+    fn publish(&mut self, target: &TargetRecord, place: Place) -> Result<()> {
+        let rule = match place {
+            Place::Gone => return Ok(()),
+            Place::Published => {
+                self.tell(RecoveryKind::TargetWasPublished, &target.path, "");
+                return Ok(());
             }
-            None => RenameRule::NoReplace,
-            Some(_) if there == target.replaced => RenameRule::Exchange,
-            Some(_) => {
-                self.tell(RecoveryKind::TargetMissing, &target.path, "another file has taken its name");
-                return Ok(false);
-            }
+            Place::Ready(rule) => rule,
         };
         self.storage.rename(&target.temporary, &target.path, rule).map_err(|e| {
             Error::io(format!("cannot rename the finished target to '{}'", target.path.display()), e)
         })?;
         self.tell(RecoveryKind::TargetPublished, &target.path, "");
-        Ok(true)
+        Ok(())
     }
 
     /// Switches one image; false if that has to wait.
     fn switch(&mut self, source: &Switch, complete: bool, journal: &Path) -> bool {
-        let path = &source.path;
+        let path = &source.image.path;
         if !complete {
             self.tell(RecoveryKind::BitmapsLeft, path, "a target of the transaction is missing");
             return true;

@@ -1,0 +1,79 @@
+//! What tells later whether anybody has written an image.
+
+use std::{
+    path::{Path, PathBuf, absolute},
+    sync::Arc,
+};
+
+use super::Disk;
+use crate::{
+    error::{Error, Result},
+    image::Layer,
+    storage::{File, FileVersion, Storage},
+};
+
+/// An image as it was at some moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    /// Absolute.
+    pub(crate) path: PathBuf,
+    pub(crate) inode: u64,
+    /// `None` if its files do not tell whether it is written.
+    pub(crate) versions: Option<Versions>,
+}
+
+/// The files of an image, as they are when nobody has written it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Versions {
+    pub(crate) image: FileVersion,
+    /// What its guest data lies in, if that is a file of its own: the path, absolute.
+    pub(crate) data_file: Option<(PathBuf, FileVersion)>,
+}
+
+impl Disk {
+    /// The disk's image, without what lies below, as it is now: every write from now on makes a difference.
+    pub(crate) fn fingerprint(&self) -> Result<Fingerprint> {
+        Fingerprint::of(&self.image().layers()[0])
+    }
+}
+
+impl Fingerprint {
+    pub(super) fn of(layer: &Layer) -> Result<Self> {
+        let file = layer.file();
+        Ok(Fingerprint { path: in_full(file)?, inode: file.id()?.inode, versions: Versions::of(layer)? })
+    }
+
+    /// Whether the image, whose file this is, is so still.
+    pub(super) fn holds(&self, storage: &Arc<dyn Storage>, file: &File) -> Result<bool> {
+        match &self.versions {
+            Some(versions) => versions.hold(storage, file),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Versions {
+    /// Those from which every write from now on differs.
+    fn of(layer: &Layer) -> Result<Option<Self>> {
+        let Some(image) = layer.file().telling_version()? else { return Ok(None) };
+        let Some(top) = layer.qcow2().filter(|top| top.external_data_file_bit()) else {
+            return Ok(Some(Versions { image, data_file: None }));
+        };
+        let Some(data) = top.external_data_file() else { return Ok(None) };
+        let Some(version) = data.telling_version()? else { return Ok(None) };
+        Ok(Some(Versions { image, data_file: Some((in_full(data)?, version)) }))
+    }
+
+    /// A file that cannot be seen may be another one.
+    fn hold(&self, storage: &Arc<dyn Storage>, image: &File) -> Result<bool> {
+        let data_file = |(path, version): &(PathBuf, FileVersion)| {
+            storage.open(path).and_then(|file| file.version()).is_ok_and(|now| now == *version)
+        };
+        Ok(image.version()? == self.image && self.data_file.as_ref().is_none_or(data_file))
+    }
+}
+
+fn in_full(file: &File) -> Result<PathBuf> {
+    let path: &Path = file.path();
+    absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
+}

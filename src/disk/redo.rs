@@ -1,0 +1,179 @@
+//! What a recovery does to the images of a transaction that died, unless somebody has written them since.
+
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError},
+};
+
+use super::{Disk, fingerprint::Fingerprint, write::after_change};
+use crate::{
+    bitmap,
+    error::{Error, ErrorKind, Result},
+    image::{Access, ImageOptions, Layers},
+    storage::{File, FileId, Lock, Storage},
+};
+
+/// What tells later whether an image is still as it was staged, and what then remains to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Switch {
+    /// The image as staged.
+    pub(crate) image: Fingerprint,
+    /// Where the directory of its bitmaps lies by the old sector; 0 if there is none.
+    pub(crate) directory: u64,
+    pub(crate) old_sector: Vec<u8>,
+    pub(crate) new_sector: Vec<u8>,
+}
+
+/// What recovery found an image to be, and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Switched {
+    /// It was as staged, and has its new sector now.
+    Now,
+    /// It had its new sector already.
+    Before,
+    /// Somebody wrote it since, and kept its bitmaps up to date or gave them up: they stay.
+    Left,
+    /// Somebody wrote it since without recording that: its bitmaps are inconsistent now.
+    GivenUp,
+}
+
+/// Carries out what was decided for an image whose transaction died, unless somebody has written it since. An image that
+/// is open for writing in `held` is locked against everybody else, us included, and is written through that.
+pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch) -> Result<Switched> {
+    let path = &wanted.image.path;
+    let id = id_of(storage, path)?;
+    if id.inode != wanted.image.inode {
+        let text = format!("another file has taken the name '{}'", path.display());
+        return Err(Error::new(ErrorKind::NotFound, text));
+    }
+    if let Some(disk) = find(held, id)? {
+        return switch_open(disk, wanted);
+    }
+    // Whatever else is wrong with the image: the sector comes first.
+    let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let file = File::new(storage.open_writable(path).map_err(context)?, path);
+    file.lock(Lock::Write)?;
+    match compare(storage, &file, wanted)? {
+        Found::New => was_switched(&file),
+        Found::Old => write_sector(&file, wanted),
+        Found::Other => {
+            drop(file);
+            give_up(&open_alone(storage, path)?, wanted.directory)
+        }
+    }
+}
+
+fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
+    let _turn = disk.turn()?;
+    disk.settle()?;
+    let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+    let file = image.layers()[0].file().clone();
+    let switched = match compare(image.storage(), &file, wanted)? {
+        Found::New => return was_switched(&file),
+        Found::Old => write_sector(&file, wanted),
+        Found::Other => {
+            drop(image);
+            return give_up(disk, wanted.directory);
+        }
+    };
+    let made = after_change(&mut image, switched.as_ref().map(drop).map_err(Error::clone));
+    made.and(switched)
+}
+
+/// What an image is now, compared with how it was staged.
+enum Found {
+    Old,
+    New,
+    Other,
+}
+
+fn compare(storage: &Arc<dyn Storage>, file: &File, wanted: &Switch) -> Result<Found> {
+    let mut sector = vec![0; wanted.new_sector.len()];
+    file.read_exact(&mut sector, 0, "header")?;
+    Ok(match () {
+        () if sector == wanted.new_sector => Found::New,
+        () if sector == wanted.old_sector && wanted.image.holds(storage, file)? => Found::Old,
+        () => Found::Other,
+    })
+}
+
+/// It may not have been durable.
+fn was_switched(file: &File) -> Result<Switched> {
+    file.sync().map(|()| Switched::Before)
+}
+
+fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {
+    file.write_all(&wanted.new_sector, 0)?;
+    file.sync()?;
+    Ok(Switched::Now)
+}
+
+/// Whether an image that a new one covers is as it was then. One that cannot be looked at may not be, nor one that has its
+/// new sector already: who has written it since does not show.
+pub(crate) fn is_as_covered(storage: &Arc<dyn Storage>, below: &Fingerprint, switches: &[Switch]) -> bool {
+    let look = || {
+        if id_of(storage, &below.path)?.inode != below.inode {
+            return Ok(false);
+        }
+        let context = |e| Error::io(format!("cannot open '{}'", below.path.display()), e);
+        let file = File::new(storage.open(&below.path).map_err(context)?, &below.path);
+        match switches.iter().find(|switch| switch.image.path == below.path) {
+            None => below.holds(storage, &file),
+            Some(switch) => Ok(matches!(compare(storage, &file, switch)?, Found::Old)),
+        }
+    };
+    look().unwrap_or(false)
+}
+
+/// Gives up the bitmaps that record, of the image at `path`: durably. False if there are none.
+pub(crate) fn give_up_bitmaps(storage: &Arc<dyn Storage>, held: &[Disk], path: &Path) -> Result<bool> {
+    let opened;
+    let disk = match find(held, id_of(storage, path)?)? {
+        Some(disk) => {
+            disk.settle()?;
+            disk
+        }
+        None => {
+            opened = open_alone(storage, path)?;
+            &opened
+        }
+    };
+    let image = disk.image();
+    let top = super::write::top(&image)?;
+    let found = give_up(disk, bitmap::directory_offset(top))? == Switched::GivenUp;
+    if found {
+        top.file().sync()?;
+    }
+    Ok(found)
+}
+
+fn id_of(storage: &Arc<dyn Storage>, path: &Path) -> Result<FileId> {
+    let status = storage.status(path);
+    status.map(|status| status.id).map_err(|e| Error::io(format!("cannot look at '{}'", path.display()), e))
+}
+
+/// The disk that has a file open for writing.
+fn find(held: &[Disk], id: FileId) -> Result<Option<&Disk>> {
+    for disk in held.iter().filter(|disk| disk.0.options.access == Access::Write) {
+        if disk.image().layers()[0].file().id()? == id {
+            return Ok(Some(disk));
+        }
+    }
+    Ok(None)
+}
+
+/// An image without what lies below it.
+fn open_alone(storage: &Arc<dyn Storage>, path: &Path) -> Result<Disk> {
+    let (access, layers) = (Access::Write, Layers::TopOnly);
+    Disk::open_in(storage.clone(), path, &ImageOptions { access, layers, ..ImageOptions::default() })
+}
+
+/// A stranger has written the image. One who knows bitmaps has stored them anew, or left them marked as in use; one who
+/// does not has cleared the image's bit for them. Where neither is so, writes are missing in them.
+fn give_up(disk: &Disk, directory: u64) -> Result<Switched> {
+    let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+    let given_up = bitmap::give_up_unless_moved(super::write::top(&image)?, directory);
+    let found = given_up.as_ref().is_ok_and(|found| *found);
+    after_change(&mut image, given_up.map(drop))?;
+    Ok(if found { Switched::GivenUp } else { Switched::Left })
+}
