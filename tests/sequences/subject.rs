@@ -235,10 +235,14 @@ impl Subject {
     pub fn adopt_tail(&mut self, old: u64) {
         let end = old.next_multiple_of(self.layer.cluster_size()).min(self.size()) as usize;
         let tail = self.qemu_reads(&[])[old as usize..end].to_vec();
-        if tail.iter().any(|byte| *byte != 0) {
+        let copied = self.backups.iter().rev().find(|(name, _)| self.chain.as_ref() == Some(name));
+        let copied = copied
+            .map(|(_, contents)| &contents[(old as usize).min(contents.len())..end.min(contents.len())]);
+        let has_old = tail.iter().any(|byte| *byte != 0);
+        if has_old || copied.is_some_and(|copied| copied.iter().any(|byte| *byte != 0)) {
             // Its bitmaps do not know: no increment can have this.
             self.chain = None;
-            self.has("QEMU shows an old tail");
+            self.has(if has_old { "QEMU shows an old tail" } else { "QEMU hides an old tail" });
         }
         self.contents[old as usize..end].copy_from_slice(&tail);
     }
