@@ -1,7 +1,7 @@
 //! Groups of backups on trial: all disks or none, through any crash, any failure, and any stranger.
 //!
 //! Reading order: `night` (what is run), `judge` (what has to hold), then `crashes`,
-//! `strangers`, `failures`, `journals`, `killed`; and `protocol`, which is the same without files.
+//! `strangers`, `failures`, `panics`, `journals`, `killed`; and `protocol`, which is the same without files.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
@@ -23,6 +23,8 @@ mod killed;
 mod model;
 #[path = "group_commit/night.rs"]
 mod night;
+#[path = "group_commit/panics.rs"]
+mod panics;
 #[path = "group_commit/protocol.rs"]
 mod protocol;
 #[path = "support/qemu.rs"]
@@ -85,6 +87,11 @@ macro_rules! nights {
             #[test]
             fn damaged_journals_decide_nothing() {
                 journals::decide_nothing_when_damaged(night());
+            }
+
+            #[test]
+            fn panics_lose_nothing() {
+                panics::lose_nothing(night());
             }
 
             #[test]

@@ -78,7 +78,8 @@ impl Commit {
         if let Err((index, error)) = self.publish() {
             return Err((index, self.revoke(error)));
         }
-        let Commit { journal, targets, staged } = self;
+        self.targets.iter_mut().for_each(|target| target.file.stay());
+        let Commit { mut journal, targets, staged } = self;
         let mut problems = Vec::new();
         for StagedDisk { jobs, bitmaps } in staged {
             let path = bitmaps.path().to_owned();
@@ -116,7 +117,7 @@ impl Commit {
     }
 
     /// Step 5: the record that decides.
-    fn decide(&self) -> Result<()> {
+    fn decide(&mut self) -> Result<()> {
         let target = |Publication { file, covers, .. }: &Publication| {
             Ok(TargetSwitch {
                 temporary: file.temporary().to_owned(),

@@ -353,12 +353,14 @@ impl Work {
     /// The same; with `partial`, of one target that has only that. Fails if nothing has changed; tells which bitmaps may
     /// not have changed although the targets are there.
     fn try_commit(&self, group: &[usize], partial: Option<Partial>) -> Result<Vec<Problem>, (usize, Error)> {
-        let journal = group.first().and_then(|index| lock(self.journal(*index)).take());
-        let mut targets = self.take_targets(group);
         // Committed when its job was done, or failed then.
-        let (Some(journal), false) = (journal, targets.is_empty()) else { return Ok(Vec::new()) };
+        if lock(self.journal(group[0])).is_none() {
+            return Ok(Vec::new());
+        }
         let staged = self.stage(group, partial);
+        let mut targets = self.take_targets(group);
         targets.extend(self.take_overlays(group));
+        let Some(journal) = lock(self.journal(group[0])).take() else { return Ok(Vec::new()) };
         let problems = Commit::conclude(journal, targets, staged)?;
         lock(&self.changes).done();
         Ok(problems)

@@ -135,7 +135,7 @@ fn states(night: &Night, recording: &Recording) -> Vec<(holstein::storage::simul
 }
 
 /// What a disk holds afterwards, and the range that was written.
-struct Written {
+pub struct Written {
     guest: Guest,
     range: std::ops::Range<u64>,
     /// Nobody could tell from the image alone.
@@ -306,6 +306,19 @@ fn judge(
     }
     kinds.set(count);
     night.again(storage)?;
+    // Behind the last step an overlay is nobody's business here.
+    if !recovery.items.is_empty() {
+        overlays_tell(night, storage, written, what)?;
+    }
+    holds(night, storage, Some((written, what)))
+}
+
+/// What has to hold after every recovery, whoever has `written` what before.
+pub fn holds(
+    night: &Night,
+    storage: &SimulatedStorage,
+    written: Option<(usize, &Written)>,
+) -> Result<(), String> {
     let left: Vec<_> =
         storage.paths().into_iter().filter(|path| path.to_string_lossy().contains("/.holstein")).collect();
     if !left.is_empty() {
@@ -320,13 +333,10 @@ fn judge(
     for backup in night.backups.iter().filter(|_| there[0]) {
         night.is_complete(storage, backup.target, backup.disk)?;
     }
-    // Behind the last step an overlay is nobody's business here.
-    if !recovery.items.is_empty() {
-        overlays_tell(night, storage, written, what)?;
-    }
     for (number, source) in night.disks.iter().enumerate() {
         let disk = open(storage, &source.path, Access::Read).map_err(|e| format!("does not open: {e}"))?;
-        let expected = if number == written { &what.guest } else { &source.guest };
+        let what = written.filter(|(disk, _)| *disk == number).map(|(_, what)| what);
+        let expected = what.map_or(&source.guest, |what| &what.guest);
         if &guest(&disk)? != expected {
             return Err(format!("the contents of '{}' changed", source.path));
         }
@@ -340,12 +350,13 @@ fn judge(
                 .extents()
                 .flat_map(|extent| extent.start / info.granularity..extent.end.div_ceil(info.granularity))
                 .collect();
-            let since = what.range.start / info.granularity..what.range.end.div_ceil(info.granularity);
-            let missing = since.clone().any(|granule| !dirty.contains(&granule));
             // Before the decision an image is not touched, and what is not noticed by others is not by us.
-            let concerns = number == written && name != "another" && (there[0] || !what.silent);
-            if concerns && missing {
-                return Err(format!("bitmap '{name}' is clean where the stranger has written"));
+            if let Some(what) = what.filter(|what| name != "another" && (there[0] || !what.silent)) {
+                let mut since =
+                    what.range.start / info.granularity..what.range.end.div_ceil(info.granularity);
+                if since.any(|granule| !dirty.contains(&granule)) {
+                    return Err(format!("bitmap '{name}' is clean where the stranger has written"));
+                }
             }
             // What it has lost is in a target, or was to be forgotten.
             let Some(old) = source.old.0.get(&name) else { continue };

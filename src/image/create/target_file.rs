@@ -38,6 +38,8 @@ enum State {
     Published,
     /// The data is under the final name and the file that was there under the temporary one.
     Exchanged,
+    /// The same, and it stays so.
+    Staying,
     /// Nothing is left to do.
     Settled,
 }
@@ -113,12 +115,21 @@ impl TargetFile {
         let (from, to, rule) = match self.state {
             State::Published => (&self.path, &self.temporary, RenameRule::NoReplace),
             State::Exchanged => (&self.temporary, &self.path, RenameRule::Exchange),
-            State::Temporary | State::Settled => return Ok(()),
+            State::Temporary | State::Staying | State::Settled => return Ok(()),
         };
         let context = || format!("cannot take back the name '{}'", self.path.display());
         self.storage.rename(from, to, rule).map_err(|e| Error::io(context(), e))?;
         self.state = State::Temporary;
         Ok(())
+    }
+
+    /// From here on the file keeps its name, whatever happens; [`TargetFile::settle`] is still to come.
+    pub(crate) fn stay(&mut self) {
+        self.state = match self.state {
+            State::Exchanged => State::Staying,
+            State::Published => State::Settled,
+            state => state,
+        };
     }
 
     /// Leaves everything as it is, for a recovery to finish.
@@ -147,7 +158,7 @@ impl TargetFile {
     /// temporary name.
     pub(crate) fn settle(mut self) -> bool {
         match mem::replace(&mut self.state, State::Settled) {
-            State::Exchanged => self.remove(&self.temporary),
+            State::Exchanged | State::Staying => self.remove(&self.temporary),
             _ => true,
         }
     }
@@ -160,7 +171,7 @@ impl TargetFile {
 
     fn undo(&mut self) -> bool {
         match mem::replace(&mut self.state, State::Settled) {
-            State::Settled => true,
+            State::Staying | State::Settled => true,
             State::Temporary => self.remove(&self.temporary),
             State::Published => self.remove(&self.path),
             State::Exchanged => {

@@ -37,6 +37,7 @@ pub(crate) struct Journal {
     path: PathBuf,
     /// Where the decision goes.
     second: u64,
+    /// It stays when it is dropped, or is gone.
     settled: bool,
 }
 
@@ -89,8 +90,9 @@ impl Journal {
         Err(Error::new(ErrorKind::Locked, text))
     }
 
-    /// Decides, durably. On an error nobody knows whether the decision is there.
-    pub(crate) fn decide(&self, targets: Vec<TargetSwitch>, sources: Vec<Switch>) -> Result<()> {
+    /// Decides, durably. On an error nobody knows whether the decision is there. From here on the journal stays when it is
+    /// dropped.
+    pub(crate) fn decide(&mut self, targets: Vec<TargetSwitch>, sources: Vec<Switch>) -> Result<()> {
         let target = |target: TargetSwitch| {
             Ok(TargetRecord {
                 temporary: in_full(&target.temporary)?,
@@ -101,6 +103,7 @@ impl Journal {
             })
         };
         let targets = targets.into_iter().map(target).collect::<Result<_>>()?;
+        self.settled = true;
         self.file.write_all(&Decided { targets, sources }.encode(), self.second)?;
         self.file.sync()
     }
@@ -114,11 +117,13 @@ impl Journal {
 
     /// Takes the decision back, durably; the journal of what is still to be removed stays. After an error nobody knows
     /// whether the decision is there.
-    pub(crate) fn revoke(&self) -> Result<()> {
+    pub(crate) fn revoke(&mut self) -> Result<()> {
         let nothing = [0; ALIGNMENT as usize];
         let overwritten = self.file.write_all(&nothing, self.second).and_then(|()| self.file.sync());
         // A file whose sync has failed is not written any more, but it can go.
-        overwritten.or_else(|_| self.remove())
+        overwritten.or_else(|_| self.remove())?;
+        self.settled = false;
+        Ok(())
     }
 
     /// Leaves the journal to a later recovery.
@@ -144,7 +149,7 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Nothing was decided, and what was made is gone.
+    /// If nothing is decided, what was made is gone.
     fn drop(&mut self) {
         if !self.settled {
             let _ = self.remove();
