@@ -643,7 +643,8 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_RECOVERED_BITMAPS_LEFT 7
 
 /**
- * Somebody wrote an image without recording it: its bitmaps are inconsistent now, and the next backup is a full one.
+ * What somebody wrote meanwhile, or may have, is not in an image's bitmaps, or the backup that they are about is gone: they
+ * are inconsistent now, and the next backup is a full one.
  */
 #define HOL_RECOVERED_BITMAPS_GIVEN_UP 8
 

@@ -22,7 +22,8 @@ pub const HOL_RECOVERED_BITMAPS_CHANGED: u32 = 5;
 pub const HOL_RECOVERED_BITMAPS_WERE_CHANGED: u32 = 6;
 /// The bitmaps stay as they are, dirtier than they could be.
 pub const HOL_RECOVERED_BITMAPS_LEFT: u32 = 7;
-/// Somebody wrote an image without recording it: its bitmaps are inconsistent now, and the next backup is a full one.
+/// What somebody wrote meanwhile, or may have, is not in an image's bitmaps, or the backup that they are about is gone: they
+/// are inconsistent now, and the next backup is a full one.
 pub const HOL_RECOVERED_BITMAPS_GIVEN_UP: u32 = 8;
 /// Something cannot be finished now; the journal stays for the next recovery.
 pub const HOL_RECOVERED_UNFINISHED: u32 = 9;

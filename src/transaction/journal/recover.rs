@@ -56,8 +56,8 @@ pub enum RecoveryKind {
     BitmapsWereChanged,
     /// The bitmaps stay as they are, dirtier than they could be.
     BitmapsLeft,
-    /// Somebody wrote to an image without recording it in its bitmaps: they are inconsistent now, and the next backup
-    /// is a full one.
+    /// What somebody wrote meanwhile, or may have, is not in an image's bitmaps, or the backup that they are about is gone:
+    /// they are inconsistent now, and the next backup is a full one.
     BitmapsGivenUp,
     /// Something cannot be finished now; the journal stays for the next recovery.
     Unfinished,
