@@ -160,6 +160,7 @@ impl Plan {
     }
 
     fn cover(&mut self, disk: &Disk, path: PathBuf, options: &OverlayOptions) -> Result<()> {
+        let individual = self.completion == CompletionMode::Individual;
         let site = self.site(disk)?;
         if let Some(overlay) = &site.overlay {
             let text = format!(
@@ -173,6 +174,15 @@ impl Plan {
         if disk.options().sharing == Sharing::ForceShare {
             let text =
                 format!("'{}' was opened with force-share: somebody may write it", disk.path().display());
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        if individual && let Some(used) = site.used.iter().find(|used| used.changes) {
+            let text = format!(
+                "bitmap '{}' would change when the backup of action {} is done, and its image lies below the overlay \
+                 then; use grouped completion",
+                printable(&used.name),
+                used.action
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
         disk.refuse_covered()?;

@@ -49,6 +49,23 @@ fn a_bitmap_in_use_by_a_backup_does_not_change_behind_it() {
 }
 
 #[test]
+fn the_bitmap_of_an_image_that_is_covered_changes_only_with_all() {
+    let site = Site::new();
+    let a = site.open("a");
+    let actions = |mode| {
+        let disk = a.clone();
+        let (overlay, options) = (site.path("over"), OverlayOptions::default());
+        vec![site.backup(&a, "t", by("old", mode)), Action::ExternalSnapshot { disk, overlay, options }]
+    };
+    let text = "action 2 (external snapshot): bitmap 'old' would change when the backup of action 1 is done";
+    site.refuses(CompletionMode::Individual, actions(BitmapMode::OnSuccess), text);
+    individual(actions(BitmapMode::Never)).unwrap();
+    drop(a);
+    assert!(site.path("t").exists() && site.path("over").exists());
+    assert_ne!(site.dirty("a", "old"), Some(vec![]));
+}
+
+#[test]
 fn the_bitmap_of_an_overlay_changes_only_with_all() {
     let site = Site::new();
     let a = site.open("a");
