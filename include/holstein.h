@@ -2050,9 +2050,10 @@ int hol_txn_start(struct hol_txn *txn);
  *
  * Returns HOL_OK: over, and every job succeeded; HOL_TIMED_OUT: it still runs; else how it failed, the same each
  * time: the first failure of a job, HOL_ERR_CANCELLED after hol_txn_cancel(); hol_job_error() tells it for each
- * job. Further errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+ * job. Further errors: HOL_ERR_WRONG_STATE (not started, or called by what receives its own log), HOL_ERR_NULL,
+ * HOL_ERR_PANIC.
  *
- * Threads: any. Blocks: yes. From callbacks: yes. Since: 0.1.
+ * Threads: any. Blocks: yes. From callbacks: those of other transactions. Since: 0.1.
  */
 HOL_MUST_USE
 int hol_txn_wait(struct hol_txn *txn,
@@ -2075,7 +2076,7 @@ int hol_txn_cancel(struct hol_txn *txn);
  *
  * Errors: as those two.
  *
- * Threads: any. Blocks: yes. From callbacks: yes. Since: 0.1.
+ * Threads: any. Blocks: yes. From callbacks: those of other transactions. Since: 0.1.
  */
 HOL_MUST_USE
 int hol_txn_commit(struct hol_txn *txn);
@@ -2129,8 +2130,8 @@ int hol_txn_job(struct hol_txn *txn,
  * Frees a transaction. One that still runs is cancelled, and its end waited for: afterwards nothing of it works in the
  * background. NULL is allowed and does nothing.
  *
- * Threads: any, but no other call may use the transaction. Blocks: yes, while it runs. From callbacks: yes.
- * Since: 0.1.
+ * Threads: any, but no other call may use the transaction. Blocks: yes, while it runs. From callbacks: those of other
+ * transactions. Since: 0.1.
  */
 void hol_txn_free(struct hol_txn *txn);
 

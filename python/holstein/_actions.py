@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from . import _abi
 from ._bitmap_changes import recording
 from ._disk import Disk
-from ._library import Path, check, lib, name_bytes, path_bytes
+from ._library import Path, check, lib, name_bytes, number, path_bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Actions:
         self, disk: Disk, name: str | bytes, *, granularity: int = 0, disabled: bool = False
     ) -> None:
         """A new, clean bitmap; granularity 0 is the library's choice."""
-        options = _abi.BitmapOptions(granularity=granularity, recording=recording(disabled))
+        options = _abi.BitmapOptions(granularity=number("granularity", granularity), recording=recording(disabled))
         self._add(lib.hol_action_bitmap_add(disk.handle, name_bytes(name), byref(options)))
 
     def bitmap_remove(self, disk: Disk, name: str | bytes) -> None:
@@ -63,7 +63,7 @@ class Actions:
         """A new image on top of the disk; later actions on the disk are about that. When the transaction is done the disk
         goes on there: close it, and open the overlay."""
         options = _abi.OverlayOptions(
-            cluster_size=cluster_size,
+            cluster_size=number("cluster_size", cluster_size),
             backing_name=None if backing_name is None else path_bytes(backing_name),
         )
         self._add(lib.hol_action_external_snapshot(disk.handle, path_bytes(overlay), byref(options)))

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import _abi
-from ._library import check, lib, name_bytes
+from ._library import check, lib, name_bytes, number
 
 if TYPE_CHECKING:
     from ._disk import Disk
@@ -26,7 +26,7 @@ class BitmapChanges:
 
     def add(self, name: str | bytes, *, granularity: int = 0, disabled: bool = False) -> None:
         """A new, clean bitmap; granularity 0 is the library's choice."""
-        self._note("add", name, granularity=granularity, recording=recording(disabled))
+        self._note("add", name, granularity=number("granularity", granularity), recording=recording(disabled))
 
     def remove(self, name: str | bytes) -> None:
         """The bitmap goes; also one that cannot be used."""

@@ -10,7 +10,7 @@ from typing import Callable
 
 from . import _abi
 from ._bitmap_changes import BitmapChanges, recording
-from ._library import Path, check, choice, lib, name_bytes, path_bytes, text
+from ._library import Path, check, choice, lib, name_bytes, number, path_bytes, text
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ class Disk:
             backing=None if backing is None else path_bytes(backing),
             data_file=None if data_file is None else path_bytes(data_file),
             open=ctypes.pointer(open_options),
-            cluster_size=cluster_size,
+            cluster_size=number("cluster_size", cluster_size),
             compat=choice("COMPAT", "compat", compat),
-            refcount_bits=refcount_bits,
+            refcount_bits=number("refcount_bits", refcount_bits, 32),
             compression_type=choice("COMPRESSION", "compression_type", compression_type),
             backing_format=0 if backing_format is None else choice("FORMAT", "backing_format", backing_format),
             flags=sum(_abi.DISK_FLAGS[name] for name, is_set in flags.items() if is_set),
@@ -163,7 +163,7 @@ class Disk:
         )
         disk = cls.__new__(cls)
         disk._handle = c_void_p()
-        check(lib.hol_disk_create(path_bytes(path), size or 0, byref(options), byref(disk._handle)))
+        check(lib.hol_disk_create(path_bytes(path), number("size", size or 0), byref(options), byref(disk._handle)))
         return disk
 
     @property
@@ -206,27 +206,25 @@ class Disk:
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the disk, read through the chain."""
-        if offset < 0 or length < 0:
-            raise ValueError("offset and length cannot be negative")
-        data = bytearray(length)
+        data = bytearray(number("length", length))
         # An array of no bytes has no address to give.
         buffer = (c_uint8 * length).from_buffer(data) if length else (c_uint8 * 1)()
-        check(lib.hol_disk_read(self.handle, offset, buffer, length))
+        check(lib.hol_disk_read(self.handle, number("offset", offset), buffer, length))
         return bytes(data)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes to a writable disk; every bitmap that records has the range before. Durable after flush or close."""
         data = bytes(data)
         buffer = (c_uint8 * max(len(data), 1)).from_buffer_copy(data or b"\0")
-        check(lib.hol_disk_write(self.handle, _natural(offset), buffer, len(data)))
+        check(lib.hol_disk_write(self.handle, number("offset", offset), buffer, len(data)))
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Makes a part of a writable disk read as zero, without storing zeros where that is possible."""
-        check(lib.hol_disk_write_zeroes(self.handle, _natural(offset), _natural(length)))
+        check(lib.hol_disk_write_zeroes(self.handle, number("offset", offset), number("length", length)))
 
     def discard(self, offset: int, length: int) -> None:
         """Gives up what a part of a writable disk holds: the clusters that it covers whole read as zero then."""
-        check(lib.hol_disk_discard(self.handle, _natural(offset), _natural(length)))
+        check(lib.hol_disk_discard(self.handle, number("offset", offset), number("length", length)))
 
     def flush(self) -> None:
         """Makes everything durable that was written."""
@@ -234,7 +232,7 @@ class Disk:
 
     def resize(self, size: int) -> None:
         """Changes the size of a writable disk, durably; what is new reads as zero and is dirty in every bitmap."""
-        check(lib.hol_disk_resize(self.handle, _natural(size)))
+        check(lib.hol_disk_resize(self.handle, number("size", size)))
 
     def create_snapshot(self, name: str | bytes) -> None:
         """Takes an internal snapshot of a writable disk as it is, durably; bitmaps are not part of it."""
@@ -276,7 +274,7 @@ class Disk:
     def add_bitmap(self, name: str | bytes, *, granularity: int = 0, disabled: bool = False) -> None:
         """Adds a clean bitmap to a writable disk; granularity 0 is the library's choice. This change and the others here
         are durable when they return."""
-        options = _abi.BitmapOptions(granularity=granularity, recording=recording(disabled))
+        options = _abi.BitmapOptions(granularity=number("granularity", granularity), recording=recording(disabled))
         check(lib.hol_bitmap_add(self.handle, name_bytes(name), byref(options)))
 
     def remove_bitmap(self, name: str | bytes) -> None:
@@ -311,7 +309,7 @@ class Disk:
 
     def close(self) -> None:
         """Closes the disk, with what was written durable; a second time does nothing. Transactions that use it keep what
-        they need."""
+        they need. No other thread may be in a call of it."""
         handle, self._handle = self._handle, c_void_p()
         check(lib.hol_disk_close(handle))
 
@@ -341,13 +339,6 @@ class Disk:
             lib.hol_disk_close(self._handle)
 
 
-def _natural(number: int) -> int:
-    # ctypes would take a negative number for a huge one.
-    if number < 0:
-        raise ValueError("offset, length and size cannot be negative")
-    return number
-
-
 def _disk_options(
     *,
     format: str = "qcow2",
@@ -360,7 +351,7 @@ def _disk_options(
 ) -> _abi.DiskOptions:
     return _abi.DiskOptions(
         backing_dir=None if backing_dir is None else path_bytes(backing_dir),
-        memory_limit=memory_limit,
+        memory_limit=number("memory_limit", memory_limit),
         format=choice("FORMAT", "format", format),
         backing_policy=choice("BACKING", "backing_policy", backing_policy),
         sharing=choice("SHARING", "sharing", sharing),

@@ -44,6 +44,13 @@ def choice(group: str, option: str, value: str) -> int:
     return choices.index(value)
 
 
+def number(option: str, value: int, bits: int = 64) -> int:
+    """An integer of the library, which ctypes would cut to its size."""
+    if not 0 <= value < 1 << bits:
+        raise ValueError(f"{option} cannot be {value}")
+    return value
+
+
 def path_bytes(path: Path) -> bytes:
     """A path for the library, which takes it as C does: up to the first NUL."""
     path = os.fsencode(path)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import threading
+import time
+import weakref
+from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,7 +16,7 @@ from . import _abi
 from ._actions import Actions
 from ._disk import Disk
 from ._error import HolsteinError
-from ._library import Path, check, choice, last_error, lib, name_bytes, path_bytes
+from ._library import Path, check, choice, last_error, lib, name_bytes, number, path_bytes
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,16 @@ class Report:
     partial_end: int | None = None
 
 
-def _speed(bytes_per_second: int) -> int:
-    if not 0 <= bytes_per_second < 1 << 64:
-        raise ValueError(f"{bytes_per_second} bytes a second are no speed")
-    return bytes_per_second
-
+#: Seconds for which the library is waited for at once: Python handles Ctrl-C between calls only.
+_SLICE = 0.25
 
 def _log_callback(log: Callable[[str, int | None, str], object]) -> object:
     def callback(level: int, job: int, message: bytes, _opaque: object) -> None:
-        log(_abi.LEVELS.get(level, "info"), None if job < 0 else job, message.decode(errors="replace"))
+        _telling.now = True
+        try:
+            log(_abi.LEVELS.get(level, "info"), None if job < 0 else job, message.decode(errors="replace"))
+        finally:
+            _telling.now = False
 
     return _abi.LogCallback(callback)
 
@@ -109,7 +115,7 @@ class Job:
 
     def set_speed(self, bytes_per_second: int) -> None:
         """Limits how many bytes of data a second the job reads; 0 is without a limit."""
-        check(lib.hol_job_set_speed(self._handle, _speed(bytes_per_second)))
+        check(lib.hol_job_set_speed(self._handle, number("bytes_per_second", bytes_per_second)))
 
     def finalize(self) -> None:
         """Lets the target of a "pending" job appear, and those of its group."""
@@ -162,9 +168,12 @@ class Transaction(Actions):
         if grouped is not None:
             completion = "grouped" if grouped else "individual"
         mode = choice("COMPLETION", "completion", completion)
+        self._calls = 0
+        self._no_calls = threading.Condition()
         self._handle = c_void_p(lib.hol_txn_new())
         if not self._handle:
             raise last_error()
+        _living.add(self)
         self._started = False
         check(lib.hol_txn_set_completion(self._handle, mode))
         if journal is not None:
@@ -179,6 +188,19 @@ class Transaction(Actions):
         if not self._handle:
             raise ValueError("the transaction is closed")
         return self._handle
+
+    @contextmanager
+    def _call(self) -> Iterator[c_void_p]:
+        """The handle, which is not freed before this ends."""
+        with self._no_calls:
+            handle = self.handle
+            self._calls += 1
+        try:
+            yield handle
+        finally:
+            with self._no_calls:
+                self._calls -= 1
+                self._no_calls.notify_all()
 
     def add_backup(
         self,
@@ -207,16 +229,16 @@ class Transaction(Actions):
         options = _abi.BackupOptions(
             bitmap=None if bitmap is None else name_bytes(bitmap),
             backing=None if backing is None else path_bytes(backing),
-            cluster_size=cluster_size,
+            cluster_size=number("cluster_size", cluster_size),
             sync=choice("SYNC", "sync", sync),
             bitmap_mode=choice("BITMAP_MODE", "bitmap_mode", bitmap_mode),
             format=choice("FORMAT", "format", format),
             backing_format=choice("FORMAT", "backing_format", backing_format),
             compression=choice("COMPRESSION", "compression", compression),
-            compression_level=compression_level,
+            compression_level=number("compression_level", compression_level, 32),
             existing=choice("EXISTING", "existing", existing),
             zero_detection=choice("ZERO_DETECTION", "zero_detection", zero_detection),
-            speed=_speed(speed),
+            speed=number("speed", speed),
             on_source_error=choice("ON_ERROR", "on_source_error", on_source_error),
             on_target_error=choice("ON_ERROR", "on_target_error", on_target_error),
             finalize=choice("LAST_STEP", "finalize", finalize),
@@ -231,17 +253,18 @@ class Transaction(Actions):
     def start(self) -> None:
         """Starts the jobs; returns when the point in time of the copies is taken."""
         self._started = True
-        check(lib.hol_txn_start(self.handle))
+        with self._call() as handle:
+            check(lib.hol_txn_start(handle))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the end, at most `timeout` seconds: False when it still runs then. Raises how it failed."""
-        if timeout is not None:
-            milliseconds = max(0, round(timeout * 1000))
-            return check(lib.hol_txn_wait(self.handle, milliseconds)) != _abi.TIMED_OUT
-        # In slices: Python handles Ctrl-C between calls only.
-        while check(lib.hol_txn_wait(self.handle, 250)) == _abi.TIMED_OUT:
-            pass
-        return True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _SLICE if deadline is None else min(max(deadline - time.monotonic(), 0), _SLICE)
+            with self._call() as handle:
+                ended = check(lib.hol_txn_wait(handle, round(left * 1000))) != _abi.TIMED_OUT
+            if ended or (deadline is not None and time.monotonic() >= deadline):
+                return ended
 
     def commit(self) -> None:
         """Starts the jobs and waits for their end."""
@@ -250,16 +273,18 @@ class Transaction(Actions):
 
     def cancel(self) -> None:
         """Asks the jobs to stop; `wait` then raises a failure of kind "cancelled"."""
-        check(lib.hol_txn_cancel(self.handle))
+        with self._call() as handle:
+            check(lib.hol_txn_cancel(handle))
 
     def fileno(self) -> int:
         """A file descriptor that is readable while events wait: for select, selectors and asyncio."""
-        return check(lib.hol_txn_event_fd(self.handle))
+        with self._call() as handle:
+            return check(lib.hol_txn_event_fd(handle))
 
     def events(self) -> Iterator[Event]:
         """The events that wait now; does not block."""
         event = _abi.Event()
-        while check(lib.hol_txn_next_event(self.handle, byref(event))):
+        while self._next_event(event):
             yield Event(
                 kind=_abi.EVENTS.get(event.kind, "unknown"),
                 job=None if event.job < 0 else event.job,
@@ -271,22 +296,28 @@ class Transaction(Actions):
                 action=_abi.ACTIONS.get(event.action),
             )
 
+    def _next_event(self, event: _abi.Event) -> int:
+        with self._call() as handle:
+            return check(lib.hol_txn_next_event(handle, byref(event)))
+
     @property
     def jobs(self) -> list[Job]:
         """The jobs of a started transaction, in the order in which they were added."""
-        number = c_size_t()
-        check(lib.hol_txn_job_count(self.handle, byref(number)))
-        return [self._job(index) for index in range(number.value)]
+        number_of_jobs = c_size_t()
+        with self._call() as handle:
+            check(lib.hol_txn_job_count(handle, byref(number_of_jobs)))
+            return [_job(handle, index) for index in range(number_of_jobs.value)]
 
     def close(self) -> None:
-        """Frees the transaction; one that runs is cancelled, and its end waited for."""
-        handle, self._handle = self._handle, c_void_p()
+        """Frees the transaction; one that runs is cancelled, and its end waited for. Other threads may be in calls of it:
+        what they wait for ends, and their next call raises ValueError. What still lives when Python ends is closed then."""
+        with self._no_calls:
+            handle, self._handle = self._handle, c_void_p()
+            if handle and self._calls and self._started:
+                # An error says that there is nothing to cancel.
+                lib.hol_txn_cancel(handle)
+            self._no_calls.wait_for(lambda: self._calls == 0)
         lib.hol_txn_free(handle)
-
-    def _job(self, index: int) -> Job:
-        handle = c_void_p()
-        check(lib.hol_txn_job(self.handle, index, byref(handle)))
-        return Job(handle)
 
     def __enter__(self) -> Transaction:
         return self
@@ -304,4 +335,29 @@ class Transaction(Actions):
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
+            if getattr(_telling, "now", False):
+                # The library may call it once more: it does not wait in here.
+                _outlived.append(self._log)
             lib.hol_txn_free(self._handle)
+
+
+def _job(transaction: c_void_p, index: int) -> Job:
+    handle = c_void_p()
+    check(lib.hol_txn_job(transaction, index, byref(handle)))
+    return Job(handle)
+
+
+#: Whether this thread is in what receives a log.
+_telling = threading.local()
+
+#: What receives the log of a transaction whose last reference went in there.
+_outlived: list[object] = []
+
+#: The library must not call Python any more when the interpreter ends.
+_living: weakref.WeakSet[Transaction] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for transaction in list(_living):
+        transaction.close()

@@ -1,5 +1,8 @@
 """Jobs: verbs, manual last steps, and the log."""
 
+import subprocess
+import sys
+import threading
 import time
 from typing import Callable
 
@@ -42,6 +45,79 @@ class JobsTest(ImagesCase):
         states = [event.status for event in transaction.events() if event.kind == "status"]
         self.assertEqual(states, ["running", "paused", "running", "waiting", "pending", "concluded"])
         self.assert_same(target, self.disk)
+
+    def test_close_while_others_wait(self) -> None:
+        for _ in range(20):
+            transaction = holstein.Transaction()
+            with holstein.Disk(self.disk) as disk:
+                transaction.add_backup(disk, self.folder / "target.qcow2", speed=1)
+            transaction.start()
+            ends: list[str] = []
+
+            def wait() -> None:
+                try:
+                    transaction.wait(60)
+                    ends.append("success")
+                except holstein.HolsteinError as error:
+                    ends.append(error.kind)
+                except ValueError:
+                    ends.append("closed")
+
+            threads = [threading.Thread(target=wait) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            transaction.close()
+            for thread in threads:
+                thread.join()
+            self.assertLessEqual(set(ends), {"cancelled", "closed"})
+            self.assertEqual(len(ends), 4)
+
+    def test_python_ends_while_a_transaction_runs(self) -> None:
+        target = self.folder / "target.qcow2"
+        for end in ("transaction.wait()", "sys.exit(0)"):
+            script = f"""
+import holstein, sys
+transaction = holstein.Transaction(log=lambda *line: None)
+with holstein.Disk({str(self.disk)!r}) as disk:
+    transaction.add_backup(disk, {str(target)!r}, speed={0 if "wait" in end else 1})
+transaction.start()
+{end}
+"""
+            for _ in range(8):
+                target.unlink(missing_ok=True)
+                done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertEqual(target.exists(), "wait" in end)
+                self.assertEqual([path.name for path in self.folder.glob(".holstein*")], [])
+
+    def test_the_last_reference_goes_in_the_log(self) -> None:
+        for text in ("is waiting", "has ended"):
+            gone = threading.Event()
+            held: list[holstein.Transaction] = []
+
+            def log(_level: str, _job: int | None, line: str) -> None:
+                if text in line and held:
+                    with self.assertRaisesRegex(holstein.HolsteinError, "receives the log"):
+                        held[0].wait()
+                    held.pop()
+                    gone.set()
+
+            held.append(holstein.Transaction(log=log))
+            with holstein.Disk(self.disk) as disk:
+                held[0].add_backup(disk, self.folder / f"{text}.qcow2")
+            held[0].start()
+            self.assertTrue(gone.wait(60))
+
+    def test_numbers_are_not_cut(self) -> None:
+        with holstein.Disk(self.disk) as disk, holstein.Transaction() as transaction:
+            for options in ({"cluster_size": (1 << 64) + 65536}, {"compression_level": (1 << 32) + 1}):
+                with self.assertRaisesRegex(ValueError, next(iter(options))):
+                    transaction.add_backup(disk, self.folder / "target.qcow2", **options)
+            with self.assertRaisesRegex(ValueError, "offset"):
+                disk.read((1 << 64) + 512, 1)
+            transaction.add_backup(disk, self.folder / "target.qcow2")
+            transaction.start()
+            self.assertTrue(transaction.wait(float("inf")))
 
     def test_last_steps_by_hand(self) -> None:
         target = self.folder / "target.qcow2"

@@ -281,9 +281,10 @@ pub unsafe extern "C" fn hol_txn_start(txn: *mut hol_txn) -> c_int {
 ///
 /// Returns HOL_OK: over, and every job succeeded; HOL_TIMED_OUT: it still runs; else how it failed, the same each
 /// time: the first failure of a job, HOL_ERR_CANCELLED after hol_txn_cancel(); hol_job_error() tells it for each
-/// job. Further errors: HOL_ERR_WRONG_STATE (not started), HOL_ERR_NULL, HOL_ERR_PANIC.
+/// job. Further errors: HOL_ERR_WRONG_STATE (not started, or called by what receives its own log), HOL_ERR_NULL,
+/// HOL_ERR_PANIC.
 ///
-/// Threads: any. Blocks: yes. From callbacks: yes. Since: 0.1.
+/// Threads: any. Blocks: yes. From callbacks: those of other transactions. Since: 0.1.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_txn_wait(txn: *mut hol_txn, timeout_ms: i64) -> c_int {
@@ -316,7 +317,7 @@ pub unsafe extern "C" fn hol_txn_cancel(txn: *mut hol_txn) -> c_int {
 ///
 /// Errors: as those two.
 ///
-/// Threads: any. Blocks: yes. From callbacks: yes. Since: 0.1.
+/// Threads: any. Blocks: yes. From callbacks: those of other transactions. Since: 0.1.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_txn_commit(txn: *mut hol_txn) -> c_int {
@@ -409,8 +410,8 @@ pub unsafe extern "C" fn hol_txn_job(txn: *mut hol_txn, index: usize, job: *mut 
 /// Frees a transaction. One that still runs is cancelled, and its end waited for: afterwards nothing of it works in the
 /// background. NULL is allowed and does nothing.
 ///
-/// Threads: any, but no other call may use the transaction. Blocks: yes, while it runs. From callbacks: yes.
-/// Since: 0.1.
+/// Threads: any, but no other call may use the transaction. Blocks: yes, while it runs. From callbacks: those of other
+/// transactions. Since: 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_txn_free(txn: *mut hol_txn) {
     boundary(|| {

@@ -25,7 +25,7 @@ pub(crate) use busy::BusyBitmap;
 pub(crate) use fingerprint::{Fingerprint, Versions};
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
-pub(crate) use redo::{Switch, Switched, give_up_bitmaps, is_as_covered, switch};
+pub(crate) use redo::{Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch};
 pub(crate) use staged::StagedBitmaps;
 use staged::Turns;
 pub(crate) use write::Pinned;

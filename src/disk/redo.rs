@@ -41,11 +41,7 @@ pub(crate) enum Switched {
 /// is open for writing in `held` is locked against everybody else, us included, and is written through that.
 pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch) -> Result<Switched> {
     let path = &wanted.image.path;
-    let id = id_of(storage, path)?;
-    if id.inode != wanted.image.inode {
-        let text = format!("another file has taken the name '{}'", path.display());
-        return Err(Error::new(ErrorKind::NotFound, text));
-    }
+    let id = id_of_same(storage, wanted)?;
     if let Some(disk) = find(held, id)? {
         return switch_open(disk, wanted);
     }
@@ -145,6 +141,36 @@ pub(crate) fn give_up_bitmaps(storage: &Arc<dyn Storage>, held: &[Disk], path: &
         top.file().sync()?;
     }
     Ok(found)
+}
+
+/// Gives up the bitmaps of an image that has its new sector already, though what that is about is not there: its bitmaps
+/// are clean for a backup that may be lost.
+pub(crate) fn give_up_if_switched(
+    storage: &Arc<dyn Storage>,
+    held: &[Disk],
+    wanted: &Switch,
+) -> Result<Switched> {
+    id_of_same(storage, wanted)?;
+    let path = &wanted.image.path;
+    let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let file = File::new(storage.open(path).map_err(context)?, path);
+    let is_new = matches!(compare(storage, &file, wanted)?, Found::New);
+    drop(file);
+    Ok(match is_new && give_up_bitmaps(storage, held, path)? {
+        true => Switched::GivenUp,
+        false => Switched::Left,
+    })
+}
+
+/// What has an image's name now, if that is the image.
+fn id_of_same(storage: &Arc<dyn Storage>, wanted: &Switch) -> Result<FileId> {
+    let path = &wanted.image.path;
+    let id = id_of(storage, path)?;
+    if id.inode != wanted.image.inode {
+        let text = format!("another file has taken the name '{}'", path.display());
+        return Err(Error::new(ErrorKind::NotFound, text));
+    }
+    Ok(id)
 }
 
 fn id_of(storage: &Arc<dyn Storage>, path: &Path) -> Result<FileId> {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    mem,
     os::fd::BorrowedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -30,8 +29,8 @@ pub enum EventKind {
     StateChanged(JobStatus),
     /// The job got on. Told once for all that happened since it was last asked for.
     Progress(Progress),
-    /// The job met an error, and did this about it. While one that was ignored waits to be asked for, the job's further
-    /// ones are not told.
+    /// The job met an error, and did this about it. While one waits to be asked for, the job's further ones are not told,
+    /// but for that by which it fails.
     Error {
         /// Where the error came from.
         side: ErrorSide,
@@ -50,13 +49,60 @@ pub enum EventKind {
     Finished,
 }
 
-/// A queue of events and a descriptor that tells whether it is empty. It never holds more than one progress
-/// event a job, nor more than one ignored error, so it stays short however slowly it is read.
+/// A queue of events and a descriptor that tells whether it is empty. Of a job it never holds more than one progress
+/// event, one error that is no failure, and one pause with its end, so it stays short however slowly it is read.
 #[derive(Debug)]
 pub(crate) struct Events {
-    queue: Mutex<VecDeque<Event>>,
+    queue: Mutex<Queue>,
     fd: EventFd,
     log: Option<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    /// The last event was told.
+    ended: bool,
+}
+
+impl Queue {
+    fn push(&mut self, event: Event) {
+        match event.kind {
+            EventKind::Progress(_) if self.has(&event, |kind| matches!(kind, EventKind::Progress(_))) => {
+                return;
+            }
+            EventKind::Error { action, .. } if action != ErrorAction::Report => {
+                let milder = |kind: &EventKind| matches!(kind, EventKind::Error { action, .. } if *action != ErrorAction::Report);
+                if self.has(&event, milder) {
+                    return;
+                }
+            }
+            EventKind::StateChanged(status) => self.forget_pause(event.job, status),
+            _ => {}
+        }
+        self.ended = matches!(event.kind, EventKind::Finished);
+        self.events.push_back(event);
+    }
+
+    fn has(&self, event: &Event, alike: impl Fn(&EventKind) -> bool) -> bool {
+        self.events.iter().any(|other| other.job == event.job && alike(&other.kind))
+    }
+
+    /// A pause that is over, and that nobody has asked about before the next one, is forgotten.
+    fn forget_pause(&mut self, job: Option<usize>, next: JobStatus) {
+        let states = self.events.iter().enumerate().rev().filter(|(_, event)| event.job == job);
+        let mut states = states.filter_map(|(at, event)| match event.kind {
+            EventKind::StateChanged(status) => Some((at, status)),
+            _ => None,
+        });
+        let (last, before) = (states.next(), states.next());
+        if next == JobStatus::Paused
+            && let (Some((last, JobStatus::Running)), Some((before, JobStatus::Paused))) = (last, before)
+        {
+            self.events.remove(last);
+            self.events.remove(before);
+        }
+    }
 }
 
 impl Events {
@@ -67,32 +113,42 @@ impl Events {
 
     pub(crate) fn push(&self, job: Option<usize>, kind: EventKind) {
         let mut queue = self.queue();
-        if let Some(log) = &self.log {
-            log.note(job, &kind);
-        }
-        let told_once = |kind: &EventKind| {
-            let ignored = matches!(kind, EventKind::Error { action: ErrorAction::Ignore, .. });
-            ignored || matches!(kind, EventKind::Progress(_))
-        };
-        let alike =
-            |event: &Event| event.job == job && mem::discriminant(&event.kind) == mem::discriminant(&kind);
-        if told_once(&kind) && queue.iter().any(alike) {
+        if queue.ended {
             return;
         }
-        queue.push_back(Event { job, kind });
+        if let Some(log) = &self.log
+            && !matches!(kind, EventKind::Finished)
+        {
+            log.note(job, &kind);
+        }
+        queue.push(Event { job, kind });
         self.fd.raise();
     }
 
     pub(crate) fn next(&self, jobs: &[Job]) -> Option<Event> {
         let mut queue = self.queue();
-        let mut event = queue.pop_front();
-        if queue.is_empty() {
+        let mut event = queue.events.pop_front();
+        if queue.events.is_empty() {
             self.fd.clear();
         }
         if let Some(Event { job: Some(index), kind: EventKind::Progress(progress) }) = &mut event {
             *progress = jobs[*index].progress();
         }
         event
+    }
+
+    /// Tells the log that everything has ended: its last line, before those hear of it who wait for the end, and may then
+    /// take away what receives it. No lock may be held.
+    pub(crate) fn log_end(&self) {
+        if let Some(log) = &self.log {
+            log.note(None, &EventKind::Finished);
+            log.hand_over();
+        }
+    }
+
+    /// Whether this thread is in what receives the log: it cannot wait for the transaction, which waits for it.
+    pub(crate) fn is_telling_here(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::is_telling_here)
     }
 
     /// Hands over what the log has to tell. No lock may be held.
@@ -106,7 +162,7 @@ impl Events {
         self.fd.as_fd()
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Event>> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

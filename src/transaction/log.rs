@@ -2,6 +2,7 @@
 //! of every lock, one after the other.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -24,6 +25,11 @@ pub enum LogLevel {
 
 /// Receives lines: how much each matters, the index of the job that it is about, and the text.
 pub(crate) type Sink = Box<dyn Fn(LogLevel, Option<usize>, &str) + Send + Sync>;
+
+thread_local! {
+    /// The log, by its address, whose receiver is at work in this thread; 0 if none is.
+    static TELLING: Cell<usize> = const { Cell::new(0) };
+}
 
 /// Lines on their way to whoever asked for them.
 pub(crate) struct Log {
@@ -72,11 +78,22 @@ impl Log {
         while let Some((level, job, text)) = queue.lines.pop_front() {
             queue.handing_over = true;
             drop(queue);
+            let outer = TELLING.replace(self.address());
             // A line that cannot be told is no reason to fail.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.sink)(level, job, &text)));
+            TELLING.set(outer);
             queue = self.queue();
             queue.handing_over = false;
         }
+    }
+
+    /// Whether the receiver is what this thread is at.
+    pub(crate) fn is_telling_here(&self) -> bool {
+        TELLING.get() == self.address()
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -178,8 +178,8 @@ impl Transaction {
             copies.iter_mut().for_each(Copy::look_anew);
         }
         let Some(leader) = leader else {
+            run.events().log_end();
             run.end();
-            run.events().hand_over_log();
             return Ok(RunningTransaction { run, thread: None });
         };
         let thread = leader.lead(Work::new(run.clone(), copies, targets, together, journals, completion));
@@ -240,7 +240,8 @@ pub fn recover_in(storage: &Arc<dyn Storage>, folder: impl AsRef<Path>) -> Resul
 }
 
 /// A transaction at work. Every method may be called from any thread. Dropping it cancels what still runs,
-/// and waits until nothing of it is left; it does not wait for jobs to be dismissed.
+/// and waits until nothing of it is left; it does not wait for jobs to be dismissed. Dropped by what receives its log it
+/// ends by itself, a moment later.
 #[derive(Debug)]
 pub struct RunningTransaction {
     run: Arc<Run>,
@@ -268,7 +269,12 @@ impl RunningTransaction {
     /// be finalized, or to be dismissed ([`LastStep::Manual`]) keeps it from ending.
     ///
     /// The result is the error of the backup that failed first, if one did. It can be asked for again.
+    /// `WrongState` for what receives the log: the end waits for that.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Result<()>> {
+        if self.run.events().is_telling_here() && timeout != Some(Duration::ZERO) {
+            let text = "what receives the log of a transaction cannot wait for it";
+            return Some(Err(Error::new(ErrorKind::WrongState, text)));
+        }
         self.run.wait(timeout)
     }
 
@@ -283,7 +289,7 @@ impl Drop for RunningTransaction {
     fn drop(&mut self) {
         self.cancel();
         self.run.let_go();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take().filter(|_| !self.run.events().is_telling_here()) {
             // Its result is known already; a panic in it became an error.
             let _ = thread.join();
         }

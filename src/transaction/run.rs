@@ -186,8 +186,8 @@ impl Work {
         drop(self);
         run.events.hand_over_log();
         run.board.wait_dismissed();
+        run.events.log_end();
         run.end();
-        run.events.hand_over_log();
     }
 
     fn copy_all(&self) -> Result<()> {

@@ -189,3 +189,29 @@ pub fn of_a_recovery_are_made_up_for(night: &Night) {
     println!("{}: {runs} recoveries met a failure, {unfinished} were unfinished", night.name);
     assert!(runs > 100 && unfinished > 10);
 }
+
+/// A source that cannot be written behind the decision is the failure of its own job: the others have succeeded.
+#[test]
+fn a_late_failure_is_that_of_one_job() {
+    let night = crate::two::night();
+    let whole = night.storage();
+    night.run(&whole).unwrap();
+    let mut met = 0;
+    for nth in 1..=whole.calls(OperationKind::Write) {
+        let storage = night.storage();
+        let failure = Failure::Errno(libc::EIO);
+        storage.fail(Fault { kinds: vec![OperationKind::Write], nth, failure, lasting: false });
+        let Ok(running) = night.transaction(&storage).and_then(holstein::Transaction::start) else {
+            continue;
+        };
+        let Some(Err(error)) = running.wait(None) else { continue };
+        if !error.to_string().contains("is complete, but the bitmaps of") {
+            continue;
+        }
+        met += 1;
+        let failed: Vec<_> = running.jobs().iter().filter_map(holstein::Job::error).collect();
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!(failed[0].to_string(), error.to_string());
+    }
+    assert!(met >= night.disks.len(), "{met}");
+}

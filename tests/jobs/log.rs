@@ -89,6 +89,24 @@ fn its_receiver_may_call_back() {
     site.untouched();
 }
 
+/// Who has waited may take away what receives the lines.
+#[test]
+fn the_last_line_comes_before_the_end() {
+    for _ in 0..50 {
+        let site = Site::new();
+        let mut transaction = transaction(&site, BackupOptions::default());
+        let lines = Lines::default();
+        let receiver = lines.clone();
+        transaction.set_log(move |level, job, text| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            receiver.lock().unwrap().push((level, job, text.to_owned()));
+        });
+        let running = transaction.start().unwrap();
+        running.wait(None).unwrap().unwrap();
+        assert_eq!(lines.lock().unwrap().last().unwrap().2, "the transaction has ended");
+    }
+}
+
 #[test]
 fn a_receiver_that_panics_ends_nothing() {
     let site = Site::new();

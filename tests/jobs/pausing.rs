@@ -8,11 +8,11 @@ use std::{
 use holstein::{
     BackupOptions,
     CompletionMode::{Grouped, Individual},
-    ErrorKind, JobStatus,
+    ErrorKind, EventKind, JobStatus,
 };
 
 use crate::{
-    site::{DATA, MIB, Site},
+    site::{DATA, MIB, Running, Site},
     watched::Kind,
 };
 
@@ -70,6 +70,33 @@ fn many_pauses() {
     running.ends().unwrap();
     site.complete("one");
     site.complete("two");
+}
+
+/// Events that nobody asks for do not pile up.
+#[test]
+fn many_pauses_are_few_events() {
+    let site = Site::new();
+    let running = site.start(Grouped, &[("one", slow(1))]);
+    for _ in 0..500 {
+        running.job(0).pause().unwrap();
+        running.reaches(0, JobStatus::Paused);
+        running.job(0).resume().unwrap();
+    }
+    running.job(0).pause().unwrap();
+    running.reaches(0, JobStatus::Paused);
+    let states = |running: &Running| {
+        let events = std::iter::from_fn(|| running.transaction.next_event());
+        let states = events.filter_map(|event| match event.kind {
+            EventKind::StateChanged(status) => Some(status),
+            _ => None,
+        });
+        states.collect::<Vec<_>>()
+    };
+    assert_eq!(states(&running), [JobStatus::Running, JobStatus::Paused]);
+    running.job(0).resume().unwrap();
+    running.job(0).pause().unwrap();
+    running.reaches(0, JobStatus::Paused);
+    assert_eq!(states(&running), [JobStatus::Running, JobStatus::Paused]);
 }
 
 #[test]

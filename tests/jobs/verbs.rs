@@ -1,6 +1,8 @@
 //! Each verb in each state: what is refused says which job, its state and the verb, and changes nothing.
 
-use holstein::{BackupOptions, CompletionMode::Grouped, Error, ErrorKind, Job, JobStatus, LastStep, Verb};
+use holstein::{
+    BackupOptions, CompletionMode::Grouped, Error, ErrorKind, EventKind, Job, JobStatus, LastStep, Verb,
+};
 
 use crate::site::{Running, Site};
 
@@ -124,6 +126,16 @@ fn jobs_wait_to_be_dismissed() {
     let job = running.job(0).clone();
     drop(running);
     assert_eq!(job.status(), JobStatus::Concluded);
+}
+
+#[test]
+fn nothing_comes_behind_the_last_event() {
+    let site = Site::new();
+    let running = site.start(Grouped, &[("one", BackupOptions::default())]);
+    assert!(running.transaction.wait(None).unwrap().is_ok());
+    running.job(0).dismiss().unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| running.transaction.next_event()).collect();
+    assert!(matches!(events.last().unwrap().kind, EventKind::Finished), "{events:?}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &BackupArgs) -> Result<ExitCode, Failure> {
     let specs = parse_disks(&args.disks)?;
     progress::catch_signals()?;
     let completion = if args.individual { CompletionMode::Individual } else { CompletionMode::Grouped };
-    args.run.follow(start(&args.run, completion, &specs), completion, &specs)
+    args.run.follow(start(&args.run, completion, &specs), &specs)
 }
 
 fn parse_disks(texts: &[OsString]) -> Result<Vec<DiskSpec>, Failure> {

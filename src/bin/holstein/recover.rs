@@ -49,7 +49,7 @@ fn line(item: &RecoveryItem) -> String {
         RecoveryKind::TemporaryRemoved => "removed, its backup was never decided",
         RecoveryKind::TargetPublished => "the target has its name now",
         RecoveryKind::TargetWasPublished => "the target had its name already",
-        RecoveryKind::TargetMissing => "the target is gone, the bitmaps of its backup stay dirty",
+        RecoveryKind::TargetMissing => "the target is gone",
         RecoveryKind::BitmapsChanged => "the bitmaps are changed now",
         RecoveryKind::BitmapsWereChanged => "the bitmaps were changed already",
         RecoveryKind::BitmapsLeft => "the bitmaps stay as they are",

@@ -71,15 +71,13 @@ impl RunArgs {
     pub(crate) fn follow(
         &self,
         started: holstein::Result<RunningTransaction>,
-        completion: CompletionMode,
         specs: &[DiskSpec],
     ) -> Result<ExitCode, Failure> {
         let outcome = match started {
             Err(error) => Outcome { disks: Vec::new(), error: Some(error) },
             Ok(running) => {
                 let result = follow(&running, self.quiet);
-                let of = |job| DiskOutcome::of(job, &result, completion == CompletionMode::Grouped);
-                let disks = running.jobs().iter().map(of).collect();
+                let disks = running.jobs().iter().map(DiskOutcome::of).collect();
                 Outcome { disks, error: result.err() }
             }
         };
@@ -153,15 +151,10 @@ struct DiskOutcome {
 }
 
 impl DiskOutcome {
-    fn of(job: &Job, result: &holstein::Result<()>, all_or_none: bool) -> Self {
+    fn of(job: &Job) -> Self {
         let report = job.report();
-        let error = job.error().or_else(|| {
-            // A copy that was complete went with the others.
-            let undone = result.is_err() && all_or_none;
-            undone.then(|| Error::new(ErrorKind::Cancelled, "removed, since not all disks were copied"))
-        });
         DiskOutcome {
-            error,
+            error: job.error(),
             data: report.data_bytes,
             zero: report.zero_bytes,
             stored: report.stored_bytes,

@@ -15,7 +15,7 @@ use super::{
     record::{ALIGNMENT, Begun, Block, Decided, LARGEST, TargetRecord},
 };
 use crate::{
-    disk::{Disk, Switch, Switched, give_up_bitmaps, is_as_covered, switch},
+    disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
     error::{Error, ErrorKind, Result},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -48,7 +48,7 @@ pub enum RecoveryKind {
     TargetPublished,
     /// A target had its name already.
     TargetWasPublished,
-    /// A target is not there any more, or its name is taken: the bitmaps of its transaction stay dirty.
+    /// A target is not there any more, or its name is taken: the bitmaps of its transaction stay dirty, or are given up.
     TargetMissing,
     /// The bitmaps of an image are as the transaction makes them.
     BitmapsChanged,
@@ -268,11 +268,15 @@ impl Dead<'_> {
     /// Switches one image; false if that has to wait.
     fn switch(&mut self, source: &Switch, complete: bool, journal: &Path) -> bool {
         let path = &source.image.path;
-        if !complete {
-            self.tell(RecoveryKind::BitmapsLeft, path, "a target of the transaction is missing");
-            return true;
-        }
-        match switch(self.storage, self.held, source) {
+        let missing = "a target of the transaction is missing";
+        let done = if complete {
+            switch(self.storage, self.held, source)
+        } else {
+            give_up_if_switched(self.storage, self.held, source)
+        };
+        match done {
+            Ok(Switched::Left) if !complete => self.tell(RecoveryKind::BitmapsLeft, path, missing),
+            Ok(Switched::GivenUp) if !complete => self.tell(RecoveryKind::BitmapsGivenUp, path, missing),
             Ok(Switched::Now) => self.tell(RecoveryKind::BitmapsChanged, path, ""),
             Ok(Switched::Before) => self.tell(RecoveryKind::BitmapsWereChanged, path, ""),
             Ok(Switched::Left) => self.tell(RecoveryKind::BitmapsLeft, path, "it was written since"),

@@ -61,8 +61,8 @@ pub(crate) fn run(args: &TransactionArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(FAILED, format!("cannot read '{shown}': {error}")))?;
     let list = List::parse(&text).map_err(|text| Failure::usage(format!("'{shown}': {text}")))?;
     progress::catch_signals()?;
-    let (completion, specs): (_, Vec<DiskSpec>) = (list.completion, list.backups().cloned().collect());
-    args.run.follow(start(&args.run, list), completion, &specs)
+    let specs: Vec<DiskSpec> = list.backups().cloned().collect();
+    args.run.follow(start(&args.run, list), &specs)
 }
 
 fn start(args: &RunArgs, list: List) -> holstein::Result<RunningTransaction> {
