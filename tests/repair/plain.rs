@@ -110,12 +110,28 @@ impl Plain<'_> {
         }
     }
 
+    /// The clusters of the refcount table and its blocks.
+    pub fn refcount_clusters(&self) -> BTreeSet<u64> {
+        let (table, length) = (self.word(48), self.half(56) * self.cluster());
+        let end = table.saturating_add(length).min(self.0.len() as u64);
+        let blocks = (table..end).step_by(8).map(|at| self.word(at) & !511).filter(|block| *block > 0);
+        (table..end).step_by(self.cluster() as usize).chain(blocks).map(|at| at / self.cluster()).collect()
+    }
+
     /// Everything that guests see, of snapshots too, in the first `limit` bytes of the file. What lies in the
     /// header's cluster is nobody's data.
     pub fn guest(&self, limit: u64) -> Guest {
+        self.guest_beside(limit, &BTreeSet::new())
+    }
+
+    /// The same without what L2 tables in the `others` clusters lead to.
+    pub fn guest_beside(&self, limit: u64, others: &BTreeSet<u64>) -> Guest {
         let mut guest = Guest::new();
         let data_file = self.incompatible() & 4 != 0;
-        self.for_each_entry(|place, word, bitmap, _| {
+        self.for_each_entry(|place, word, bitmap, at| {
+            if others.contains(&(at / self.cluster())) {
+                return;
+            }
             let host = if data_file { 0..0 } else { self.host(word) };
             let bytes = host.start.max(self.cluster()).min(limit)..host.end.max(self.cluster()).min(limit);
             let mut hash = DefaultHasher::new();

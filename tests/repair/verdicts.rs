@@ -112,10 +112,12 @@ fn verdict(image: &Image, program: &str, args: &[&str]) -> (Verdict, Value) {
 fn judge(image: &Image, mode: &str) -> Result<(Verdict, Value), String> {
     let before = image.bytes();
     let limit = before.len() as u64;
-    let guest = Plain(&before).guest(limit);
+    // Repair changes refcounts, also those that damage makes a table of.
+    let refcounts = Plain(&before).refcount_clusters();
+    let guest = Plain(&before).guest_beside(limit, &refcounts);
     let (ours, own) = repair(image, mode);
     let after = image.bytes();
-    if let Some(difference) = difference(&guest, &Plain(&after).guest(limit)) {
+    if let Some(difference) = difference(&guest, &Plain(&after).guest_beside(limit, &refcounts)) {
         return Err(format!("guest data changed: {difference}"));
     }
     if ours.json.is_none() {
@@ -136,6 +138,8 @@ fn judge(image: &Image, mode: &str) -> Result<(Verdict, Value), String> {
     // QEMU takes the header for an L2 table where an L1 entry says so.
     let header = found["problems"].to_string().contains("points to the header");
     let agrees = header || qemu.code == ours.code && qemu.json.as_ref() == Some(&expected);
+    // Or gives up.
+    let agrees = agrees || qemu.json.is_none() && ours.code == Some(2);
     let more = found["further-corruptions"] != 0 && ours.code == Some(2);
     if !agrees && !(more && (qemu.json.is_none() || qemu.json.as_ref() == Some(&expected))) {
         return Err(format!("it says {ours:?}, but QEMU's check {qemu:?}"));
@@ -178,7 +182,8 @@ pub fn writes_stay_apart(image: &Image) -> Result<(), String> {
         return Err("a write changed something else".into());
     }
     match image.qemu_check() {
-        Verdict { code: Some(0), .. } => Ok(()),
+        // What QEMU leaks then harms nobody.
+        Verdict { code: Some(0 | 3), .. } => Ok(()),
         // QEMU forgets to set the flag of the last of several entries for one cluster, which does no harm.
         verdict => {
             let (_, own) = image.check();
