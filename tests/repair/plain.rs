@@ -124,12 +124,14 @@ impl Plain<'_> {
         self.guest_beside(limit, &BTreeSet::new())
     }
 
-    /// The same without what L2 tables in the `others` clusters lead to.
+    /// The same without what tables in the header, in the `others` clusters, or behind `limit` lead to.
     pub fn guest_beside(&self, limit: u64, others: &BTreeSet<u64>) -> Guest {
         let mut guest = Guest::new();
-        let data_file = self.incompatible() & 4 != 0;
+        let (data_file, tables) = (self.incompatible() & 4 != 0, self.l1_tables());
         self.for_each_entry(|place, word, bitmap, at| {
-            if others.contains(&(at / self.cluster())) {
+            let of_others = |at: u64| at >= limit || others.contains(&(at / self.cluster()));
+            let l1 = tables[place.0 as usize].0.saturating_add(place.1 * 8);
+            if !others.is_empty() && (l1 < self.cluster() || of_others(l1) || of_others(at)) {
                 return;
             }
             let host = if data_file { 0..0 } else { self.host(word) };
