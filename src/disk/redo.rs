@@ -41,7 +41,7 @@ pub(crate) enum Switched {
 /// is open for writing in `held` is locked against everybody else, us included, and is written through that.
 pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch) -> Result<Switched> {
     let path = &wanted.image.path;
-    let id = id_of_same(storage, wanted)?;
+    let id = id_of_same(storage, &wanted.image)?;
     if let Some(disk) = find(held, id)? {
         return switch_open(disk, wanted);
     }
@@ -105,20 +105,9 @@ fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {
 }
 
 /// Whether an image that a new one covers is as it was then. One that cannot be looked at may not be, nor one that has its
-/// new sector already: who has written it since does not show.
-pub(crate) fn is_as_covered(storage: &Arc<dyn Storage>, below: &Fingerprint, switches: &[Switch]) -> bool {
-    let look = || {
-        if id_of(storage, &below.path)?.inode != below.inode {
-            return Ok(false);
-        }
-        let context = |e| Error::io(format!("cannot open '{}'", below.path.display()), e);
-        let file = File::new(storage.open(&below.path).map_err(context)?, &below.path);
-        match switches.iter().find(|switch| switch.image.path == below.path) {
-            None => below.holds(storage, &file),
-            Some(switch) => Ok(matches!(compare(storage, &file, switch)?, Found::Old)),
-        }
-    };
-    look().unwrap_or(false)
+/// new sector already: that was a write, too, behind which others do not show.
+pub(crate) fn is_as_covered(storage: &Arc<dyn Storage>, below: &Fingerprint) -> bool {
+    open_same(storage, below).and_then(|file| below.holds(storage, &file)).unwrap_or(false)
 }
 
 /// Gives up the bitmaps that record, of the image at `path`: durably. False if there are none.
@@ -150,27 +139,28 @@ pub(crate) fn give_up_if_switched(
     held: &[Disk],
     wanted: &Switch,
 ) -> Result<Switched> {
-    id_of_same(storage, wanted)?;
-    let path = &wanted.image.path;
-    let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
-    let file = File::new(storage.open(path).map_err(context)?, path);
-    let is_new = matches!(compare(storage, &file, wanted)?, Found::New);
-    drop(file);
-    Ok(match is_new && give_up_bitmaps(storage, held, path)? {
+    let found = compare(storage, &open_same(storage, &wanted.image)?, wanted)?;
+    Ok(match matches!(found, Found::New) && give_up_bitmaps(storage, held, &wanted.image.path)? {
         true => Switched::GivenUp,
         false => Switched::Left,
     })
 }
 
 /// What has an image's name now, if that is the image.
-fn id_of_same(storage: &Arc<dyn Storage>, wanted: &Switch) -> Result<FileId> {
-    let path = &wanted.image.path;
-    let id = id_of(storage, path)?;
-    if id.inode != wanted.image.inode {
-        let text = format!("another file has taken the name '{}'", path.display());
+fn id_of_same(storage: &Arc<dyn Storage>, image: &Fingerprint) -> Result<FileId> {
+    let id = id_of(storage, &image.path)?;
+    if id.inode != image.inode {
+        let text = format!("another file has taken the name '{}'", image.path.display());
         return Err(Error::new(ErrorKind::NotFound, text));
     }
     Ok(id)
+}
+
+/// The image's file, to look at.
+fn open_same(storage: &Arc<dyn Storage>, image: &Fingerprint) -> Result<File> {
+    id_of_same(storage, image)?;
+    let context = |e| Error::io(format!("cannot open '{}'", image.path.display()), e);
+    Ok(File::new(storage.open(&image.path).map_err(context)?, &image.path))
 }
 
 fn id_of(storage: &Arc<dyn Storage>, path: &Path) -> Result<FileId> {

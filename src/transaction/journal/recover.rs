@@ -86,6 +86,9 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) 
     Ok(recovery)
 }
 
+/// Why bitmaps do not change, or are given up.
+const INCOMPLETE: &str = "a target of the transaction is missing";
+
 /// Where a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -165,7 +168,7 @@ impl Dead<'_> {
         // Before it has its name, so that nobody ever sees in it what is not so any more.
         for (target, place) in decided.targets.iter().zip(&places) {
             if let Some(below) = &target.below {
-                let sound = complete && is_as_covered(self.storage, below, &decided.sources);
+                let sound = complete && is_as_covered(self.storage, below);
                 finished &= sound || self.give_up(target, place, complete, journal)?;
             }
         }
@@ -230,22 +233,23 @@ impl Dead<'_> {
         };
         match give_up_bitmaps(self.storage, self.held, at) {
             Ok(false) => {}
-            Ok(true) if complete => {
-                let reason = "the image below it was written since, or may have been";
-                self.tell(RecoveryKind::BitmapsGivenUp, &target.path, reason);
-            }
             Ok(true) => {
-                let reason = "a target of the transaction is missing";
+                let written = "the image below it was written since, or may have been";
+                let reason = if complete { written } else { INCOMPLETE };
                 self.tell(RecoveryKind::BitmapsGivenUp, &target.path, reason);
             }
             Err(e) if *place == Place::Published => {
-                let reason = format!("{e}; the journal '{}' stays", journal.display());
-                self.tell(RecoveryKind::Unfinished, &target.path, reason);
+                self.tell_unfinished(&target.path, &e, journal);
                 return Ok(false);
             }
             Err(e) => return Err(e),
         }
         Ok(true)
+    }
+
+    fn tell_unfinished(&mut self, path: &Path, error: &Error, journal: &Path) {
+        let reason = format!("{error}; the journal '{}' stays", journal.display());
+        self.tell(RecoveryKind::Unfinished, path, reason);
     }
 
     /// Lets a target have its name.
@@ -268,15 +272,14 @@ impl Dead<'_> {
     /// Switches one image; false if that has to wait.
     fn switch(&mut self, source: &Switch, complete: bool, journal: &Path) -> bool {
         let path = &source.image.path;
-        let missing = "a target of the transaction is missing";
         let done = if complete {
             switch(self.storage, self.held, source)
         } else {
             give_up_if_switched(self.storage, self.held, source)
         };
         match done {
-            Ok(Switched::Left) if !complete => self.tell(RecoveryKind::BitmapsLeft, path, missing),
-            Ok(Switched::GivenUp) if !complete => self.tell(RecoveryKind::BitmapsGivenUp, path, missing),
+            Ok(Switched::Left) if !complete => self.tell(RecoveryKind::BitmapsLeft, path, INCOMPLETE),
+            Ok(Switched::GivenUp) if !complete => self.tell(RecoveryKind::BitmapsGivenUp, path, INCOMPLETE),
             Ok(Switched::Now) => self.tell(RecoveryKind::BitmapsChanged, path, ""),
             Ok(Switched::Before) => self.tell(RecoveryKind::BitmapsWereChanged, path, ""),
             Ok(Switched::Left) => self.tell(RecoveryKind::BitmapsLeft, path, "it was written since"),
@@ -288,8 +291,7 @@ impl Dead<'_> {
                 self.tell(RecoveryKind::BitmapsLeft, path, e);
             }
             Err(e) => {
-                let reason = format!("{e}; the journal '{}' stays", journal.display());
-                self.tell(RecoveryKind::Unfinished, path, reason);
+                self.tell_unfinished(path, &e, journal);
                 return false;
             }
         }
