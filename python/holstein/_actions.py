@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_void_p
+from ctypes import byref
 from dataclasses import dataclass
 
 from . import _abi
 from ._bitmap_changes import recording
 from ._disk import Disk
-from ._library import Path, check, lib, name_bytes, number, path_bytes
+from ._library import Path, lib, name_bytes, number, path_bytes
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,13 @@ class Actions:
     """What `Transaction` can do beside backups. Each action sees what those before it in the list did; a bitmap is one of
     the image that is on top of the disk then."""
 
-    @property
-    def handle(self) -> c_void_p:
-        """The hol_txn, for calls of the library."""
-        raise NotImplementedError
-
     def bitmap_add(
         self, disk: Disk, name: str | bytes, *, granularity: int = 0, disabled: bool = False
     ) -> None:
         """A new, clean bitmap; granularity 0 is the library's choice."""
-        options = _abi.BitmapOptions(granularity=number("granularity", granularity), recording=recording(disabled))
+        options = _abi.BitmapOptions(
+            granularity=number("granularity", granularity), recording=recording(disabled)
+        )
         self._add(lib.hol_action_bitmap_add(disk.handle, name_bytes(name), byref(options)))
 
     def bitmap_remove(self, disk: Disk, name: str | bytes) -> None:
@@ -81,7 +78,7 @@ class Actions:
         self._add(lib.hol_action_abort())
 
     def _add(self, action: int | None) -> None:
-        check(lib.hol_txn_add(self.handle, action))
+        raise NotImplementedError
 
 
 def _source(source: str | bytes | Below | tuple[Disk, str | bytes]) -> _abi.MergeSource:

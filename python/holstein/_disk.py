@@ -274,7 +274,9 @@ class Disk:
     def add_bitmap(self, name: str | bytes, *, granularity: int = 0, disabled: bool = False) -> None:
         """Adds a clean bitmap to a writable disk; granularity 0 is the library's choice. This change and the others here
         are durable when they return."""
-        options = _abi.BitmapOptions(granularity=number("granularity", granularity), recording=recording(disabled))
+        options = _abi.BitmapOptions(
+            granularity=number("granularity", granularity), recording=recording(disabled)
+        )
         check(lib.hol_bitmap_add(self.handle, name_bytes(name), byref(options)))
 
     def remove_bitmap(self, name: str | bytes) -> None:

@@ -59,6 +59,7 @@ class Report:
 #: Seconds for which the library is waited for at once: Python handles Ctrl-C between calls only.
 _SLICE = 0.25
 
+
 def _log_callback(log: Callable[[str, int | None, str], object]) -> object:
     def callback(level: int, job: int, message: bytes, _opaque: object) -> None:
         _telling.now = True
@@ -244,11 +245,16 @@ class Transaction(Actions):
             finalize=choice("LAST_STEP", "finalize", finalize),
             dismiss=choice("LAST_STEP", "dismiss", dismiss),
         )
-        check(
-            lib.hol_txn_add(
-                self.handle, lib.hol_action_backup(source.handle, path_bytes(target), byref(options))
-            )
-        )
+        self._add(lib.hol_action_backup(source.handle, path_bytes(target), byref(options)))
+
+    def _add(self, action: int | None) -> None:
+        try:
+            with self._call() as handle:
+                check(lib.hol_txn_add(handle, action))
+        except ValueError:
+            # Closed: nobody has taken it.
+            lib.hol_action_free(action)
+            raise
 
     def start(self) -> None:
         """Starts the jobs; returns when the point in time of the copies is taken."""

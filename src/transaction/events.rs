@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     os::fd::BorrowedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -65,40 +66,41 @@ struct Queue {
     ended: bool,
 }
 
+impl EventKind {
+    /// Whether the job goes on, and one event of this kind that waits is enough for all.
+    fn is_told_once(&self) -> bool {
+        match self {
+            EventKind::Progress(_) => true,
+            EventKind::Error { action, .. } => *action != ErrorAction::Report,
+            _ => false,
+        }
+    }
+}
+
 impl Queue {
     fn push(&mut self, event: Event) {
-        match event.kind {
-            EventKind::Progress(_) if self.has(&event, |kind| matches!(kind, EventKind::Progress(_))) => {
-                return;
-            }
-            EventKind::Error { action, .. } if action != ErrorAction::Report => {
-                let milder = |kind: &EventKind| matches!(kind, EventKind::Error { action, .. } if *action != ErrorAction::Report);
-                if self.has(&event, milder) {
-                    return;
-                }
-            }
-            EventKind::StateChanged(status) => self.forget_pause(event.job, status),
-            _ => {}
+        let alike = |other: &Event| {
+            let same_kind = mem::discriminant(&other.kind) == mem::discriminant(&event.kind);
+            other.job == event.job && same_kind && other.kind.is_told_once()
+        };
+        if event.kind.is_told_once() && self.events.iter().any(alike) {
+            return;
         }
-        self.ended = matches!(event.kind, EventKind::Finished);
+        if matches!(event.kind, EventKind::StateChanged(JobStatus::Paused)) {
+            self.forget_pause(event.job);
+        }
         self.events.push_back(event);
     }
 
-    fn has(&self, event: &Event, alike: impl Fn(&EventKind) -> bool) -> bool {
-        self.events.iter().any(|other| other.job == event.job && alike(&other.kind))
-    }
-
     /// A pause that is over, and that nobody has asked about before the next one, is forgotten.
-    fn forget_pause(&mut self, job: Option<usize>, next: JobStatus) {
+    fn forget_pause(&mut self, job: Option<usize>) {
         let states = self.events.iter().enumerate().rev().filter(|(_, event)| event.job == job);
         let mut states = states.filter_map(|(at, event)| match event.kind {
             EventKind::StateChanged(status) => Some((at, status)),
             _ => None,
         });
         let (last, before) = (states.next(), states.next());
-        if next == JobStatus::Paused
-            && let (Some((last, JobStatus::Running)), Some((before, JobStatus::Paused))) = (last, before)
-        {
+        if let (Some((last, JobStatus::Running)), Some((before, JobStatus::Paused))) = (last, before) {
             self.events.remove(last);
             self.events.remove(before);
         }
@@ -116,12 +118,18 @@ impl Events {
         if queue.ended {
             return;
         }
-        if let Some(log) = &self.log
-            && !matches!(kind, EventKind::Finished)
-        {
+        if let Some(log) = &self.log {
             log.note(job, &kind);
         }
         queue.push(Event { job, kind });
+        self.fd.raise();
+    }
+
+    /// The last event, behind which there are none.
+    pub(crate) fn end(&self) {
+        let mut queue = self.queue();
+        queue.ended = true;
+        queue.push(Event { job: None, kind: EventKind::Finished });
         self.fd.raise();
     }
 

@@ -178,7 +178,6 @@ impl Transaction {
             copies.iter_mut().for_each(Copy::look_anew);
         }
         let Some(leader) = leader else {
-            run.events().log_end();
             run.end();
             return Ok(RunningTransaction { run, thread: None });
         };

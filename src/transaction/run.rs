@@ -102,10 +102,11 @@ impl Run {
 
     /// Everything has ended.
     pub(crate) fn end(&self) {
+        self.events.log_end();
         // Both at once: who has seen the event need not wait, and who has waited finds the event.
         let mut result = lock(&self.result);
         *result = Some(self.outcome());
-        self.events.push(None, EventKind::Finished);
+        self.events.end();
         drop(result);
         self.ended.notify_all();
     }
@@ -186,7 +187,6 @@ impl Work {
         drop(self);
         run.events.hand_over_log();
         run.board.wait_dismissed();
-        run.events.log_end();
         run.end();
     }
 

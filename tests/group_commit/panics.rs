@@ -3,12 +3,15 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
     sync::{
-        Arc, Once,
-        atomic::{AtomicUsize, Ordering},
+        Once,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
-use holstein::{RecoveryKind, storage::SimulatedStorage};
+use holstein::{
+    RecoveryKind,
+    storage::{SimulatedStorage, simulated::OperationKind},
+};
 
 use crate::{night::Night, strangers::holds};
 
@@ -16,18 +19,12 @@ const DEFECT: &str = "a defect on purpose";
 
 pub fn lose_nothing(night: &Night) {
     keep_quiet();
-    let total = {
-        let (storage, count) = (night.storage(), Arc::new(AtomicUsize::new(0)));
-        let counting = count.clone();
-        storage.before_write(move |_| {
-            counting.fetch_add(1, Ordering::Relaxed);
-        });
-        night.run(&storage).unwrap();
-        count.load(Ordering::Relaxed)
-    };
+    let whole = night.storage();
+    night.run(&whole).unwrap();
+    let total = whole.calls(OperationKind::Write);
     let mut ends = [0, 0];
     for nth in 0..total {
-        let (storage, count) = (night.storage(), AtomicUsize::new(0));
+        let (storage, count) = (night.storage(), AtomicU64::new(0));
         storage.before_write(move |_| {
             if count.fetch_add(1, Ordering::Relaxed) == nth {
                 std::panic::panic_any(DEFECT);

@@ -21,7 +21,7 @@ use crate::{
     images::{Guest, guest},
     judge::exhaustive,
     model::{Bitmaps, add},
-    night::{Night, Other, Recipe, open},
+    night::{Night, Other, Recipe, Source, open},
     qemu::{Workshop, text},
 };
 
@@ -96,14 +96,11 @@ pub fn who_remove_targets_clear_nothing(night: &Night) {
 }
 
 fn judge_without(night: &Night, storage: &SimulatedStorage, missed: &mut usize) -> Result<(), String> {
-    let look = || {
-        let bitmaps = |path: &str| {
-            let disk = open(storage, path, Access::Read).map_err(|e| format!("'{path}': {e}"))?;
-            Bitmaps::of(&disk)
-        };
-        night.disks.iter().map(|source| bitmaps(&source.path)).collect::<Result<Vec<_>, _>>()
+    let bitmaps = |source: &Source| {
+        let disk = open(storage, &source.path, Access::Read);
+        Bitmaps::of(&disk.map_err(|e| format!("'{}': {e}", source.path))?)
     };
-    let before = look()?;
+    let before = night.disks.iter().map(bitmaps).collect::<Result<Vec<_>, _>>()?;
     let recovery = night.recover(storage).map_err(|e| e.to_string())?;
     if !recovery.items.iter().any(|item| item.kind == RecoveryKind::TargetMissing) {
         return Ok(());
@@ -111,15 +108,13 @@ fn judge_without(night: &Night, storage: &SimulatedStorage, missed: &mut usize) 
     *missed += 1;
     night.again(storage)?;
     for (source, before) in night.disks.iter().zip(&before) {
-        let disk =
-            open(storage, &source.path, Access::Read).map_err(|e| format!("'{}': {e}", source.path))?;
         let given_up = || {
             recovery
                 .items
                 .iter()
                 .any(|item| item.kind == RecoveryKind::BitmapsGivenUp && item.path == Path::new(&source.path))
         };
-        match Bitmaps::of(&disk) {
+        match bitmaps(source) {
             // What is clean already may be so because of a backup that is lost.
             Ok(after) if after == source.new && after.0.values().any(|bitmap| bitmap.recording) => {
                 return Err(format!(
@@ -288,6 +283,12 @@ fn strangers_below_an_overlay_are_noticed() {
     let shop = Workshop::new(folder.path());
     let mut given_up = 0;
     for (crash, _) in states(&night, &recording) {
+        // Nobody came: nothing is given up.
+        let alone = night.recover(&recording.after(&crash).unwrap()).unwrap();
+        assert!(
+            alone.items.iter().all(|item| item.kind != RecoveryKind::BitmapsGivenUp),
+            "{crash}: {alone:?}"
+        );
         for stranger in ALL {
             let storage = recording.after(&crash).unwrap();
             let Some(written) = write(&night, &storage, 1, stranger, &shop) else { continue };
