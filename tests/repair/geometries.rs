@@ -171,7 +171,7 @@ fn all(mode: RepairMode, damages: &[&str]) {
                     let complete = ours.code == Some(0) || options.contains("bits=1") && *damage == "twice";
                     let worse = because == Some(Err(())) && ours.code != Some(0);
                     let apart = match ours.code == Some(0) && number % 4 == 0 {
-                        true => writes_stay_apart(&image),
+                        true => writes_stay_apart(&image, &[0]),
                         false => Ok(()),
                     };
                     match apart {
