@@ -21,12 +21,20 @@ mod backup;
 mod builder;
 #[path = "support/crash.rs"]
 mod crash;
+#[path = "simulated_storage/inodes.rs"]
+mod inodes;
+#[path = "simulated_storage/lies.rs"]
+mod lies;
 #[path = "simulated_storage/model.rs"]
 mod model;
 #[path = "simulated_storage/ranges.rs"]
 mod ranges;
 #[path = "simulated_storage/rules.rs"]
 mod rules;
+#[path = "simulated_storage/tears.rs"]
+mod tears;
+#[path = "simulated_storage/times.rs"]
+mod times;
 
 fn writable(storage: &SimulatedStorage, path: &str) -> Arc<dyn StorageFile> {
     storage.open_writable(path.as_ref()).unwrap()

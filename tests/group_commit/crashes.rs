@@ -93,7 +93,7 @@ pub fn decision(night: &Night, recording: &Recording) -> usize {
 /// A power cut while a recovery is at work after a power cut, twice.
 pub fn in_recovery_change_nothing(night: &Night) {
     let recording = night.recording();
-    let limit = if exhaustive() { 3000 } else { 60 };
+    let limit = if exhaustive() { 3000 } else { 80 };
     let (first, second) = (RefCell::new(HashSet::new()), RefCell::new(HashSet::new()));
     let trial = Trial { name: &format!("{}-recovery", night.name), recording: &recording, limit, seed: 2 };
     let inner = if exhaustive() { 150 } else { 8 };

@@ -254,12 +254,27 @@ fn names_of_crashes_can_be_read_back() {
         "L4@9:1.length,2.stale,3.data",
         "L3@9:8.hole7",
         "L6@5:-3",
+        "L7@9:-3,8.tail1",
+        "L8@9:-3,t1=4,t12=10",
+        "L8@9:t1=4",
+        "L9@9:8.bytes17",
+        "L9@9:8.from17",
     ] {
         assert_eq!(text.parse::<Crash>().unwrap().to_string(), text);
     }
-    for text in
-        ["", "L0", "L7@1", "L1@x", "L1@3:17", "L1@3:-3", "L1@3:1.head", "L1@3:1.lost", "L1@3:1.stale2"]
-    {
+    for text in [
+        "",
+        "L0",
+        "L10@1",
+        "L1@x",
+        "L1@3:17",
+        "L1@3:-3",
+        "L1@3:1.head",
+        "L1@3:1.lost",
+        "L1@3:1.stale2",
+        "L8@3:t1",
+        "L8@3:t=1",
+    ] {
         assert!(text.parse::<Crash>().is_err(), "{text}");
     }
 }

@@ -45,7 +45,7 @@ fn faults(specimen: &Specimen, steps: &[Step], random: &mut Rng) -> Vec<Fault> {
 fn is_harmless(fault: &Fault) -> bool {
     match fault.failure {
         Failure::AtMost(count) => count > 0,
-        Failure::Errno(number) => number == libc::EINTR,
+        Failure::Errno(number) | Failure::Late(number) | Failure::Dropped(number) => number == libc::EINTR,
     }
 }
 

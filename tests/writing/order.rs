@@ -97,7 +97,9 @@ fn a_failing_disk_spoils_no_bitmap() {
                 storage.stop_failing();
                 failed += usize::from(result.is_err());
                 let named = |error: &holstein::Error| match failure {
-                    Failure::Errno(number) => error.errno() == Some(number),
+                    Failure::Errno(number) | Failure::Late(number) | Failure::Dropped(number) => {
+                        error.errno() == Some(number)
+                    }
                     Failure::AtMost(_) => error.to_string().contains("nothing could be read"),
                 };
                 assert!(result.as_ref().err().is_none_or(named), "{kind:?} {nth}: {result:?}");

@@ -23,8 +23,6 @@ pub(super) const PAGE: u64 = 4096;
 pub(super) struct Contents {
     length: u64,
     pages: BTreeMap<u64, Arc<Page>>,
-    /// How often it was changed; no part of its identity.
-    changes: u64,
 }
 
 /// Bytes behind the end of the file are zero.
@@ -56,10 +54,6 @@ impl Contents {
 
     pub(super) fn allocated(&self) -> u64 {
         self.pages.len() as u64 * PAGE
-    }
-
-    pub(super) fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// Fills `buf` up to the end of the file and returns how much there was.
@@ -140,7 +134,6 @@ impl Contents {
     }
 
     fn punch(&mut self, offset: u64, length: u64) {
-        self.changes += 1;
         let end = offset + length;
         let touched = self.pages.range(offset / PAGE..end.div_ceil(PAGE)).map(|(page, _)| *page);
         for page in touched.collect::<Vec<_>>() {
@@ -191,7 +184,6 @@ impl Contents {
     }
 
     pub(super) fn set_length(&mut self, length: u64) {
-        self.changes += 1;
         if length < self.length {
             drop(self.pages.split_off(&length.div_ceil(PAGE)));
             let inside = (length % PAGE) as usize;
@@ -205,7 +197,6 @@ impl Contents {
     }
 
     fn grow(&mut self, length: u64) {
-        self.changes += 1;
         self.length = self.length.max(length);
     }
 
@@ -239,6 +230,17 @@ impl Contents {
             let page = self.pages.get(&(number * SECTOR / PAGE));
             page.map_or(0, |page| page.written) >> (number % (PAGE / SECTOR)) & 1 == 0
         })
+    }
+
+    /// The bytes of a range of the first sector, counted from its first one, that are not as they were `before`.
+    pub(super) fn changed_bytes(&self, before: &Contents, offset: u64, length: usize) -> Vec<u32> {
+        let read = |contents: &Contents| {
+            let mut bytes = vec![0; length.min(SECTOR.saturating_sub(offset) as usize)];
+            contents.read(offset, &mut bytes);
+            bytes
+        };
+        let (new, old) = (read(self), read(before));
+        (0..new.len()).filter(|at| new[*at] != old[*at]).map(|at| at as u32).collect()
     }
 
     /// The sectors of a range, counted from its first one, that are not as they were `before`.
@@ -313,6 +315,8 @@ fn arrived(offset: u64, length: usize, fate: Fate) -> [Range<usize>; 2] {
         Fate::Head(count) => [0..sector(count).start, 0..0],
         Fate::Tail(first) => [sector(first).start..length, 0..0],
         Fate::Hole(missing) => [0..sector(missing).start, sector(missing).end..length],
+        Fate::Bytes(count) => [0..length.min(count as usize), 0..0],
+        Fate::From(first) => [length.min(first as usize)..length, 0..0],
         Fate::Lost | Fate::Length | Fate::Stale | Fate::Data => [0..0, 0..0],
     }
 }

@@ -20,11 +20,22 @@ pub enum Level {
     L5,
     /// Each file and each folder by itself: some of what was pending of one beside any of what was of the others.
     L6,
+    /// A torn write, punch or clone beside the loss of another operation, or of all others.
+    L7,
+    /// The change time of a file taken back to an earlier one, whatever became of its bytes; or a new one without them.
+    L8,
+    /// The first sector of a file torn between two bytes.
+    L9,
 }
 
 impl Level {
-    /// All of them.
-    pub const ALL: [Level; 7] = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5, Level::L6];
+    /// All those of a disk that writes its sectors as a whole, on a file system whose change times are as durable as the
+    /// bytes that they are about. The others are to be asked for.
+    pub const ALL: [Level; 8] =
+        [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5, Level::L6, Level::L7];
+
+    /// The others.
+    pub const MORE: [Level; 2] = [Level::L8, Level::L9];
 }
 
 /// What becomes of one operation in a crash.
@@ -48,17 +59,23 @@ pub enum Fate {
     Stale,
     /// Of a write or a clone: its data, but not the length; what lies behind the old end is lost.
     Data,
+    /// Of a write, a punch or a clone: only so many bytes of it, the first ones.
+    Bytes(u32),
+    /// Of the same: only the bytes from this one on.
+    From(u32),
 }
 
 /// A crash: after how many operations, and what becomes of those that were not durable then. It says
 /// everything that is needed to rebuild its state from a [`super::Recording`], and has a short text for it:
 /// `L3@42:-17,-19..21,30.head3` is the crash after 42 operations in which the operations 17 and 19 to 21 (the
-/// first of all is 0) are lost and of the write 30 only three sectors arrived.
+/// first of all is 0) are lost and of the write 30 only three sectors arrived. In `L8@42:t3=17` file 3 has the change
+/// time that it had after 17 operations.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Crash {
     level: Level,
     after: usize,
     fates: Vec<(usize, Fate)>,
+    times: Vec<(u64, usize)>,
 }
 
 impl Crash {
@@ -67,7 +84,17 @@ impl Crash {
         let mut fates: Vec<_> = fates.into_iter().filter(|(_, fate)| *fate != Fate::Present).collect();
         fates.sort_unstable();
         fates.dedup_by_key(|(number, _)| *number);
-        Crash { level, after, fates }
+        Crash { level, after, fates, times: Vec::new() }
+    }
+
+    /// The same, but each of these files has the change time that it had after so many operations, whatever became of
+    /// its bytes. At most it is one more than those of the crash: then the next one, a write, a punch, a clone or a new
+    /// length, had begun with the time, as they do.
+    pub fn with_times(mut self, times: impl IntoIterator<Item = (u64, usize)>) -> Self {
+        self.times = times.into_iter().collect();
+        self.times.sort_unstable();
+        self.times.dedup_by_key(|(file, _)| *file);
+        self
     }
 
     /// The family that it belongs to.
@@ -83,6 +110,18 @@ impl Crash {
     /// The operations that are not wholly present, in their order.
     pub fn fates(&self) -> &[(usize, Fate)] {
         &self.fates
+    }
+
+    /// What becomes of one operation.
+    pub(super) fn fate_of(&self, number: usize) -> Fate {
+        let found = self.fates.binary_search_by_key(&number, |(number, _)| *number);
+        found.map_or(Fate::Present, |at| self.fates[at].1)
+    }
+
+    /// The files whose change time is not that of their last operation that is present, and the moment whose time they
+    /// have.
+    pub fn times(&self) -> &[(u64, usize)] {
+        &self.times
     }
 }
 
@@ -107,6 +146,10 @@ impl fmt::Display for Crash {
                 length => write!(f, "-{number}..{}", number + length - 1)?,
             }
         }
+        for (file, moment) in &self.times {
+            write!(f, "{separator}t{file}={moment}")?;
+            separator = ',';
+        }
         Ok(())
     }
 }
@@ -122,6 +165,8 @@ impl fmt::Display for Fate {
             Fate::Length => f.write_str("length"),
             Fate::Stale => f.write_str("stale"),
             Fate::Data => f.write_str("data"),
+            Fate::Bytes(count) => write!(f, "bytes{count}"),
+            Fate::From(first) => write!(f, "from{first}"),
         }
     }
 }
@@ -142,9 +187,9 @@ impl FromStr for Crash {
 fn parse(text: &str) -> Option<Crash> {
     let (head, list) = text.split_once(':').unwrap_or((text, ""));
     let (level, after) = head.split_once('@')?;
-    let level = Level::ALL.into_iter().find(|known| format!("{known:?}") == level)?;
+    let level = Level::ALL.into_iter().chain(Level::MORE).find(|known| format!("{known:?}") == level)?;
     let after = after.parse().ok()?;
-    let mut fates = Vec::new();
+    let (mut fates, mut times) = (Vec::new(), Vec::new());
     for item in list.split(',').filter(|item| !item.is_empty()) {
         if let Some(lost) = item.strip_prefix('-') {
             let (first, last) = lost.split_once("..").unwrap_or((lost, lost));
@@ -153,12 +198,15 @@ fn parse(text: &str) -> Option<Crash> {
                 return None;
             }
             fates.extend((first..=last).map(|number| (number, Fate::Lost)));
+        } else if let Some(time) = item.strip_prefix('t') {
+            let (file, moment) = time.split_once('=')?;
+            times.push((file.parse().ok()?, moment.parse().ok()?));
         } else {
             let (number, fate) = item.split_once('.')?;
             fates.push((number.parse().ok()?, parse_fate(fate)?));
         }
     }
-    Some(Crash::new(level, after, fates))
+    Some(Crash::new(level, after, fates).with_times(times))
 }
 
 fn parse_fate(text: &str) -> Option<Fate> {
@@ -171,6 +219,8 @@ fn parse_fate(text: &str) -> Option<Fate> {
         ("length", None) => Some(Fate::Length),
         ("stale", None) => Some(Fate::Stale),
         ("data", None) => Some(Fate::Data),
+        ("bytes", Some(count)) => Some(Fate::Bytes(count)),
+        ("from", Some(first)) => Some(Fate::From(first)),
         _ => None,
     }
 }

@@ -3,6 +3,8 @@
 //! States that differ only in what happened after the crash are the same. So a family looks at few moments:
 //! [`moments_of_change`], and [`ends_of_epochs`], where most is pending.
 
+use std::collections::BTreeMap;
+
 use super::{
     contents::sectors,
     crash::{Crash, Fate, Level},
@@ -16,6 +18,12 @@ const SMALL_EPOCH: usize = 12;
 const ALL_PAIRS: usize = 64;
 /// Otherwise so many, chosen by the seed.
 const SAMPLES: usize = 2000;
+/// So many tears of one operation beside losses.
+const TEARS: usize = 200;
+/// So many of the last change times that a file had.
+const LAST_TIMES: usize = 3;
+/// Into so many parts a sector is torn.
+const CUTS: usize = 24;
 /// Up to so many changes of names all their subsets are taken.
 const FEW_NAMES: usize = 6;
 /// Up to so many operations of one file all their subsets are combined with those of others.
@@ -33,6 +41,9 @@ pub(super) fn crashes(recording: &Recording, level: Level, seed: u64) -> Vec<Cra
         Level::L4 => lengths_and_places(recording, &mut found),
         Level::L5 => names(recording, &mut random, &mut found),
         Level::L6 => products(recording, &mut random, &mut found),
+        Level::L7 => torn_beside_losses(recording, &mut random, &mut found),
+        Level::L8 => times(recording, &mut found),
+        Level::L9 => torn_first_sectors(recording, &mut found),
     }
     found.crashes
 }
@@ -120,22 +131,100 @@ fn subsets_of_epochs(recording: &Recording, random: &mut Random, found: &mut Fou
 }
 
 fn torn_writes(recording: &Recording, found: &mut Found) {
-    for (number, record) in recording.operations().iter().enumerate() {
-        let Some((file, offset, length)) = record.operation.changed_bytes() else { continue };
-        if record.failed || sectors(offset, length) < 2 {
-            continue;
+    for (number, fates) in tears(recording) {
+        for after in moments_to_hit(recording, number) {
+            fates.iter().for_each(|fate| found.add(after, [(number, *fate)]));
+        }
+    }
+}
+
+/// The operations that can tear, and how.
+fn tears(recording: &Recording) -> impl Iterator<Item = (usize, Vec<Fate>)> {
+    (0..recording.operations().len()).filter_map(|number| {
+        let record = &recording.operations()[number];
+        let (file, offset, length) = record.operation.changed_bytes().filter(|_| record.has_effect())?;
+        if sectors(offset, length) < 2 {
+            return None;
         }
         let contents = |after| recording.prefix(after).contents(file);
-        let (Some(before), Some(after)) = (contents(number), contents(number + 1)) else { continue };
+        let (before, after) = (contents(number)?, contents(number + 1)?);
         let changed = after.changed_sectors(before, offset, length);
-        if changed.len() < 2 {
-            continue;
+        let ways = |sector: &u32| [Fate::Head(sector + 1), Fate::Tail(*sector), Fate::Hole(*sector)];
+        (changed.len() > 1).then(|| (number, changed.iter().flat_map(ways).collect()))
+    })
+}
+
+/// While an operation is torn another one, or all others, are lost, at the last moment that can be.
+fn torn_beside_losses(recording: &Recording, random: &mut Random, found: &mut Found) {
+    for (number, fates) in tears(recording) {
+        let Some(&after) = moments_to_hit(recording, number).last() else { continue };
+        let others: Vec<usize> = recording.pending(after).iter().copied().filter(|n| *n != number).collect();
+        let Some(pairs) = others.len().checked_mul(fates.len()).filter(|pairs| *pairs > 0) else { continue };
+        let lost = |numbers: &[usize], fate| {
+            numbers.iter().map(|n| (*n, Fate::Lost)).chain([(number, fate)]).collect::<Vec<_>>()
+        };
+        fates.iter().for_each(|fate| found.add(after, lost(&others, *fate)));
+        let mut pair = |pair: usize| {
+            found.add(after, lost(&[others[pair % others.len()]], fates[pair / others.len()]));
+        };
+        match pairs {
+            ..=TEARS => (0..pairs).for_each(&mut pair),
+            _ => (0..TEARS).for_each(|_| pair(random.below(pairs))),
         }
+    }
+}
+
+/// Change times that are those of an earlier moment, file by file and all together; and the new one of an operation that
+/// got no further.
+fn times(recording: &Recording, found: &mut Found) {
+    let log = recording.operations();
+    let changed =
+        |number: &usize| log[*number].operation.changed_file().filter(|_| log[*number].has_effect());
+    let mut moments: Vec<usize> = ends_of_epochs(recording).chain(moments_of_change(recording)).collect();
+    moments.push(log.len());
+    moments.sort_unstable();
+    moments.dedup();
+    for after in moments {
+        let mut files: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for number in 0..after {
+            if let Some(file) = changed(&number) {
+                files.entry(file).or_default().push(number);
+            }
+        }
+        let pending = recording.pending(after);
+        for lost in [&[][..], pending] {
+            let mut add = |times: Vec<(u64, usize)>| {
+                let crash = Crash::new(found.level, after, lost.iter().map(|number| (*number, Fate::Lost)));
+                found.crashes.push(crash.with_times(times));
+            };
+            for (file, changes) in &files {
+                // The last ones, and the first.
+                let last = changes.iter().rev().take(LAST_TIMES);
+                last.chain(changes.first()).for_each(|moment| add(vec![(*file, *moment)]));
+            }
+            add(files.iter().map(|(file, changes)| (*file, changes[0])).collect());
+            add(files.iter().map(|(file, changes)| (*file, changes[changes.len() - 1])).collect());
+            if after < log.len()
+                && let Some(file) = changed(&after)
+            {
+                add(vec![(file, after + 1)]);
+            }
+        }
+    }
+}
+
+/// The first sector of a file, cut behind each of some bytes that change, from either end.
+fn torn_first_sectors(recording: &Recording, found: &mut Found) {
+    for (number, record) in recording.operations().iter().enumerate().filter(|(_, r)| r.has_effect()) {
+        let Some((file, offset, length)) = record.operation.changed_bytes() else { continue };
+        let contents = |after| recording.prefix(after).contents(file);
+        let (Some(before), Some(after)) = (contents(number), contents(number + 1)) else { continue };
+        let changed = after.changed_bytes(before, offset, length);
+        let step = changed.len().div_ceil(CUTS).max(1);
         for after in moments_to_hit(recording, number) {
-            for sector in &changed {
-                found.add(after, [(number, Fate::Head(sector + 1))]);
-                found.add(after, [(number, Fate::Tail(*sector))]);
-                found.add(after, [(number, Fate::Hole(*sector))]);
+            for byte in changed.iter().skip(1).step_by(step) {
+                found.add(after, [(number, Fate::Bytes(*byte))]);
+                found.add(after, [(number, Fate::From(*byte))]);
             }
         }
     }
@@ -166,7 +255,8 @@ const VARIANTS: [Fate; 3] = [Fate::Length, Fate::Stale, Fate::Data];
 /// How length, place and data of an operation can part.
 fn variants(recording: &Recording, number: usize) -> &'static [Fate] {
     let record = &recording.operations()[number];
-    let Some((file, offset, length)) = record.operation.changed_bytes().filter(|_| !record.failed) else {
+    let Some((file, offset, length)) = record.operation.changed_bytes().filter(|_| record.has_effect())
+    else {
         return &[];
     };
     let Some(before) = recording.prefix(number).contents(file) else { return &[] };

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::log::Effect;
+
 /// Kinds of operations, to count them and to let them fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum OperationKind {
@@ -61,6 +63,11 @@ pub enum Failure {
     /// With this error number of the operating system, and without any effect, except that a failed sync
     /// poisons what it was to make durable.
     Errno(i32),
+    /// With this error number, after it has taken effect: as on a network file system whose answer was lost.
+    Late(i32),
+    /// Of a sync: with this error number, and what was written to the file and was not durable is gone from the cache. From now on
+    /// the old bytes are read there, or zeros where there were none. Of others the same as `Errno`.
+    Dropped(i32),
     /// A read or write transfers so many bytes at most and succeeds; operations of other kinds never fail so.
     AtMost(usize),
 }
@@ -110,21 +117,40 @@ impl Faults {
         self.calls[kind as usize]
     }
 
-    /// Counts a call and says how many bytes it may transfer.
+    /// Counts a call that changes nothing and says how many bytes it may transfer.
     pub(super) fn meet(&mut self, kind: OperationKind) -> io::Result<usize> {
+        let leave = self.judge(kind);
+        leave.failure.map_or(Ok(leave.most), |(number, _)| Err(io::Error::from_raw_os_error(number)))
+    }
+
+    /// Counts a call and says what becomes of it.
+    pub(super) fn judge(&mut self, kind: OperationKind) -> Leave {
         self.calls[kind as usize] += 1;
-        let mut allowed = usize::MAX;
-        let mut failed = Ok(());
+        let mut leave = Leave { most: usize::MAX, failure: None };
         for (fault, seen) in self.armed.iter_mut().filter(|(fault, _)| fault.kinds.contains(&kind)) {
             *seen += 1;
             if *seen != fault.nth && !(fault.lasting && *seen > fault.nth) {
                 continue;
             }
             match fault.failure {
-                Failure::Errno(number) => failed = Err(io::Error::from_raw_os_error(number)),
-                Failure::AtMost(count) => allowed = allowed.min(count),
+                Failure::Errno(number) => leave.failure = Some((number, Effect::None)),
+                Failure::Late(number) => leave.failure = Some((number, Effect::Whole)),
+                Failure::Dropped(number) if kind == OperationKind::Sync => {
+                    leave.failure = Some((number, Effect::Dropped));
+                }
+                Failure::Dropped(number) => leave.failure = Some((number, Effect::None)),
+                Failure::AtMost(count) => leave.most = leave.most.min(count),
             }
         }
-        failed.map(|()| allowed)
+        leave
     }
+}
+
+/// What becomes of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leave {
+    /// So many bytes it may transfer.
+    pub(super) most: usize,
+    /// The error that it reports, and what it does all the same.
+    pub(super) failure: Option<(i32, Effect)>,
 }

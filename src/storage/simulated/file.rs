@@ -53,8 +53,13 @@ impl StorageFile for SimulatedFile {
     fn version(&self) -> io::Result<FileVersion> {
         let mut state = self.state();
         state.faults.meet(OperationKind::Status)?;
-        let contents = state.contents(self.file)?;
-        Ok(FileVersion { length: contents.length(), modified: contents.changes().into() })
+        state.version(self.file)
+    }
+
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        let mut state = self.state();
+        state.faults.meet(OperationKind::Status)?;
+        state.telling_version(self.file)
     }
 
     fn allocated(&self) -> io::Result<u64> {
@@ -64,8 +69,9 @@ impl StorageFile for SimulatedFile {
     }
 
     fn id(&self) -> io::Result<FileId> {
-        self.state().faults.meet(OperationKind::Status)?;
-        Ok(super::file_id(self.file))
+        let mut state = self.state();
+        state.faults.meet(OperationKind::Status)?;
+        Ok(state.file_id(self.file))
     }
 
     fn kind(&self) -> io::Result<FileKind> {
@@ -86,8 +92,9 @@ impl StorageFile for SimulatedFile {
             return Err(errno(libc::EFBIG));
         }
         let write = |data: &[u8]| Operation::Write { file: self.file, offset, data: data.into() };
-        let allowed = state.attempt(|| write(buf))?.min(buf.len());
-        state.carry_out(write(&buf[..allowed]));
+        let leave = state.attempt(|| write(buf))?;
+        let allowed = leave.most.min(buf.len());
+        state.carry_out(write(&buf[..allowed]), leave)?;
         Ok(allowed)
     }
 
@@ -147,6 +154,6 @@ impl StorageFile for SimulatedFile {
 
 impl Drop for SimulatedFile {
     fn drop(&mut self) {
-        self.state().unlock(self.handle);
+        self.state().close(self.handle);
     }
 }

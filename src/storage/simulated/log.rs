@@ -1,6 +1,7 @@
 //! What was done: the operations, and which of them a crash can still undo.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -98,8 +99,25 @@ pub enum Operation {
 pub struct Record {
     /// What was to be done.
     pub operation: Operation,
-    /// It failed: it has no effect then, unless it is a sync.
+    /// It reported an error.
     pub failed: bool,
+    /// What it did.
+    pub effect: Effect,
+    /// The time that it gave to what it changed.
+    pub(super) time: u64,
+}
+
+/// What an operation did, whatever it reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Nothing; a sync of which it failed made nothing durable, and no later one does.
+    None,
+    /// All that it was to do.
+    Whole,
+    /// The change time of its file is new; its process died then.
+    Time,
+    /// It is a sync: what it did not make durable is gone from the cache.
+    Dropped,
 }
 
 /// What has to be synced so that an operation is durable.
@@ -161,7 +179,9 @@ impl Operation {
     pub(super) fn admits(&self, fate: Fate) -> bool {
         match fate {
             Fate::Present | Fate::Lost => true,
-            Fate::Head(_) | Fate::Tail(_) | Fate::Hole(_) => self.changed_bytes().is_some(),
+            Fate::Head(_) | Fate::Tail(_) | Fate::Hole(_) | Fate::Bytes(_) | Fate::From(_) => {
+                self.changed_bytes().is_some()
+            }
             Fate::Length | Fate::Stale | Fate::Data => {
                 matches!(self, Operation::Write { .. } | Operation::CloneRange { .. })
             }
@@ -218,18 +238,38 @@ impl fmt::Display for Record {
             Operation::Unlink { path } => write!(f, "unlink '{}'", path.display()),
             Operation::SyncFolder { folder } => write!(f, "sync folder '{}'", folder.display()),
         }?;
-        f.write_str(if self.failed { " (failed)" } else { "" })
+        f.write_str(match (self.failed, self.effect) {
+            (_, Effect::Time) => " (its time alone)",
+            (_, Effect::Dropped) => " (failed, and was dropped)",
+            (true, Effect::Whole) => " (done, and failed)",
+            (true, _) => " (failed)",
+            (false, _) => "",
+        })
     }
 }
 
 impl Record {
     /// Whether it changed something that a crash can undo.
     pub(super) fn has_effect(&self) -> bool {
-        !self.failed && (self.operation.changed_file().is_some() || !self.operation.names().is_empty())
+        self.effect == Effect::Whole
+            && (self.operation.changed_file().is_some() || !self.operation.names().is_empty())
+    }
+
+    /// Whether it changed the bytes or the length of a file.
+    pub(super) fn is_change_of_bytes(&self) -> bool {
+        self.effect == Effect::Whole && self.operation.changed_file().is_some()
     }
 
     pub(super) fn is_sync(&self) -> bool {
         self.operation.syncs().is_some()
+    }
+
+    /// Whether it is about bytes of this file that are in the cache.
+    fn is_data_of(&self, wanted: u64) -> bool {
+        match &self.operation {
+            Operation::Write { file, .. } | Operation::CloneRange { file, .. } => *file == wanted,
+            _ => false,
+        }
     }
 }
 
@@ -250,7 +290,7 @@ pub(super) fn pending(log: &[Record]) -> Vec<Vec<usize>> {
     let mut all = vec![Vec::new()];
     for (number, record) in log.iter().enumerate() {
         match record.operation.syncs() {
-            Some(place) if record.failed => {
+            Some(place) if record.effect != Effect::Whole => {
                 open.iter_mut().for_each(|item| item.doomed |= item.awaits.contains(&place));
             }
             Some(place) => {
@@ -265,4 +305,17 @@ pub(super) fn pending(log: &[Record]) -> Vec<Vec<usize>> {
         all.push(open.iter().map(|item| item.number).collect());
     }
     all
+}
+
+/// Of each operation whose data a sync dropped from the cache, after how many operations that was.
+pub(super) fn dropped(log: &[Record], pending: &[Vec<usize>]) -> BTreeMap<usize, usize> {
+    let mut dropped = BTreeMap::new();
+    for (at, record) in log.iter().enumerate().filter(|(_, record)| record.effect == Effect::Dropped) {
+        let Operation::Sync { file } = record.operation else { continue };
+        let is_its = |number: &&usize| log[**number].is_data_of(file);
+        for number in pending[at].iter().filter(is_its) {
+            dropped.entry(*number).or_insert(at + 1);
+        }
+    }
+    dropped
 }

@@ -2,17 +2,23 @@
 //!
 //! [`SimulatedStorage`] keeps files in memory and a log of every operation. From its [`Recording`] every state
 //! can be rebuilt that a crash at any moment may legally leave on a disk; each has a name, its [`Crash`]. And
-//! operations fail where a [`Fault`] says so.
+//! operations fail where a [`Fault`] says so: without any effect, behind it, or with the old bytes back.
+//!
+//! Files have change times by a [`Clock`] of the file system, which are no part of their bytes: no sync makes them durable, and a
+//! power cut can take them back. Their inodes can come again when they are gone. Other programs write files
+//! [in place](SimulatedStorage::change) or [anew](SimulatedStorage::rewrite), into the cache alone.
 //!
 //! Operations take place one after the other, whatever threads they come from: a write that runs beside a sync
 //! is either before or behind it.
 
+mod clock;
 mod contents;
 mod crash;
 mod families;
 mod faults;
 mod file;
 mod log;
+mod nature;
 mod recording;
 mod state;
 mod tree;
@@ -24,13 +30,21 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use clock::Clock;
 pub use crash::{Crash, Fate, Level, ParseCrashError};
 pub use faults::{Failure, Fault, OperationKind};
-pub use log::{Operation, Record};
+pub use log::{Effect, Operation, Record};
 pub use recording::{CrashStates, Recording};
 
-use self::{contents::Contents, file::SimulatedFile, log::parent, state::State, tree::Tree, tree::normal};
-use super::{FileId, FileKind, FileStatus, RenameRule, Storage, StorageFile};
+use self::{
+    contents::Contents,
+    file::SimulatedFile,
+    log::parent,
+    nature::Nature,
+    state::State,
+    tree::{Tree, normal},
+};
+use super::{FileKind, FileStatus, RenameRule, Storage, StorageFile};
 
 /// Files in memory that can crash and fail. Clones are the same storage.
 ///
@@ -70,16 +84,19 @@ impl SimulatedStorage {
         Self::default()
     }
 
-    fn from_tree(mut tree: Tree) -> Self {
+    fn from_tree(mut tree: Tree, nature: Nature) -> Self {
         tree.forget_nameless();
         let storage = Self::new();
-        storage.0.state().restart(tree);
+        let mut state = storage.0.state();
+        state.nature = nature;
+        state.restart(tree);
+        drop(state);
         storage
     }
 
-    fn resumed(start: Tree, tree: Tree, log: Vec<Record>, marks: Vec<usize>) -> Self {
+    fn resumed(recording: Recording) -> Self {
         let storage = Self::new();
-        storage.0.state().resume(start, tree, log, marks);
+        storage.0.state().resume(recording);
         storage
     }
 
@@ -101,6 +118,35 @@ impl SimulatedStorage {
         state.tree.contents(file).map(Contents::to_bytes)
     }
 
+    /// Lets a file have other contents, as another program does that writes in place, sector by sector. It never fails, and
+    /// nothing of it is durable: before the run that is to be recorded, it leaves a file whose last writes are in the
+    /// cache alone. Nothing happens if there is no such file.
+    pub fn change(&self, path: impl AsRef<Path>, contents: &[u8]) {
+        self.change_as(path.as_ref(), contents, false);
+    }
+
+    /// The same, but all of it is written anew after the length was set to 0, as `cp` does: the file keeps its inode.
+    pub fn rewrite(&self, path: impl AsRef<Path>, contents: &[u8]) {
+        self.change_as(path.as_ref(), contents, true);
+    }
+
+    fn change_as(&self, path: &Path, contents: &[u8], anew: bool) {
+        let mut state = self.0.state();
+        if let Some(file) = state.tree.file(&normal(path)) {
+            state.change(file, contents, anew);
+        }
+    }
+
+    /// From now on the times of files are those of this clock.
+    pub fn set_clock(&self, clock: Clock) {
+        self.0.state().nature.clock = clock;
+    }
+
+    /// From now on a new file gets the lowest inode that no file has any more. Otherwise none comes twice.
+    pub fn reuse_inodes(&self) {
+        self.0.state().nature.reuse_inodes = true;
+    }
+
     /// The names of all files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.0.state().tree.names().map(|(path, _)| path.to_owned()).collect()
@@ -114,7 +160,7 @@ impl SimulatedStorage {
     /// What was done since the beginning, or since [`Self::begin`].
     pub fn recording(&self) -> Recording {
         let state = self.0.state();
-        Recording::new(state.start.clone(), state.log.clone(), state.marks.clone())
+        Recording::new(state.start.clone(), state.log.clone(), state.marks.clone(), state.nature.clone())
     }
 
     /// Begins a new recording: what there is counts as durable from now on.
@@ -165,7 +211,7 @@ impl SimulatedStorage {
     }
 
     fn handle(&self, state: &mut State, path: PathBuf, file: u64, writable: bool) -> Arc<dyn StorageFile> {
-        let handle = state.next_handle();
+        let handle = state.next_handle(file);
         Arc::new(SimulatedFile { shared: self.0.clone(), file, path, writable, handle })
     }
 
@@ -174,13 +220,13 @@ impl SimulatedStorage {
         let mut state = self.0.state();
         let file = state.tree.file(&path);
         let open = || Operation::Open { path: path.clone(), file: file.unwrap_or(u64::MAX), writable };
-        state.attempt(open)?;
+        let leave = state.attempt(open)?;
         let file = match file {
             Some(file) => file,
             None if state.tree.is_folder(&path) => return Err(errno(libc::EISDIR)),
             None => return Err(errno(libc::ENOENT)),
         };
-        state.carry_out(open());
+        state.carry_out(open(), leave)?;
         Ok(self.handle(&mut state, path, file, writable))
     }
 }
@@ -207,14 +253,14 @@ impl Storage for SimulatedStorage {
         let mut state = self.0.state();
         let file = state.next_file();
         let create = Operation::Create { path: path.clone(), file };
-        state.attempt(|| create.clone())?;
+        let leave = state.attempt(|| create.clone())?;
         if state.tree.file(&path).is_some() || state.tree.is_folder(&path) {
             return Err(errno(libc::EEXIST));
         }
         if !state.tree.is_folder(&parent(&path)) {
             return Err(errno(libc::ENOENT));
         }
-        state.carry_out(create);
+        state.carry_out(create, leave)?;
         Ok(self.handle(&mut state, path, file, true))
     }
 
@@ -222,7 +268,7 @@ impl Storage for SimulatedStorage {
         let (from, to) = (normal(from), normal(to));
         let mut state = self.0.state();
         let rename = Operation::Rename { from: from.clone(), to: to.clone(), rule };
-        state.attempt(|| rename.clone())?;
+        let leave = state.attempt(|| rename.clone())?;
         let taken = state.tree.file(&to).is_some();
         if state.tree.file(&from).is_none() || !state.tree.is_folder(&parent(&to)) {
             return Err(errno(libc::ENOENT));
@@ -230,10 +276,7 @@ impl Storage for SimulatedStorage {
         match rule {
             RenameRule::NoReplace if taken || state.tree.is_folder(&to) => Err(errno(libc::EEXIST)),
             RenameRule::Exchange if !taken => Err(errno(libc::ENOENT)),
-            _ => {
-                state.carry_out(rename);
-                Ok(())
-            }
+            _ => state.carry_out(rename, leave),
         }
     }
 
@@ -241,10 +284,9 @@ impl Storage for SimulatedStorage {
         let path = normal(path);
         let mut state = self.0.state();
         let unlink = Operation::Unlink { path: path.clone() };
-        state.attempt(|| unlink.clone())?;
+        let leave = state.attempt(|| unlink.clone())?;
         state.tree.file(&path).ok_or_else(|| errno(libc::ENOENT))?;
-        state.carry_out(unlink);
-        Ok(())
+        state.carry_out(unlink, leave)
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -272,7 +314,7 @@ impl Storage for SimulatedStorage {
         let mut state = self.0.state();
         state.faults.meet(OperationKind::Status)?;
         match state.tree.file(&path) {
-            Some(file) => Ok(FileStatus { id: file_id(file), kind: FileKind::Regular }),
+            Some(file) => Ok(FileStatus { id: state.file_id(file), kind: FileKind::Regular }),
             None if state.tree.is_folder(&path) => {
                 Ok(FileStatus { id: state.folder_id(&path), kind: FileKind::Other })
             }
@@ -295,10 +337,6 @@ impl fmt::Debug for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "set" } else { "none" })
     }
-}
-
-fn file_id(file: u64) -> FileId {
-    FileId { device: 0, inode: file }
 }
 
 fn errno(number: i32) -> io::Error {

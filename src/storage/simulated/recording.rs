@@ -1,12 +1,14 @@
 //! A finished run, and every state that a crash in it can leave.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::{
     SimulatedStorage,
+    clock::Times,
     crash::{Crash, Fate, Level},
     families,
-    log::{Record, pending},
+    log::{Effect, Record, dropped, pending},
+    nature::Nature,
     tree::Tree,
 };
 
@@ -19,6 +21,9 @@ use super::{
 /// order. What a sync failed to make durable stays pending for ever. That the sync of a file makes its name
 /// durable, as some file systems do, is not relied upon: such a name counts as pending, so that states with
 /// and without it are legal.
+///
+/// The change time of a file is none of its bytes: no sync makes it durable. A crash of [`Level::L8`] can take it back to any
+/// earlier one. Where inodes are used again a state in which two files had the same is none.
 #[derive(Clone, Debug)]
 pub struct Recording {
     log: Vec<Record>,
@@ -26,22 +31,26 @@ pub struct Recording {
     prefixes: Vec<Tree>,
     /// The operations that can be lost in a crash after each number of operations.
     pending: Vec<Vec<usize>>,
+    /// Of the operations whose data was dropped from the cache, after how many operations that was.
+    dropped: BTreeMap<usize, usize>,
     /// Numbers of operations.
     marks: Vec<usize>,
+    nature: Nature,
 }
 
 impl Recording {
-    pub(super) fn new(start: Tree, log: Vec<Record>, marks: Vec<usize>) -> Self {
-        let mut prefixes = Vec::with_capacity(log.len() + 1);
-        let mut tree = start;
-        prefixes.push(tree.clone());
-        for record in &log {
-            if record.has_effect() {
-                tree.apply(&record.operation, Fate::Present);
-            }
-            prefixes.push(tree.clone());
+    pub(super) fn new(start: Tree, log: Vec<Record>, marks: Vec<usize>, nature: Nature) -> Self {
+        let pending = pending(&log);
+        let dropped = dropped(&log, &pending);
+        let mut prefixes = vec![start];
+        for after in 1..=log.len() {
+            let tree = prefixes.last().cloned().unwrap_or_default();
+            prefixes.push(match log[after - 1].effect {
+                Effect::Dropped => replay(&prefixes[0], &log[..after], 0, after_drop(&dropped, after)),
+                _ => replay(&tree, &log[..after], after - 1, |_| Fate::Present),
+            });
         }
-        Recording { pending: pending(&log), prefixes, log, marks }
+        Recording { pending, dropped, prefixes, log, marks, nature }
     }
 
     /// What was done, in order.
@@ -71,15 +80,40 @@ impl Recording {
 
     /// The storage after this crash; `None` if the crash is not one of this recording.
     pub fn after(&self, crash: &Crash) -> Option<SimulatedStorage> {
-        self.tree_after(crash).map(SimulatedStorage::from_tree)
+        self.tree_after(crash).map(|tree| self.storage(tree))
+    }
+
+    fn storage(&self, tree: Tree) -> SimulatedStorage {
+        SimulatedStorage::from_tree(tree, self.nature.clone())
     }
 
     /// The storage after the death of the process alone, when it had done so many operations: all of them are there, and
     /// what was not durable is not durable yet. What is done from then on continues this recording.
     pub fn killed(&self, after: usize) -> Option<SimulatedStorage> {
-        let tree = self.prefixes.get(after)?.clone();
-        let marks = self.marks.iter().copied().filter(|mark| *mark <= after).collect();
-        Some(SimulatedStorage::resumed(self.prefixes[0].clone(), tree, self.log[..after].to_vec(), marks))
+        self.prefixes.get(after)?;
+        Some(self.resumed(self.log[..after].to_vec()))
+    }
+
+    /// The same in the middle of the next operation, a write, a punch, a clone or a new length: it has given its file the
+    /// new change time, as they do first, and nothing else. `None` if it is none of these.
+    pub fn killed_within(&self, after: usize) -> Option<SimulatedStorage> {
+        let next = self.log.get(after).filter(|record| record.is_change_of_bytes())?;
+        let mut log = self.log[..after].to_vec();
+        log.push(Record { failed: true, effect: Effect::Time, ..next.clone() });
+        Some(self.resumed(log))
+    }
+
+    fn resumed(&self, log: Vec<Record>) -> SimulatedStorage {
+        let marks = self.marks.iter().copied().filter(|mark| *mark <= log.len()).collect();
+        SimulatedStorage::resumed(Recording::new(self.prefixes[0].clone(), log, marks, self.nature.clone()))
+    }
+
+    /// What is needed to go on where it ends: the storage at its beginning and at its end, the operations, the
+    /// marks, and the rest.
+    pub(super) fn into_parts(mut self) -> (Tree, Tree, Vec<Record>, Vec<usize>, Nature) {
+        let end = self.prefixes.pop().unwrap_or_default();
+        let start = self.prefixes.into_iter().next().unwrap_or_else(|| end.clone());
+        (start, end, self.log, self.marks, self.nature)
     }
 
     /// The distinct states that crashes of these levels leave. When a level has more than `limit` candidates
@@ -104,31 +138,71 @@ impl Recording {
         };
         crash.fates().iter().try_for_each(applies)?;
 
-        let Some(&(first, _)) = crash.fates().first() else {
-            return self.prefixes.get(crash.after()).cloned();
+        let after = crash.after();
+        let mut tree = match crash.fates().first() {
+            None => self.prefixes.get(after)?.clone(),
+            Some(&(first, _)) => {
+                let of_dropped = after_drop(&self.dropped, after);
+                let fate = |number| match crash.fate_of(number) {
+                    Fate::Lost => Fate::Lost,
+                    fate if of_dropped(number) == Fate::Present => fate,
+                    _ => of_dropped(number),
+                };
+                // What was dropped later is another thing before.
+                let dropped = self.dropped.iter().find(|(_, at)| **at <= after);
+                let first = dropped.map_or(first, |(number, _)| first.min(*number));
+                replay(&self.prefixes[first], &self.log[..after], first, fate)
+            }
         };
-        let mut tree = self.prefixes[first].clone();
-        let mut fates = crash.fates().iter().peekable();
-        let mut lost_names = HashSet::new();
-        for (number, record) in self.log.iter().enumerate().take(crash.after()).skip(first) {
-            let fate = fates.next_if(|(fated, _)| *fated == number).map_or(Fate::Present, |(_, fate)| *fate);
-            if !record.has_effect() {
-                continue;
-            }
-            // A name's changes reach the disk in their order: behind a lost one all are lost.
-            let names = record.operation.names();
-            if !names.is_empty() && (fate == Fate::Lost || names.iter().any(|n| lost_names.contains(n))) {
-                lost_names.extend(names);
-                continue;
-            }
-            tree.apply(&record.operation, fate);
+        for &(file, moment) in crash.times() {
+            let times = match self.log.get(after).filter(|_| moment == after + 1) {
+                Some(next) if next.is_change_of_bytes() && next.operation.changed_file() == Some(file) => {
+                    Times { changed: next.time, written: next.time }
+                }
+                None if moment <= after => self.prefixes[moment].times(file),
+                _ => return None,
+            };
+            tree.contents(file)?;
+            tree.set_times(file, times);
         }
-        Some(tree)
+        let is_legal = !tree.names().any(|(_, file)| self.nature.is_taken(&tree, file));
+        is_legal.then_some(tree)
     }
 
     pub(super) fn prefix(&self, after: usize) -> &Tree {
         &self.prefixes[after]
     }
+}
+
+/// What becomes of the data that was dropped by then: of a write that made the file longer only that is left.
+pub(super) fn after_drop(dropped: &BTreeMap<usize, usize>, after: usize) -> impl Fn(usize) -> Fate {
+    move |number| match dropped.get(&number) {
+        Some(at) if *at <= after => Fate::Length,
+        _ => Fate::Present,
+    }
+}
+
+/// Carries out the operations from `first` on, each of them as far as its fate says.
+pub(super) fn replay(tree: &Tree, log: &[Record], first: usize, fate: impl Fn(usize) -> Fate) -> Tree {
+    let mut tree = tree.clone();
+    let mut lost_names = HashSet::new();
+    for (number, record) in log.iter().enumerate().skip(first) {
+        if let (Effect::Time, Some(file)) = (record.effect, record.operation.changed_file()) {
+            tree.touch(file, record.time, true);
+        }
+        if !record.has_effect() {
+            continue;
+        }
+        let fate = fate(number);
+        // A name's changes reach the disk in their order: behind a lost one all are lost.
+        let names = record.operation.names();
+        if !names.is_empty() && (fate == Fate::Lost || names.iter().any(|n| lost_names.contains(n))) {
+            lost_names.extend(names);
+            continue;
+        }
+        tree.apply(&record.operation, fate, record.time);
+    }
+    tree
 }
 
 /// Iterates over crashes and the states that they leave, each state once (once for each number of marks).
@@ -151,10 +225,11 @@ impl Iterator for CrashStates<'_> {
         while let Some(mut family) = self.families.pop_front() {
             while let Some(crash) = family.pop_front() {
                 let Some(tree) = self.recording.tree_after(&crash) else { continue };
-                if self.seen.insert((tree.digest(), self.recording.marks_before(&crash))) {
+                let digest = if crash.times().is_empty() { tree.digest() } else { tree.digest_with_times() };
+                if self.seen.insert((digest, self.recording.marks_before(&crash))) {
                     self.families.push_back(family);
                     self.left -= 1;
-                    return Some((crash, SimulatedStorage::from_tree(tree)));
+                    return Some((crash, self.recording.storage(tree)));
                 }
             }
         }

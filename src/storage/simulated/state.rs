@@ -9,14 +9,16 @@ use std::{
 };
 
 use super::{
-    contents::{Contents, PAGE},
+    contents::{Contents, PAGE, SECTOR},
     crash::Fate,
     errno,
-    faults::Faults,
-    log::{Operation, Record, pending},
+    faults::{Faults, Leave},
+    log::{Effect, Operation, Record, dropped, pending},
+    nature::Nature,
+    recording::{Recording, after_drop, replay},
     tree::Tree,
 };
-use crate::storage::{FileId, Lock};
+use crate::storage::{FileId, FileVersion, Lock};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -32,7 +34,9 @@ pub(super) struct State {
     /// Files with changes that are not durable; true for those that no sync makes durable any more.
     unsynced: BTreeMap<u64, bool>,
     handles: u64,
-    files: u64,
+    /// The file of each open handle.
+    open: BTreeMap<u64, u64>,
+    pub(super) nature: Nature,
 }
 
 /// A lock that a handle holds.
@@ -46,7 +50,7 @@ struct Held {
 impl State {
     /// Begins anew with these files, all of them durable.
     pub(super) fn restart(&mut self, tree: Tree) {
-        self.files = self.files.max(tree.next_file());
+        self.nature.files = self.nature.files.max(tree.next_file());
         self.start = tree.clone();
         self.tree = tree;
         self.log.clear();
@@ -54,11 +58,15 @@ impl State {
         self.unsynced.clear();
     }
 
-    /// Goes on where a log ends.
-    pub(super) fn resume(&mut self, start: Tree, tree: Tree, log: Vec<Record>, marks: Vec<usize>) {
+    /// Goes on where a recording ends.
+    pub(super) fn resume(&mut self, recording: Recording) {
+        let (start, tree, log, marks, nature) = recording.into_parts();
+        self.nature = nature;
         self.restart(tree);
         let failed = |file| {
-            let is_its = |record: &Record| record.failed && record.operation == Operation::Sync { file };
+            let is_its = |record: &Record| {
+                record.effect != Effect::Whole && record.operation == Operation::Sync { file }
+            };
             log.iter().any(is_its)
         };
         let pending = pending(&log).pop().unwrap_or_default();
@@ -69,8 +77,9 @@ impl State {
 
     pub(super) fn insert(&mut self, path: &Path, contents: Contents) {
         let file = self.next_file();
-        self.start.insert(path, file, contents.clone());
-        self.tree.insert(path, file, contents);
+        let time = self.nature.pass();
+        self.start.insert(path, file, contents.clone(), time);
+        self.tree.insert(path, file, contents, time);
     }
 
     pub(super) fn make_folder(&mut self, path: &Path) {
@@ -79,13 +88,42 @@ impl State {
     }
 
     pub(super) fn next_file(&mut self) -> u64 {
-        self.files += 1;
-        self.files
+        let named = self.tree.names().map(|(_, file)| file);
+        self.nature.next_file(named.chain(self.open.values().copied()))
     }
 
-    pub(super) fn next_handle(&mut self) -> u64 {
+    pub(super) fn next_handle(&mut self, file: u64) -> u64 {
         self.handles += 1;
+        self.open.insert(self.handles, file);
         self.handles
+    }
+
+    pub(super) fn close(&mut self, handle: u64) {
+        self.open.remove(&handle);
+        self.locks.retain(|held| held.handle != handle);
+    }
+
+    pub(super) fn file_id(&self, file: u64) -> FileId {
+        FileId { device: 0, inode: self.nature.inode(file) }
+    }
+
+    /// Length and change time.
+    pub(super) fn version(&self, file: u64) -> io::Result<FileVersion> {
+        let length = self.contents(file)?.length();
+        Ok(FileVersion { length, modified: self.tree.times(file).changed.into() })
+    }
+
+    /// The same, in a later tick of the clock than that of the last change; `None` if that never comes.
+    pub(super) fn telling_version(&mut self, file: u64) -> io::Result<Option<FileVersion>> {
+        let (changed, clock) = (self.tree.times(file).changed, self.nature.clock);
+        // As one does who sees the file's time and has a clock of his own.
+        if changed >= clock.begin(self.nature.now) {
+            match clock.next(self.nature.now) {
+                Some(next) => self.nature.now = next,
+                None => return Ok(None),
+            }
+        }
+        self.version(file).map(Some)
     }
 
     pub(super) fn contents(&self, file: u64) -> io::Result<&Contents> {
@@ -127,22 +165,32 @@ impl State {
         FileId { device: 1, inode: hasher.finish() }
     }
 
-    /// Lets an operation fail if it is to; it stays in the log then. Otherwise says how many bytes it may
-    /// transfer.
-    pub(super) fn attempt(&mut self, operation: impl FnOnce() -> Operation) -> io::Result<usize> {
+    /// Lets an operation fail if it is to; it stays in the log then. Otherwise says what becomes of it when it is
+    /// [carried out](Self::carry_out), if nothing else is in the way.
+    pub(super) fn attempt(&mut self, operation: impl FnOnce() -> Operation) -> io::Result<Leave> {
         let operation = operation();
-        self.faults.meet(operation.kind()).inspect_err(|_| {
-            if let Operation::Sync { file } = &operation
-                && let Some(doomed) = self.unsynced.get_mut(file)
-            {
-                *doomed = true;
-            }
-            self.log.push(Record { operation, failed: true });
-        })
+        let leave = self.faults.judge(operation.kind());
+        let Some((number, effect)) = leave.failure.filter(|(_, effect)| *effect != Effect::Whole) else {
+            return Ok(leave);
+        };
+        if let Operation::Sync { file } = &operation
+            && let Some(doomed) = self.unsynced.get_mut(file)
+        {
+            *doomed = true;
+        }
+        let time = self.nature.pass();
+        self.log.push(Record { operation, failed: true, effect, time });
+        if effect == Effect::Dropped {
+            let dropped = dropped(&self.log, &pending(&self.log));
+            self.tree = replay(&self.start, &self.log, 0, after_drop(&dropped, self.log.len()));
+        }
+        Err(errno(number))
     }
 
-    pub(super) fn carry_out(&mut self, operation: Operation) {
-        self.tree.apply(&operation, Fate::Present);
+    /// Does it, and reports the error that comes all the same.
+    pub(super) fn carry_out(&mut self, operation: Operation, leave: Leave) -> io::Result<()> {
+        let time = self.nature.pass();
+        self.tree.apply(&operation, Fate::Present, time);
         if let Some(file) = operation.changed_file() {
             self.unsynced.entry(file).or_insert(false);
         }
@@ -151,13 +199,42 @@ impl State {
         {
             self.unsynced.remove(file);
         }
-        self.log.push(Record { operation, failed: false });
+        let failed = leave.failure.is_some();
+        self.log.push(Record { operation, failed, effect: Effect::Whole, time });
+        leave.failure.map_or(Ok(()), |(number, _)| Err(errno(number)))
     }
 
     pub(super) fn perform(&mut self, operation: Operation) -> io::Result<()> {
-        self.attempt(|| operation.clone())?;
-        self.carry_out(operation);
-        Ok(())
+        let leave = self.attempt(|| operation.clone())?;
+        self.carry_out(operation, leave)
+    }
+
+    /// Changes a file as another program does, which never fails: in place where its bytes differ, or, `anew`, all of it
+    /// after its length was set to 0.
+    pub(super) fn change(&mut self, file: u64, bytes: &[u8], anew: bool) {
+        let old = self.tree.contents(file).map(Contents::to_bytes).unwrap_or_default();
+        let mut operations = Vec::new();
+        if anew {
+            operations.push(Operation::SetLen { file, length: 0 });
+            if !bytes.is_empty() {
+                operations.push(Operation::Write { file, offset: 0, data: bytes.into() });
+            }
+        } else {
+            let sectors = bytes.chunks(SECTOR as usize).enumerate();
+            for (number, sector) in sectors {
+                let offset = number as u64 * SECTOR;
+                if old.get(offset as usize..offset as usize + sector.len()) != Some(sector) {
+                    operations.push(Operation::Write { file, offset, data: sector.into() });
+                }
+            }
+            if old.len() > bytes.len() {
+                operations.push(Operation::SetLen { file, length: bytes.len() as u64 });
+            }
+        }
+        for operation in operations {
+            // It reports nothing without a failure.
+            let _ = self.carry_out(operation, Leave { most: usize::MAX, failure: None });
+        }
     }
 
     /// Whether all bytes of a file are durable.
@@ -183,9 +260,5 @@ impl State {
         }
         self.locks.push(Held { file, handle, lock });
         Ok(())
-    }
-
-    pub(super) fn unlock(&mut self, handle: u64) {
-        self.locks.retain(|held| held.handle != handle);
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{contents::Contents, crash::Fate, log::Operation};
+use super::{clock::Times, contents::Contents, crash::Fate, log::Operation};
 use crate::storage::RenameRule;
 
 /// Cheap to clone. Files whose last name is gone stay, for somebody may have them open.
@@ -15,13 +15,15 @@ use crate::storage::RenameRule;
 pub(super) struct Tree {
     names: Arc<BTreeMap<PathBuf, u64>>,
     files: BTreeMap<u64, Arc<Contents>>,
+    times: BTreeMap<u64, Times>,
     folders: Arc<BTreeSet<PathBuf>>,
 }
 
 impl Tree {
     /// Puts a file under a name, whatever was there, and makes its folder.
-    pub(super) fn insert(&mut self, path: &Path, file: u64, contents: Contents) {
+    pub(super) fn insert(&mut self, path: &Path, file: u64, contents: Contents, time: u64) {
         Arc::make_mut(&mut self.names).insert(path.to_owned(), file);
+        self.touch(file, time, true);
         self.files.insert(file, Arc::new(contents));
         if let Some(folder) = path.parent() {
             self.make_folder(folder);
@@ -58,15 +60,37 @@ impl Tree {
     pub(super) fn forget_nameless(&mut self) {
         let named: BTreeSet<u64> = self.names.values().copied().collect();
         self.files.retain(|file, _| named.contains(file));
+        self.times.retain(|file, _| named.contains(file));
+    }
+
+    pub(super) fn times(&self, file: u64) -> Times {
+        self.times.get(&file).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_times(&mut self, file: u64, times: Times) {
+        self.times.insert(file, times);
+    }
+
+    /// A file was changed: its bytes or its length, or its names alone.
+    pub(super) fn touch(&mut self, file: u64, time: u64, written: bool) {
+        let times = self.times.entry(file).or_default();
+        times.changed = time;
+        if written {
+            times.written = time;
+        }
     }
 
     /// Carries out as much of an operation as `fate` lets through.
-    pub(super) fn apply(&mut self, operation: &Operation, fate: Fate) {
+    pub(super) fn apply(&mut self, operation: &Operation, fate: Fate, time: u64) {
         if fate == Fate::Lost {
             return;
         }
+        let is_nothing = operation.changed_bytes().is_some_and(|(_, _, length)| length == 0);
+        if let Some(file) = operation.changed_file().filter(|_| !is_nothing) {
+            self.touch(file, time, true);
+        }
         match operation {
-            Operation::Create { path, file } => self.insert(path, *file, Contents::default()),
+            Operation::Create { path, file } => self.insert(path, *file, Contents::default(), time),
             Operation::Write { file, offset, data } => self.change(*file).write_with(*offset, data, fate),
             Operation::SetLen { file, length } => self.change(*file).set_length(*length),
             Operation::Punch { file, offset, length } => {
@@ -79,11 +103,17 @@ impl Tree {
             Operation::Rename { from, to, rule } => {
                 let names = Arc::make_mut(&mut self.names);
                 let Some(file) = names.remove(from) else { return };
-                if let (Some(other), RenameRule::Exchange) = (names.insert(to.clone(), file), rule) {
+                let other = names.insert(to.clone(), file);
+                if let (Some(other), RenameRule::Exchange) = (other, rule) {
                     names.insert(from.clone(), other);
                 }
+                [Some(file), other].into_iter().flatten().for_each(|file| self.touch(file, time, false));
             }
-            Operation::Unlink { path } => drop(Arc::make_mut(&mut self.names).remove(path)),
+            Operation::Unlink { path } => {
+                if let Some(file) = Arc::make_mut(&mut self.names).remove(path) {
+                    self.touch(file, time, false);
+                }
+            }
             Operation::Open { .. } | Operation::Sync { .. } | Operation::SyncFolder { .. } => {}
         }
     }
@@ -100,6 +130,14 @@ impl Tree {
             path.hash(&mut hasher);
             self.contents(file).hash(&mut hasher);
         }
+        hasher.finish()
+    }
+
+    /// A hash of the times as well.
+    pub(super) fn digest_with_times(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.digest().hash(&mut hasher);
+        self.names().for_each(|(_, file)| self.times(file).hash(&mut hasher));
         hasher.finish()
     }
 }
