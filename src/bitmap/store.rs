@@ -13,13 +13,14 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     format::{
-        bitmap::{Entry, TableEntry, check_directory},
+        bitmap::{Entry, MAX_DIRECTORY_BYTES, TableEntry, check_directory},
         text::printable,
     },
     image::{
         Qcow2,
         edit::{BitmapsField, Edit, HeaderChange, check_room_for_bitmaps},
     },
+    storage::File,
 };
 
 /// The bitmaps as a list of changes makes them, to be written.
@@ -98,6 +99,51 @@ fn failing(image: &Qcow2, changes: &[BitmapChange]) -> Option<usize> {
 /// Where the directory of an image's bitmaps lies; 0 if there is none.
 pub(crate) fn directory_offset(image: &Qcow2) -> u64 {
     image.header().extensions.bitmaps.as_ref().map_or(0, |bitmaps| bitmaps.directory_offset.get())
+}
+
+/// A directory of bitmaps as it lies in the file: a program that knows bitmaps changes it, durably, before it writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DirectoryPlace {
+    /// 0 if there is none.
+    pub(crate) offset: u64,
+    /// Bytes.
+    pub(crate) length: u64,
+    /// BLAKE3 of them: their flags, and where the tables of the bitmaps are.
+    pub(crate) digest: [u8; 32],
+}
+
+/// The directory of an image's bitmaps.
+pub(crate) fn directory_place(image: &Qcow2) -> Result<DirectoryPlace> {
+    let Some(extension) = &image.header().extensions.bitmaps else { return Ok(DirectoryPlace::default()) };
+    let (offset, length) = (extension.directory_offset.get(), extension.directory_size.get());
+    Ok(DirectoryPlace { offset, length, digest: directory_digest(image.file(), offset, length)? })
+}
+
+impl DirectoryPlace {
+    /// Whether a file has the same directory there. One that is shorter has not.
+    pub(crate) fn holds(&self, file: &File) -> Result<bool> {
+        if self.length == 0 {
+            return Ok(true);
+        }
+        let end = self.offset.checked_add(self.length).filter(|_| self.length <= MAX_DIRECTORY_BYTES);
+        let there = match end {
+            Some(end) => end <= file.len()?,
+            None => false,
+        };
+        Ok(there && directory_digest(file, self.offset, self.length)? == self.digest)
+    }
+}
+
+fn directory_digest(file: &File, offset: u64, length: u64) -> Result<[u8; 32]> {
+    const PIECE: u64 = 64 << 10;
+    let mut hasher = blake3::Hasher::new();
+    let mut bytes = [0; PIECE as usize];
+    for at in (0..length).step_by(PIECE as usize) {
+        let piece = &mut bytes[..PIECE.min(length - at) as usize];
+        file.read_exact(piece, offset + at, "bitmap directory")?;
+        hasher.update(piece);
+    }
+    Ok(*hasher.finalize().as_bytes())
 }
 
 /// Marks the bitmaps that record as inconsistent, unless their directory lies elsewhere than at `before`: then whoever

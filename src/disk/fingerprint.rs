@@ -23,9 +23,10 @@ pub(crate) struct Fingerprint {
 }
 
 /// The files of an image, as they are when nobody has written it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Versions {
-    pub(crate) image: FileVersion,
+    /// `None` where something better tells: the mark of a staged change.
+    pub(crate) image: Option<FileVersion>,
     /// What its guest data lies in, if that is a file of its own: the path, absolute.
     pub(crate) data_file: Option<(PathBuf, FileVersion)>,
 }
@@ -33,14 +34,16 @@ pub(crate) struct Versions {
 impl Disk {
     /// The disk's image, without what lies below, as it is now: every write from now on makes a difference.
     pub(crate) fn fingerprint(&self) -> Result<Fingerprint> {
-        Fingerprint::of(&self.image().layers()[0])
+        Fingerprint::of_staged(&self.image().layers()[0], false)
     }
 }
 
 impl Fingerprint {
-    pub(super) fn of(layer: &Layer) -> Result<Self> {
+    /// Of an image whose header is `marked` as that of a staged change, or not.
+    pub(super) fn of_staged(layer: &Layer, marked: bool) -> Result<Self> {
         let file = layer.file();
-        Ok(Fingerprint { path: in_full(file)?, inode: file.id()?.inode, versions: Versions::of(layer)? })
+        let versions = Versions::of(layer, marked)?;
+        Ok(Fingerprint { path: in_full(file)?, inode: file.id()?.inode, versions })
     }
 
     /// Whether the image, whose file this is, is so still.
@@ -53,9 +56,12 @@ impl Fingerprint {
 }
 
 impl Versions {
-    /// Those from which every write from now on differs.
-    fn of(layer: &Layer) -> Result<Option<Self>> {
-        let Some(image) = layer.file().telling_version()? else { return Ok(None) };
+    /// Those from which every write from now on differs; of the image itself only where no mark tells.
+    fn of(layer: &Layer, marked: bool) -> Result<Option<Self>> {
+        let image = if marked { None } else { layer.file().telling_version()? };
+        if image.is_none() && !marked {
+            return Ok(None);
+        }
         let Some(top) = layer.qcow2().filter(|top| top.external_data_file_bit()) else {
             return Ok(Some(Versions { image, data_file: None }));
         };
@@ -69,7 +75,11 @@ impl Versions {
         let data_file = |(path, version): &(PathBuf, FileVersion)| {
             storage.open(path).and_then(|file| file.version()).is_ok_and(|now| now == *version)
         };
-        Ok(image.version()? == self.image && self.data_file.as_ref().is_none_or(data_file))
+        let same = match &self.image {
+            Some(version) => image.version()? == *version,
+            None => true,
+        };
+        Ok(same && self.data_file.as_ref().is_none_or(data_file))
     }
 }
 

@@ -7,9 +7,12 @@ use std::{
 
 use super::{Disk, fingerprint::Fingerprint, write::after_change};
 use crate::{
-    bitmap,
+    bitmap::{self, DirectoryPlace},
     error::{Error, ErrorKind, Result},
-    image::{Access, ImageOptions, Layers},
+    image::{
+        Access, ImageOptions, Layers,
+        edit::{is_marked, without_mark},
+    },
     storage::{File, FileId, Lock, Storage},
 };
 
@@ -18,8 +21,9 @@ use crate::{
 pub(crate) struct Switch {
     /// The image as staged.
     pub(crate) image: Fingerprint,
-    /// Where the directory of its bitmaps lies by the old sector; 0 if there is none.
-    pub(crate) directory: u64,
+    /// The directory of its bitmaps by the old sector.
+    pub(crate) directory: DirectoryPlace,
+    /// With the mark of a staged change, where the version has such bits.
     pub(crate) old_sector: Vec<u8>,
     pub(crate) new_sector: Vec<u8>,
 }
@@ -54,7 +58,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
         Found::Old => write_sector(&file, wanted),
         Found::Other => {
             drop(file);
-            give_up(&open_alone(storage, path)?, wanted.directory)
+            give_up(&open_alone(storage, path)?, wanted.directory.offset)
         }
     }
 }
@@ -69,7 +73,7 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
         Found::Old => write_sector(&file, wanted),
         Found::Other => {
             drop(image);
-            return give_up(disk, wanted.directory);
+            return give_up(disk, wanted.directory.offset);
         }
     };
     let made = after_change(&mut image, switched.as_ref().map(drop).map_err(Error::clone));
@@ -86,11 +90,31 @@ enum Found {
 fn compare(storage: &Arc<dyn Storage>, file: &File, wanted: &Switch) -> Result<Found> {
     let mut sector = vec![0; wanted.new_sector.len()];
     file.read_exact(&mut sector, 0, "header")?;
-    Ok(match () {
-        () if sector == wanted.new_sector => Found::New,
-        () if sector == wanted.old_sector && wanted.image.holds(storage, file)? => Found::Old,
-        () => Found::Other,
+    if sector == wanted.new_sector {
+        return Ok(Found::New);
+    }
+    let old = sector == wanted.old_sector || wanted.is_torn(&sector);
+    Ok(match old && wanted.directory.holds(file)? && wanted.image.holds(storage, file)? {
+        true => Found::Old,
+        false => Found::Other,
     })
+}
+
+impl Switch {
+    /// Whether a sector is the new one up to some byte and the old one behind it, or the other way round: its write was
+    /// torn. The old one without its mark is what a stranger leaves.
+    fn is_torn(&self, sector: &[u8]) -> bool {
+        let (old, new) = (&self.old_sector, &self.new_sector);
+        if !is_marked(old) || sector == without_mark(old) || sector.len() != old.len() {
+            return false;
+        }
+        let common = |other: &[u8]| sector.iter().zip(other).take_while(|(a, b)| a == b).count();
+        let torn = |first: &[u8], second: &[u8]| {
+            let at = common(first);
+            sector[at..] == second[at..]
+        };
+        torn(new, old) || torn(old, new)
+    }
 }
 
 /// It may not have been durable.

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::{
         Qcow2, SnapshotChange,
-        edit::{Edit, HeaderChange, SnapshotPlan, Staged},
+        edit::{Edit, HeaderChange, SnapshotPlan, Staged, is_marked},
     },
 };
 
@@ -97,7 +97,7 @@ impl Disk {
         let top = super::write::top(&image)?;
         let bitmaps = bitmap::changed(top, bitmaps)?;
         let written = Written::new(top, &bitmaps, &SnapshotPlan::new(top, snapshots)?)?;
-        let staged = written.edit.stage(written.change)?;
+        let staged = written.edit.stage(HeaderChange { decided_later: true, ..written.change })?;
         Ok(StagedBitmaps {
             disk: self.clone(),
             staged: Some(staged),
@@ -157,11 +157,12 @@ impl StagedBitmaps {
     pub(crate) fn switch(&self) -> Result<Switch> {
         let image = self.disk.image();
         let top = super::write::top(&image)?;
-        let (file, directory) = (top.file(), bitmap::directory_offset(top));
+        let (file, directory) = (top.file(), bitmap::directory_place(top)?);
         let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
         let mut old_sector = vec![0; new_sector.len()];
         file.read_exact(&mut old_sector, 0, "header")?;
-        Ok(Switch { image: Fingerprint::of(&image.layers()[0])?, directory, old_sector, new_sector })
+        let image = Fingerprint::of_staged(&image.layers()[0], is_marked(&old_sector))?;
+        Ok(Switch { image, directory, old_sector, new_sector })
     }
 
     /// Decides. After a failure it is unknown which of the two states the image is in.
@@ -195,7 +196,8 @@ impl Drop for StagedBitmaps {
         if let Some(staged) = self.staged.take() {
             let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
             // What cannot be given back leaks.
-            let _ = after_change(&mut image, staged.abandon());
+            let taken_back = super::write::top(&image).and_then(|top| staged.abandon(top));
+            let _ = after_change(&mut image, taken_back);
         }
     }
 }

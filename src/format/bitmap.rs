@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Most bitmaps of an image; QEMU's limit, as are the others here.
 const MAX_BITMAPS: u32 = 65_535;
 /// Largest directory in bytes.
-const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
+pub(crate) const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 /// Longest name in bytes.
 const MAX_NAME: usize = 1023;
 /// Most entries of a bitmap table.

@@ -50,6 +50,9 @@ pub(crate) mod compatible {
 pub(crate) mod autoclear {
     pub(crate) const BITMAPS: u64 = 1 << 0;
     pub(crate) const DATA_FILE_RAW: u64 = 1 << 1;
+    /// Ours alone, and only while a change is staged: every writer that follows the specification clears a bit that it does
+    /// not know before it writes anything else. So an image that still has it was not written since.
+    pub(crate) const STAGED: u64 = 1 << 63;
 }
 
 /// The header as it lies on disk, all fields of version 3 up to the compression type.

@@ -28,7 +28,7 @@ use crate::{
     disk::{BusyBitmap, Disk, Pinned},
     error::Result,
     image::{
-        Image,
+        Format, Image,
         create::{Content, Target},
     },
     storage::File,
@@ -150,6 +150,11 @@ impl Copy {
 
     pub(crate) fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// The format of its target.
+    pub(crate) fn format(&self) -> Format {
+        self.target.format()
     }
 
     /// Ends the copying: no batch is begun any more. Those at work come to their end only if that is of use.

@@ -47,6 +47,10 @@ impl File {
         self.inner.version().map_err(|e| self.fail("get the status of", e))
     }
 
+    pub(crate) fn content_time(&self) -> Result<Option<i128>> {
+        self.inner.content_time().map_err(|e| self.fail("get the status of", e))
+    }
+
     pub(crate) fn telling_version(&self) -> Result<Option<FileVersion>> {
         self.inner.telling_version().map_err(|e| self.fail("get the status of", e))
     }

@@ -128,6 +128,11 @@ impl StorageFile for HostFile {
         Ok(FileVersion { length: self.len()?, modified })
     }
 
+    fn content_time(&self) -> io::Result<Option<i128>> {
+        let status = self.file.metadata()?;
+        Ok(Some(i128::from(status.mtime()) * 1_000_000_000 + i128::from(status.mtime_nsec())))
+    }
+
     fn telling_version(&self) -> io::Result<Option<FileVersion>> {
         // Other names and hosts reach a device past its inode here.
         if self.kind == FileKind::BlockDevice {

@@ -163,6 +163,11 @@ impl StorageFile for MemoryFile {
         Ok(FileVersion { length: self.len()?, modified: self.writes.load(Ordering::Relaxed).into() })
     }
 
+    /// Every write counts.
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        self.version().map(Some)
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.len()
     }

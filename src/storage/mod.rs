@@ -68,9 +68,15 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
     fn version(&self) -> io::Result<FileVersion>;
 
     /// The version as it is when no later write, by whomever, can leave it so; waits for that where the clock of the
-    /// file system is slow, a second at most. `None` if writes need not show in it.
+    /// file system is slow, a second at most. `None` if writes need not show in it, which is the default.
     fn telling_version(&self) -> io::Result<Option<FileVersion>> {
-        self.version().map(Some)
+        Ok(None)
+    }
+
+    /// When the contents were changed last, in nanoseconds, as a rename, a link or other rights leave it; `None` if the
+    /// storage cannot say, which is the default.
+    fn content_time(&self) -> io::Result<Option<i128>> {
+        Ok(None)
     }
 
     /// Bytes that the file occupies on its file system.

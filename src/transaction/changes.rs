@@ -11,7 +11,7 @@ use crate::{
     bitmap::BitmapChange,
     disk::{Disk, Pinned},
     error::Result,
-    image::{Existing, SnapshotChange, create::TargetFile},
+    image::{Existing, Format, SnapshotChange, create::TargetFile},
 };
 
 /// What becomes of one disk.
@@ -104,7 +104,7 @@ impl Changes {
         let files = std::mem::take(&mut self.files);
         let covering = |((disk, _), file): ((&Disk, _), _)| {
             let covers = Some(disk.clone());
-            Publication { job, file, covers }
+            Publication { job, file, format: Format::Qcow2, covers }
         };
         overlays(&self.list).zip(files).map(covering).collect()
     }

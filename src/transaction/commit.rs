@@ -4,11 +4,11 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::journal::{Journal, TargetSwitch};
+use super::journal::{Content, Journal, TargetSwitch};
 use crate::{
     disk::{Disk, StagedBitmaps},
     error::{Error, Result},
-    image::{create::TargetFile, folder_of},
+    image::{Format, create::TargetFile, folder_of},
 };
 
 /// A file that gets its name. The number is that of the job it belongs to.
@@ -16,6 +16,7 @@ use crate::{
 pub(crate) struct Publication {
     pub(crate) job: usize,
     pub(crate) file: TargetFile,
+    pub(crate) format: Format,
     /// The disk whose image it covers, if it does.
     pub(crate) covers: Option<Disk>,
 }
@@ -118,11 +119,11 @@ impl Commit {
 
     /// Step 5: the record that decides.
     fn decide(&mut self) -> Result<()> {
-        let target = |Publication { file, covers, .. }: &Publication| {
+        let target = |Publication { file, format, covers, .. }: &Publication| {
             Ok(TargetSwitch {
                 temporary: file.temporary().to_owned(),
                 path: file.path().to_owned(),
-                inode: file.file().id()?.inode,
+                content: Content::of(file.file(), *format)?,
                 replaced: file.replaced().map(|file| file.id().map(|id| id.inode)).transpose()?,
                 below: covers.as_ref().map(Disk::fingerprint).transpose()?,
             })

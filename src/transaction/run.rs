@@ -370,7 +370,8 @@ impl Work {
     fn take_targets(&self, group: &[usize]) -> Vec<Publication> {
         let take = |&job: &usize| {
             let file = lock(&self.targets[job]).take()?;
-            Some(Publication { job, file, covers: None })
+            let format = self.copies[job].format();
+            Some(Publication { job, file, format, covers: None })
         };
         group.iter().filter_map(take).collect()
     }

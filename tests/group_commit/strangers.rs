@@ -36,8 +36,6 @@ pub enum Stranger {
     QemuKilled,
     /// A program that does not know bitmaps, and says so by clearing the autoclear bit.
     Unaware,
-    /// A program that overwrites data and says nothing.
-    Silent,
     /// We ourselves, writing data.
     Writer,
     /// We ourselves, adding a bitmap.
@@ -46,7 +44,7 @@ pub enum Stranger {
 
 use Stranger::*;
 
-const ALL: [Stranger; 7] = [Qemu, QemuTwice, QemuKilled, Unaware, Silent, Writer, Adder];
+const ALL: [Stranger; 6] = [Qemu, QemuTwice, QemuKilled, Unaware, Writer, Adder];
 
 /// Lets every stranger write every disk in states of the commit.
 pub fn are_noticed(night: &Night) {
@@ -153,8 +151,6 @@ fn states(night: &Night, recording: &Recording) -> Vec<(holstein::storage::simul
 pub struct Written {
     guest: Guest,
     range: std::ops::Range<u64>,
-    /// Nobody could tell from the image alone.
-    silent: bool,
 }
 
 /// Writes where the disk has data, and nothing was dirty. `None` if the stranger could not be noticed by anybody: he says
@@ -186,14 +182,9 @@ fn write(
             qemu(&[write], false);
         }
         QemuKilled => qemu(&[write, "flush".into(), "sigraise 9".into()], true),
-        Unaware | Silent => {
-            if stranger == Silent && before[..512] != night.storage().contents(&source.path).unwrap()[..512] {
-                return None;
-            }
+        Unaware => {
             let mut bytes = before;
-            if stranger == Unaware {
-                bytes[88..96].fill(0);
-            }
+            bytes[88..96].fill(0);
             bytes[host as usize..host as usize + 1024].fill(0xEE);
             replace(storage, &source.path, &bytes);
         }
@@ -206,13 +197,13 @@ fn write(
             let opened = open(storage, &source.path, Access::Write).unwrap();
             opened.change_bitmaps(&[add("another", 4096, Records::Enabled)]).unwrap();
             let range = 0..0;
-            return Some(Written { guest: source.guest.clone(), range, silent: false });
+            return Some(Written { guest: source.guest.clone(), range });
         }
     }
     let opened = open(storage, &source.path, Access::Read).unwrap();
     let guest = guest(&opened).unwrap();
     assert!(guest != source.guest, "nothing was written");
-    Some(Written { guest, range, silent: stranger == Silent })
+    Some(Written { guest, range })
 }
 
 /// A place of the disk with data, and where its file has it.
@@ -372,7 +363,7 @@ pub fn holds(
                 .flat_map(|extent| extent.start / info.granularity..extent.end.div_ceil(info.granularity))
                 .collect();
             // Before the decision an image is not touched, and what is not noticed by others is not by us.
-            if let Some(what) = what.filter(|what| name != "another" && (there[0] || !what.silent)) {
+            if let Some(what) = what.filter(|_| name != "another") {
                 let mut since =
                     what.range.start / info.granularity..what.range.end.div_ceil(info.granularity);
                 if since.any(|granule| !dirty.contains(&granule)) {

@@ -107,6 +107,14 @@ impl StorageFile for GatedFile {
         self.file.version()
     }
 
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        self.file.telling_version()
+    }
+
+    fn content_time(&self) -> io::Result<Option<i128>> {
+        self.file.content_time()
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.file.allocated()
     }

@@ -140,6 +140,14 @@ impl StorageFile for WatchedFile {
         self.inner.version()
     }
 
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        self.inner.telling_version()
+    }
+
+    fn content_time(&self) -> io::Result<Option<i128>> {
+        self.inner.content_time()
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.inner.allocated()
     }

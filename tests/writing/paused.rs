@@ -138,6 +138,14 @@ impl StorageFile for PausedFile {
         self.inner.version()
     }
 
+    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+        self.inner.telling_version()
+    }
+
+    fn content_time(&self) -> io::Result<Option<i128>> {
+        self.inner.content_time()
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.inner.allocated()
     }

@@ -22,6 +22,7 @@ pub(crate) use options::check_cluster_size;
 pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub(crate) use target_file::{TargetFile, place, refuse_existing};
 
+use super::Format;
 use crate::{error::Result, storage::File};
 
 /// A new image that is being written.
@@ -109,6 +110,11 @@ impl Target {
             _ => None,
         };
         items.iter().filter_map(extent).collect()
+    }
+
+    /// What it is.
+    pub(crate) fn format(&self) -> Format {
+        if self.layout.is_some() { Format::Qcow2 } else { Format::Raw }
     }
 
     /// Whether several threads that write placed data at once are faster than one after the other.

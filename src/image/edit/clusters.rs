@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    header::{HeaderChange, NewHeader, clear_unknown_autoclear},
+    header::{HeaderChange, NewHeader, clear_mark, clear_unknown_autoclear, mark_staged},
     refcounts::{NewTable, Refcounts},
     reference_delta::ReferenceDelta,
     references::References,
@@ -31,6 +31,8 @@ pub(crate) struct Clusters {
     released: Vec<Range<u64>>,
     /// Unknown autoclear bits are gone from the file.
     prepared: bool,
+    /// The header on disk has the mark of a staged change.
+    marked: bool,
 }
 
 /// A header that is ready to be written.
@@ -69,6 +71,7 @@ impl Clusters {
             refcounts: Refcounts::new(image),
             released: Vec::new(),
             prepared: false,
+            marked: false,
         })
     }
 
@@ -116,6 +119,7 @@ impl Clusters {
     pub(crate) fn own(&mut self, image: &Qcow2, change: Option<HeaderChange>) -> Result<Option<Decision>> {
         self.move_blocks()?;
         let table = self.refcounts.write_new_table(&mut self.references)?;
+        let decided_later = change.as_ref().is_some_and(|change| change.decided_later);
         let decision = match (change, table) {
             (None, None) => None,
             (change, refcount_table) => {
@@ -129,6 +133,9 @@ impl Clusters {
         }
         self.refcounts.write_blocks()?;
         self.write_moved_blocks()?;
+        if decided_later {
+            self.marked = mark_staged(&self.file, image.header())?;
+        }
         self.file.sync()?;
         if self.refcounts.hook_blocks()? {
             self.file.sync()?;
@@ -148,7 +155,11 @@ impl Clusters {
     }
 
     /// Gives back what was taken for a change that is not made; what the change would have released stays.
-    pub(crate) fn abandon(&mut self, taken: Vec<Range<u64>>) -> Result<()> {
+    pub(crate) fn abandon(&mut self, image: &Qcow2, taken: Vec<Range<u64>>) -> Result<()> {
+        // One that stays does no harm.
+        if std::mem::take(&mut self.marked) {
+            let _ = clear_mark(&self.file, image.header());
+        }
         self.released = taken;
         self.released.extend(self.refcounts.stay());
         self.give_back()

@@ -32,6 +32,8 @@ pub(crate) struct HeaderChange {
     pub(crate) snapshots: Option<SnapshotTable>,
     /// Incompatible feature bits to be cleared.
     pub(crate) clear_incompatible: u64,
+    /// Somebody else decides, later: until then the old header is marked.
+    pub(crate) decided_later: bool,
 }
 
 /// What a bitmaps extension shall say.
@@ -66,12 +68,45 @@ pub(crate) fn check_room_for_bitmaps(file: &File, header: &Header) -> Result<()>
 
 /// Clears autoclear bits that we do not know, before anything else is written; false if there are none.
 pub(crate) fn clear_unknown_autoclear(file: &File, header: &Header) -> Result<bool> {
-    let known = header.autoclear & (autoclear::BITMAPS | autoclear::DATA_FILE_RAW);
+    let known = known_autoclear(header);
     if known == header.autoclear {
         return Ok(false);
     }
     file.write_all(&known.to_be_bytes(), AUTOCLEAR as u64)?;
     Ok(true)
+}
+
+/// Marks the header of an image whose change is staged ([`autoclear::STAGED`]). False for version 2, which has no such bits.
+pub(super) fn mark_staged(file: &File, header: &Header) -> Result<bool> {
+    if header.version < 3 {
+        return Ok(false);
+    }
+    file.write_all(&(known_autoclear(header) | autoclear::STAGED).to_be_bytes(), AUTOCLEAR as u64)?;
+    Ok(true)
+}
+
+/// Takes that mark away again, of a change that is not made.
+pub(super) fn clear_mark(file: &File, header: &Header) -> Result<()> {
+    file.write_all(&known_autoclear(header).to_be_bytes(), AUTOCLEAR as u64)
+}
+
+fn known_autoclear(header: &Header) -> u64 {
+    header.autoclear & (autoclear::BITMAPS | autoclear::DATA_FILE_RAW)
+}
+
+/// Whether a first sector of version 3 has the mark of a staged change.
+pub(crate) fn is_marked(sector: &[u8]) -> bool {
+    let version = sector.get(4..8).is_some_and(|version| version >= &[0, 0, 0, 3]);
+    version && field(sector, AUTOCLEAR).is_ok_and(|bits| u64::from_be_bytes(bits) & autoclear::STAGED != 0)
+}
+
+/// The same sector as the first writer leaves it that does not know the mark.
+pub(crate) fn without_mark(sector: &[u8]) -> Vec<u8> {
+    let mut sector = sector.to_vec();
+    if is_marked(&sector) {
+        sector[AUTOCLEAR] &= !((autoclear::STAGED >> 56) as u8);
+    }
+    sector
 }
 
 /// A new header, ready to be written.

@@ -30,7 +30,8 @@ use std::ops::Range;
 pub(crate) use clusters::Clusters;
 use clusters::Decision;
 pub(crate) use header::{
-    BitmapsField, HeaderChange, NewHeader, check_room_for_bitmaps, clear_unknown_autoclear,
+    BitmapsField, HeaderChange, NewHeader, check_room_for_bitmaps, clear_unknown_autoclear, is_marked,
+    without_mark,
 };
 use header::{NewDisk, SnapshotTable};
 pub(crate) use refcounts::NewTable;
@@ -98,7 +99,7 @@ impl<'a> Edit<'a> {
             Ok(None) => Err(self.image.file().error(ErrorKind::Internal, "there is nothing to decide")),
             Err(error) => {
                 // What cannot be given back leaks.
-                let _ = self.clusters.abandon(self.taken);
+                let _ = self.clusters.abandon(self.image, self.taken);
                 Err(error)
             }
         }
@@ -131,7 +132,7 @@ impl Staged {
     }
 
     /// Gives back what was taken for the change, which is not made.
-    pub(crate) fn abandon(mut self) -> Result<()> {
-        self.clusters.abandon(self.taken)
+    pub(crate) fn abandon(mut self, image: &Qcow2) -> Result<()> {
+        self.clusters.abandon(image, self.taken)
     }
 }

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use record::Content;
 use record::{ALIGNMENT, Begun, Block, Decided, TargetRecord};
 pub(crate) use recover::recover;
 pub use recover::{Recovery, RecoveryItem, RecoveryKind};
@@ -46,7 +47,7 @@ pub(crate) struct Journal {
 pub(crate) struct TargetSwitch {
     pub(crate) temporary: PathBuf,
     pub(crate) path: PathBuf,
-    pub(crate) inode: u64,
+    pub(crate) content: Content,
     pub(crate) replaced: Option<u64>,
     /// The image that it covers, if it does.
     pub(crate) below: Option<Fingerprint>,
@@ -97,7 +98,7 @@ impl Journal {
             Ok(TargetRecord {
                 temporary: in_full(&target.temporary)?,
                 path: in_full(&target.path)?,
-                inode: target.inode,
+                content: target.content,
                 replaced: target.replaced,
                 below: target.below,
             })

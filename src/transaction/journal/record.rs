@@ -2,12 +2,13 @@
 //!
 //! The first block stands at the start of the file and names the temporary files of the transaction; it is durable
 //! before any of them is made. The second one, at the next multiple of [`ALIGNMENT`], is the decision. A block that
-//! is cut short, torn or altered is no block. All numbers are little-endian:
+//! is cut short, torn or altered is no block; what a journal's file is without a whole first block, [`Begun::look`] tells.
+//! All numbers are little-endian:
 //!
 //! | bytes | |
 //! |---|---|
 //! | 16 | `holstein journal` |
-//! | 4 | version of this format: 1 |
+//! | 4 | version of this format: 2 |
 //! | 4 | 1 for the first block, 2 for the decision |
 //! | 8 | length of what follows, without the checksum |
 //! | n | the fields below, in their order |
@@ -20,8 +21,11 @@ use std::{
 };
 
 use crate::{
+    bitmap::DirectoryPlace,
     disk::{Fingerprint, Switch, Versions},
-    storage::FileVersion,
+    error::Result,
+    image::Format,
+    storage::{File, FileVersion},
 };
 
 /// Where the second block may begin.
@@ -30,7 +34,7 @@ pub(super) const ALIGNMENT: u64 = 4096;
 pub(super) const LARGEST: u64 = 64 << 20;
 
 const MAGIC: &[u8; 16] = b"holstein journal";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD: usize = 32;
 const CHECKSUM: usize = 32;
 
@@ -52,12 +56,59 @@ pub(super) struct Decided {
 pub(super) struct TargetRecord {
     pub(super) temporary: PathBuf,
     pub(super) path: PathBuf,
-    /// The target's inode; file systems may have another device number after a restart.
-    pub(super) inode: u64,
+    /// What the target's file is known by.
+    pub(super) content: Content,
     /// The inode of the file that is replaced, if one is.
     pub(super) replaced: Option<u64>,
     /// The image that it covers, if it does.
     pub(super) below: Option<Fingerprint>,
+}
+
+/// What a complete file is known by, whatever name it has. Its inode alone is not enough: numbers are given again, files are
+/// written anew, and another file system may be mounted there. The identity in the header of a qcow2 target is part of its
+/// beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// File systems may have another device number after a restart.
+    pub(crate) inode: u64,
+    /// Bytes.
+    pub(crate) length: u64,
+    /// BLAKE3 of its first [`BEGINNING`] bytes.
+    pub(crate) beginning: [u8; 32],
+    /// When it was written last, where nothing in its beginning is its alone: of a raw file.
+    pub(crate) written: Option<i128>,
+}
+
+/// So many bytes at the start of a target are looked at.
+const BEGINNING: u64 = 64 << 10;
+
+impl Content {
+    /// That of an open file.
+    pub(crate) fn of(file: &File, format: Format) -> Result<Self> {
+        let length = file.len()?;
+        let mut bytes = vec![0; length.min(BEGINNING) as usize];
+        file.read_exact(&mut bytes, 0, "beginning")?;
+        let beginning = *blake3::hash(&bytes).as_bytes();
+        let written = if format == Format::Raw { file.content_time()? } else { None };
+        Ok(Content { inode: file.id()?.inode, length, beginning, written })
+    }
+
+    /// Whether an open file is the same.
+    pub(super) fn is(&self, file: &File) -> Result<bool> {
+        let format = if self.written.is_some() { Format::Raw } else { Format::Qcow2 };
+        Ok(file.id()?.inode == self.inode && *self == Content::of(file, format)?)
+    }
+}
+
+/// What the file of a journal is, by its beginning.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// Its first block is whole, and has so many bytes.
+    Begun(Begun, usize),
+    /// It is empty, or was cut short or torn before its first block was durable: nothing was made yet.
+    Empty,
+    /// It cannot be followed, for this reason.
+    Strange(String),
 }
 
 /// A kind of block.
@@ -97,6 +148,31 @@ pub(super) trait Block: Sized {
     }
 }
 
+impl Begun {
+    /// Looks at the bytes of a journal's file.
+    pub(super) fn look(bytes: &[u8]) -> Look {
+        if let Some((begun, length)) = Begun::decode(bytes) {
+            return Look::Begun(begun, length);
+        }
+        let head = || {
+            let mut head = Fields(bytes.get(..HEAD)?);
+            (head.take(MAGIC.len())? == MAGIC).then_some(())?;
+            Some((head.u32()?, head.u32()?, head.u64()?))
+        };
+        let only_first = |length: u64| bytes.len() as u64 <= length.saturating_add((HEAD + CHECKSUM) as u64);
+        match head() {
+            Some((version, ..)) if version != VERSION => Look::Strange(format!(
+                "it has version {version}, and this program knows version {VERSION}; use the program that wrote it"
+            )),
+            // A decision follows only where the first block was durable.
+            Some((_, Begun::KIND, length)) if only_first(length) => Look::Empty,
+            _ if bytes.len() as u64 <= ALIGNMENT || bytes.iter().all(|byte| *byte == 0) => Look::Empty,
+            Some(_) => Look::Strange("its first block is damaged".to_owned()),
+            None => Look::Strange("it is no journal of Holstein, or its first block is damaged".to_owned()),
+        }
+    }
+}
+
 impl Block for Begun {
     const KIND: u32 = 1;
 
@@ -116,13 +192,15 @@ impl Block for Decided {
         put_list(to, &self.targets, |to, target| {
             put_path(to, &target.temporary);
             put_path(to, &target.path);
-            to.extend(target.inode.to_le_bytes());
+            put_content(to, &target.content);
             put_list(to, target.replaced.as_slice(), |to, inode| to.extend(inode.to_le_bytes()));
             put_list(to, target.below.as_slice(), put_fingerprint);
         });
         put_list(to, &self.sources, |to, source| {
             put_fingerprint(to, &source.image);
-            to.extend(source.directory.to_le_bytes());
+            to.extend(source.directory.offset.to_le_bytes());
+            to.extend(source.directory.length.to_le_bytes());
+            to.extend(source.directory.digest);
             put_bytes(to, &source.old_sector);
             put_bytes(to, &source.new_sector);
         });
@@ -133,7 +211,7 @@ impl Block for Decided {
             Some(TargetRecord {
                 temporary: from.temporary()?,
                 path: from.path()?,
-                inode: from.u64()?,
+                content: from.content()?,
                 replaced: from.list(Fields::u64)?.pop(),
                 below: from.list(Fields::fingerprint)?.pop(),
             })
@@ -141,7 +219,11 @@ impl Block for Decided {
         let sources = from.list(|from| {
             Some(Switch {
                 image: from.fingerprint()?,
-                directory: from.u64()?,
+                directory: DirectoryPlace {
+                    offset: from.u64()?,
+                    length: from.u64()?,
+                    digest: from.digest()?,
+                },
                 old_sector: from.bytes()?.to_vec(),
                 new_sector: from.bytes()?.to_vec(),
             })
@@ -163,12 +245,19 @@ fn put_fingerprint(to: &mut Vec<u8>, image: &Fingerprint) {
     put_path(to, &image.path);
     to.extend(image.inode.to_le_bytes());
     put_list(to, image.versions.as_slice(), |to, versions| {
-        put_version(to, &versions.image);
+        put_list(to, versions.image.as_slice(), put_version);
         put_list(to, versions.data_file.as_slice(), |to, (path, version)| {
             put_path(to, path);
             put_version(to, version);
         });
     });
+}
+
+fn put_content(to: &mut Vec<u8>, content: &Content) {
+    to.extend(content.inode.to_le_bytes());
+    to.extend(content.length.to_le_bytes());
+    to.extend(content.beginning);
+    put_list(to, content.written.as_slice(), |to, time| to.extend(time.to_le_bytes()));
 }
 
 fn put_version(to: &mut Vec<u8>, version: &FileVersion) {
@@ -208,9 +297,25 @@ impl<'a> Fields<'a> {
         Some(PathBuf::from(OsStr::from_bytes(self.bytes()?)))
     }
 
+    fn time(&mut self) -> Option<i128> {
+        Some(i128::from_le_bytes(*self.take(16)?.first_chunk()?))
+    }
+
+    fn digest(&mut self) -> Option<[u8; 32]> {
+        self.take(32)?.first_chunk().copied()
+    }
+
     fn version(&mut self) -> Option<FileVersion> {
-        let length = self.u64()?;
-        Some(FileVersion { length, modified: i128::from_le_bytes(*self.take(16)?.first_chunk()?) })
+        Some(FileVersion { length: self.u64()?, modified: self.time()? })
+    }
+
+    fn content(&mut self) -> Option<Content> {
+        Some(Content {
+            inode: self.u64()?,
+            length: self.u64()?,
+            beginning: self.digest()?,
+            written: self.list(Fields::time)?.pop(),
+        })
     }
 
     fn fingerprint(&mut self) -> Option<Fingerprint> {
@@ -222,7 +327,7 @@ impl<'a> Fields<'a> {
     }
 
     fn versions(&mut self) -> Option<Versions> {
-        let image = self.version()?;
+        let image = self.list(Fields::version)?.pop();
         Some(Versions { image, data_file: self.list(|from| Some((from.path()?, from.version()?)))?.pop() })
     }
 
@@ -245,7 +350,7 @@ mod tests {
 
     fn image(path: &str) -> Fingerprint {
         let versions = Versions {
-            image: FileVersion { length: 65536, modified: -5 },
+            image: Some(FileVersion { length: 65536, modified: -5 }),
             data_file: Some(("/a/disk.raw".into(), FileVersion { length: 1 << 20, modified: 1 << 70 })),
         };
         Fingerprint { path: path.into(), inode: 1 << 40, versions: Some(versions) }
@@ -255,13 +360,13 @@ mod tests {
         let target = TargetRecord {
             temporary: "/b/.holstein-1.tmp".into(),
             path: "/b/inc.qcow2".into(),
-            inode: 7,
+            content: Content { inode: 7, length: 1 << 33, beginning: [3; 32], written: Some(-6) },
             replaced: Some(9),
             below: Some(image("/b/disk.qcow2")),
         };
         let source = Switch {
             image: image("/a/disk.qcow2"),
-            directory: 0x50000,
+            directory: DirectoryPlace { offset: 0x50000, length: 40, digest: [4; 32] },
             old_sector: vec![1; 512],
             new_sector: vec![2; 512],
         };
@@ -279,10 +384,31 @@ mod tests {
         let bytes = Begun { temporaries: vec!["/x".into()] }.encode();
         assert_eq!(Begun::decode(&bytes), None, "this is no temporary file");
         let mut expected = b"holstein journal".to_vec();
-        expected.extend([1, 0, 0, 0, 1, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([2, 0, 0, 0, 1, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend([1, 0, 0, 0, 2, 0, 0, 0, b'/', b'x']);
         assert_eq!(bytes[..expected.len()], expected);
         assert_eq!(bytes.len(), expected.len() + 32);
+    }
+
+    #[test]
+    fn only_what_was_never_durable_is_empty() {
+        let whole = Begun { temporaries: vec!["/a/.holstein-1.tmp".into()] }.encode();
+        assert!(matches!(Begun::look(&whole), Look::Begun(_, length) if length == whole.len()));
+        for length in 0..whole.len() {
+            assert!(matches!(Begun::look(&whole[..length]), Look::Empty), "cut at {length}");
+        }
+        assert!(matches!(Begun::look(&[0; 10_000]), Look::Empty), "its length alone was durable");
+        let mut torn = whole.clone();
+        torn[40] ^= 1;
+        assert!(matches!(Begun::look(&torn), Look::Empty));
+        torn.resize(4096, 0);
+        torn.extend(decided().encode());
+        assert!(matches!(Begun::look(&torn), Look::Strange(reason) if reason.contains("damaged")));
+        let mut other = whole.clone();
+        other[16] = 1;
+        assert!(matches!(Begun::look(&other), Look::Strange(reason) if reason.contains("version 1")));
+        let image = [&b"QFI\xfb"[..], &[1; 8000]].concat();
+        assert!(matches!(Begun::look(&image), Look::Strange(reason) if reason.contains("no journal")));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     PREFIX, SUFFIX, folder_of,
-    record::{ALIGNMENT, Begun, Block, Decided, LARGEST, TargetRecord},
+    record::{ALIGNMENT, Begun, Block, Content, Decided, LARGEST, Look, TargetRecord},
 };
 use crate::{
     disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
@@ -132,11 +132,18 @@ impl Dead<'_> {
         // The process alone may have died: what is acted on must not be lost in a power cut that follows.
         file.sync()?;
         let bytes = read_all(&file)?;
-        let (begun, length) = Begun::decode(&bytes).unwrap_or_default();
+        let (begun, length) = match Begun::look(&bytes) {
+            Look::Begun(begun, length) => (begun, length),
+            Look::Empty => return self.forget(path),
+            Look::Strange(reason) => {
+                self.tell(RecoveryKind::Unfinished, path, format!("{reason}; nothing was done about it"));
+                return Ok(());
+            }
+        };
         let second = length.next_multiple_of(ALIGNMENT as usize);
         let decided = bytes.get(second..).and_then(Decided::decode);
         let finished = match decided {
-            Some((decided, _)) if length > 0 => self.roll_forward(path, &decided)?,
+            Some((decided, _)) => self.roll_forward(path, &decided)?,
             _ => {
                 self.take_back(&begun)?;
                 true
@@ -172,8 +179,8 @@ impl Dead<'_> {
                 finished &= sound || self.give_up(target, place, complete, journal)?;
             }
         }
-        for (target, place) in decided.targets.iter().zip(places) {
-            self.publish(target, place)?;
+        for (target, place) in decided.targets.iter().zip(&places) {
+            self.publish(target, *place)?;
         }
         let folders: BTreeSet<&Path> =
             decided.targets.iter().map(|target| folder_of(&target.path)).collect::<Result<_>>()?;
@@ -189,7 +196,13 @@ impl Dead<'_> {
             return Ok(false);
         }
         let mut removed = false;
-        for target in &decided.targets {
+        for (target, place) in decided.targets.iter().zip(&places) {
+            if *place == Place::Gone && self.holds_replaced(target) {
+                // The target that took its name is gone: what it replaced is all that is left.
+                let reason = format!("the file that it replaced is kept as '{}'", target.temporary.display());
+                self.tell(RecoveryKind::TargetMissing, &target.path, reason);
+                continue;
+            }
             removed |= self.remove(&target.temporary)?;
         }
         if removed {
@@ -206,15 +219,37 @@ impl Dead<'_> {
             Err(e) => Err(Error::io(format!("cannot look at '{}'", path.display()), e)),
         };
         let (there, temporary) = (inode(&target.path)?, inode(&target.temporary)?);
+        let is_it = |path: &Path, inode: Option<u64>| match inode {
+            Some(inode) if inode == target.content.inode => self.has(path, &target.content),
+            _ => Ok(false),
+        };
+        if is_it(&target.path, there)? {
+            return Ok(Place::Published);
+        }
+        let ready = is_it(&target.temporary, temporary)?;
         let reason = match there {
-            Some(there) if there == target.inode => return Ok(Place::Published),
-            _ if temporary != Some(target.inode) => "it was moved or removed",
-            None => return Ok(Place::Ready(RenameRule::NoReplace)),
-            Some(_) if there == target.replaced => return Ok(Place::Ready(RenameRule::Exchange)),
-            Some(_) => "another file has taken its name",
+            None if ready => return Ok(Place::Ready(RenameRule::NoReplace)),
+            Some(_) if ready && there == target.replaced => return Ok(Place::Ready(RenameRule::Exchange)),
+            Some(_) if ready => "another file has taken its name",
+            Some(there) if there == target.content.inode => {
+                "it was written since, or another file has its name"
+            }
+            _ => "it was moved, removed or written",
         };
         self.tell(RecoveryKind::TargetMissing, &target.path, reason);
         Ok(Place::Gone)
+    }
+
+    /// Whether the temporary name leads to the file that the target replaces.
+    fn holds_replaced(&self, target: &TargetRecord) -> bool {
+        let there = self.storage.entry(&target.temporary).ok().map(|status| status.id.inode);
+        there.is_some() && there == target.replaced
+    }
+
+    /// Whether the file at a path is a target as it was completed.
+    fn has(&self, path: &Path, content: &Content) -> Result<bool> {
+        let context = |e| Error::io(format!("cannot look at '{}'", path.display()), e);
+        content.is(&File::new(self.storage.open(path).map_err(context)?, path))
     }
 
     /// Gives up the bitmaps of a new image that are about what is not there any more: backups that are gone, or the disk as
@@ -320,7 +355,7 @@ impl Dead<'_> {
 fn read_all(file: &File) -> Result<Vec<u8>> {
     let length = file.len()?;
     if length > 2 * LARGEST {
-        return Err(file.error(ErrorKind::Corrupt, format!("a journal of {length} bytes is none")));
+        return Err(file.error(ErrorKind::Corrupt, format!("{length} bytes are no journal of Holstein")));
     }
     let mut bytes = vec![0; length as usize];
     // One that seems shorter than it is would be taken for undecided.
