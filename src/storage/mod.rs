@@ -211,3 +211,14 @@ pub enum Lock {
     /// Writes an image that nobody else may use meanwhile.
     Write,
 }
+
+/// Creates a file under a name that nobody else uses. A network file system can make it and report an error: what is there
+/// then is ours, and goes, durably.
+pub(crate) fn create_under_own_name(storage: &dyn Storage, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+    storage.create(path).inspect_err(|e| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if e.kind() != io::ErrorKind::AlreadyExists && storage.unlink(path).is_ok() {
+            let _ = storage.sync_folder(folder.unwrap_or(Path::new(".")));
+        }
+    })
+}

@@ -18,7 +18,7 @@ use holstein::storage::{
 use crate::{
     crash::{Trial, write_to},
     images::fork,
-    judge::{Samples, Side, count, exhaustive, lost_nothing},
+    judge::{Decisions, Samples, Side, count, exhaustive, lost_nothing},
     night::Night,
 };
 
@@ -29,7 +29,9 @@ pub fn leave_all_or_nothing(night: &Night) {
     let limit = if exhaustive() { 12_000 } else { 300 };
     let trial = Trial { name: night.name, recording: &recording, limit, seed: 1 };
     let counts = [Cell::new(0), Cell::new(0)];
+    let decisions = Decisions::of(night, &recording);
     let judged = trial.judge(|crash, storage| {
+        decisions.note(night, storage);
         let side = night.settle(storage)?;
         if side == Side::Nothing && recording.marks_before(crash) > 0 {
             return Err("the run had succeeded, and there is nothing".into());
@@ -39,15 +41,16 @@ pub fn leave_all_or_nothing(night: &Night) {
         samples.take(night, storage, side)
     });
     let Some(judged) = judged else { return };
-    let window = in_the_window(night, &recording, &samples);
+    let window = in_the_window(night, &recording, &samples, &decisions);
     let [nothing, all] = counts.map(Cell::into_inner);
     let (shown, went_on) = (samples.shown.get(), samples.went_on.get());
-    let states = judged.values().sum::<usize>();
+    let (states, distinct) = (judged.values().sum::<usize>(), decisions.count());
     println!(
-        "{}: {states} states, {judged:?}; {all} all, {nothing} nothing; {window} states from the decision on; {went_on} gone \
-         on with, {shown} shown to QEMU",
+        "{}: {distinct} distinct decisions in {states} states, {judged:?}; {all} all, {nothing} nothing; {window} states \
+         from the decision on; {went_on} gone on with, {shown} shown to QEMU",
         night.name
     );
+    assert!(distinct > 7 && distinct < states + window, "{distinct} distinct decisions");
     println!("{} states in all by now", count(states + window));
     assert!(all > 3 && nothing > 50 && window > 10, "{all} all, {nothing} nothing, {window} in the window");
     assert!(went_on > 30 && shown > 5, "{went_on} gone on with, {shown} shown");
@@ -55,7 +58,7 @@ pub fn leave_all_or_nothing(night: &Night) {
 }
 
 /// All states, of every level, that a crash from the deciding write on can leave.
-fn in_the_window(night: &Night, recording: &Recording, samples: &Samples) -> usize {
+fn in_the_window(night: &Night, recording: &Recording, samples: &Samples, decisions: &Decisions) -> usize {
     let mut seen = HashSet::new();
     for level in Level::ALL {
         for crash in recording.crashes(level, 1) {
@@ -67,6 +70,7 @@ fn in_the_window(night: &Night, recording: &Recording, samples: &Samples) -> usi
             if !seen.insert((storage.digest(), done)) {
                 continue;
             }
+            decisions.note(night, &storage);
             let verdict = night.settle(&storage).and_then(|side| match side {
                 Side::Nothing if done => Err("the run had succeeded, and there is nothing".into()),
                 side => samples.take(night, &storage, side),

@@ -21,6 +21,19 @@ fn ways(kind: OperationKind) -> Vec<(Failure, bool)> {
     for number in [libc::EIO, libc::ENOSPC] {
         list.extend([false, true].map(|lasting| (Failure::Errno(number), lasting)));
     }
+    // It happens, and reports an error.
+    let changes = !matches!(
+        kind,
+        OperationKind::Open
+            | OperationKind::Read
+            | OperationKind::Status
+            | OperationKind::Extent
+            | OperationKind::Lock
+            | OperationKind::Rename
+    );
+    list.extend(changes.then_some((Failure::Late(libc::EIO), false)));
+    // What it was to make durable is gone.
+    list.extend((kind == OperationKind::Sync).then_some((Failure::Dropped(libc::EIO), false)));
     if matches!(kind, OperationKind::Read | OperationKind::Write) {
         list.extend([
             (Failure::AtMost(0), false),

@@ -1,12 +1,20 @@
 //! What has to hold after a recovery, whatever happened before.
 
 use std::{
-    cell::Cell,
-    path::PathBuf,
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use holstein::{Access, Recovery, RecoveryItem, RecoveryKind, storage::SimulatedStorage};
+use holstein::{
+    Access, Recovery, RecoveryItem, RecoveryKind,
+    storage::{
+        SimulatedStorage,
+        simulated::{Crash, Level, Recording},
+    },
+};
 
 use crate::{
     crash::write_to,
@@ -16,6 +24,54 @@ use crate::{
     qemu::{Workshop, text},
     refcounts::Refcounts,
 };
+
+/// The distinct decisions among states: those that differ in names, in the blocks of a journal, in the first sector of
+/// an image, or in whether a file is whole. How the bytes of a target are torn decides nothing.
+pub struct Decisions {
+    /// The new files as they are when they are whole.
+    whole: HashMap<PathBuf, Vec<u8>>,
+    seen: RefCell<HashSet<u64>>,
+}
+
+impl Decisions {
+    pub fn of(night: &Night, recording: &Recording) -> Self {
+        let end = recording.after(&Crash::new(Level::L0, recording.operations().len(), [])).unwrap();
+        let whole = night.new_files().map(|path| (path.into(), end.contents(path).unwrap()));
+        Decisions { whole: whole.collect(), seen: RefCell::default() }
+    }
+
+    pub fn note(&self, night: &Night, storage: &SimulatedStorage) {
+        let mut hasher = DefaultHasher::new();
+        for path in storage.paths() {
+            path.hash(&mut hasher);
+            let bytes = storage.contents(&path).unwrap();
+            if path.extension().is_some_and(|extension| extension == "journal") {
+                blocks(&bytes).hash(&mut hasher);
+            } else if night.disks.iter().any(|source| Path::new(&source.path) == path) {
+                bytes[..bytes.len().min(512)].hash(&mut hasher);
+            } else {
+                self.whole.values().position(|whole| *whole == bytes).hash(&mut hasher);
+            }
+        }
+        self.seen.borrow_mut().insert(hasher.finish());
+    }
+
+    pub fn count(&self) -> usize {
+        self.seen.borrow().len()
+    }
+}
+
+/// The blocks of a journal, and none where one is cut short or torn.
+fn blocks(bytes: &[u8]) -> [Option<&[u8]>; 2] {
+    let block = |at: usize| {
+        let length = u64::from_le_bytes(bytes.get(at + 24..at + 32)?.try_into().ok()?);
+        let end = at.checked_add(32)?.checked_add(usize::try_from(length).ok()?)?;
+        let (block, checksum) = (bytes.get(at..end)?, bytes.get(end..end.checked_add(32)?)?);
+        (blake3::hash(block).as_bytes() == checksum).then_some(block)
+    };
+    let first = block(0);
+    [first, first.and_then(|first| block((first.len() + 32).next_multiple_of(4096)))]
+}
 
 /// What there is of a group of backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::Existing;
 use crate::{
     error::{Error, ErrorKind, Result},
     image::folder_of,
-    storage::{File, FileId, FileKind, Lock, RenameRule, Storage},
+    storage::{File, FileId, FileKind, Lock, RenameRule, Storage, create_under_own_name},
 };
 
 /// A target file that is not published, or can still be withdrawn.
@@ -68,8 +68,7 @@ impl TargetFile {
             Existing::Overwrite if storage.entry(path).is_ok() => Some(lock_existing(&*storage, path)?),
             _ => None,
         };
-        let inner = storage
-            .create(&temporary)
+        let inner = create_under_own_name(&*storage, &temporary)
             .map_err(|e| Error::io(format!("cannot create the target '{}'", path.display()), e))?;
         // Messages name the file by the name that people know.
         let file = File::new(inner, path);

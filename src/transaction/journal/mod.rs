@@ -19,7 +19,7 @@ pub use recover::{Recovery, RecoveryItem, RecoveryKind};
 use crate::{
     disk::{Fingerprint, Switch},
     error::{Error, ErrorKind, Result},
-    storage::{File, Lock, Storage},
+    storage::{File, Lock, Storage, create_under_own_name},
 };
 
 /// How often a new journal is tried that others take away.
@@ -73,7 +73,7 @@ impl Journal {
         let context = |e| Error::io(format!("cannot create the journal in '{}'", folder.display()), e);
         for _ in 0..ATTEMPTS {
             let path = folder.join(format!("{PREFIX}{}{SUFFIX}", random_name()));
-            let file = File::new(storage.create(&path).map_err(context)?, &path);
+            let file = File::new(create_under_own_name(&*storage, &path).map_err(context)?, &path);
             let folder = folder.to_owned();
             let journal = Journal { storage: storage.clone(), file, folder, path, second, settled: false };
             match journal.file.lock(Lock::Write) {
