@@ -720,9 +720,9 @@ typedef struct hol_disk_options {
    */
   uint32_t access;
   /**
-   * Most images in the chain, the top included; 0: 1000. Nothing is made that would stand on more.
+   * 0
    */
-  uint32_t chain_limit;
+  uint32_t reserved;
 } hol_disk_options;
 
 /**

@@ -9,6 +9,8 @@
 mod crash;
 #[path = "group_commit/crashes.rs"]
 mod crashes;
+#[path = "group_commit/durable.rs"]
+mod durable;
 #[path = "group_commit/failures.rs"]
 mod failures;
 #[path = "bitmap_crashes/images.rs"]

@@ -35,7 +35,7 @@ use crate::{
     bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
     error::{Error, ErrorKind, Result},
     image::{Access, DiskInfo, Image, ImageOptions, LayerInfo, Map},
-    storage::{HostStorage, Storage},
+    storage::{FileId, HostStorage, Storage},
 };
 
 /// Reads longer than this are divided among threads.
@@ -206,6 +206,17 @@ impl Disk {
         let Some(top) = image.qcow2() else { return Ok(()) };
         let made = bitmap::change(top, changes);
         after_change(&mut image, made)
+    }
+
+    /// Makes durable what the files of the whole chain hold, except those that are known to be. Whoever wrote them need not
+    /// have done so.
+    pub(crate) fn make_durable(&self, known: &mut HashSet<FileId>) -> Result<()> {
+        for file in self.image().layers().iter().flat_map(|layer| layer.files()) {
+            if known.insert(file.id()?) {
+                file.sync_what_is_read()?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether two handles are of the same open disk.

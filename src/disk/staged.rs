@@ -20,6 +20,7 @@ use crate::{
         Qcow2, SnapshotChange,
         edit::{Edit, HeaderChange, SnapshotPlan, Staged, is_marked},
     },
+    storage::FileId,
 };
 
 /// So long a change waits for another of the same disk to be published. Two transactions over the same disks in another
@@ -161,7 +162,7 @@ impl StagedBitmaps {
         let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
         let mut old_sector = vec![0; new_sector.len()];
         file.read_exact(&mut old_sector, 0, "header")?;
-        let image = Fingerprint::of_staged(image.top(), is_marked(&old_sector))?;
+        let image = Fingerprint::of_staged(&image.layers()[0], is_marked(&old_sector))?;
         Ok(Switch { image, directory, old_sector, new_sector })
     }
 
@@ -175,6 +176,16 @@ impl StagedBitmaps {
             self.disk.0.tables_moved.store(true, Ordering::Release);
         }
         after_change(&mut image, made)
+    }
+
+    /// The disk that is changed.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The file that is changed.
+    pub(crate) fn file_id(&self) -> Result<FileId> {
+        self.disk.image().layers()[0].file().id()
     }
 
     /// For messages.

@@ -53,7 +53,7 @@ pub(crate) struct Copy {
     /// It stays open, and locked, until its bitmap is changed.
     source: Disk,
     /// What the target stands on stays open, and locked, as long as it is made.
-    _backing: Option<Disk>,
+    backing: Option<Disk>,
     /// And its source as it is.
     _pinned: Pinned,
 }
@@ -133,7 +133,7 @@ impl Copy {
             on_source_error: backup.options.on_source_error,
             on_target_error: backup.options.on_target_error,
             source,
-            _backing: backing,
+            backing,
             _pinned: pinned,
         })
     }
@@ -155,6 +155,11 @@ impl Copy {
     /// The format of its target.
     pub(crate) fn format(&self) -> Format {
         self.target.format()
+    }
+
+    /// What the target is made from, and what it stands on.
+    pub(crate) fn reads(&self) -> Vec<Disk> {
+        [Some(&self.source), self.backing.as_ref()].into_iter().flatten().cloned().collect()
     }
 
     /// Ends the copying: no batch is begun any more. Those at work come to their end only if that is of use.

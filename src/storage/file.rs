@@ -139,6 +139,23 @@ impl File {
         })
     }
 
+    /// Makes durable what others may have written into a file that we only read. A file system that has no such operation, for
+    /// it is never written, has nothing that is not durable.
+    pub(crate) fn sync_what_is_read(&self) -> Result<()> {
+        self.ensure_writable()?;
+        match self.inner.sync() {
+            Err(e)
+                if e.raw_os_error().is_some_and(|number| [libc::EINVAL, libc::EROFS].contains(&number)) =>
+            {
+                Ok(())
+            }
+            synced => synced.map_err(|e| {
+                self.refuse_writes();
+                self.fail("make durable", e)
+            }),
+        }
+    }
+
     /// Nobody knows any more what the file holds: it is not written again through any clone of this.
     pub(crate) fn refuse_writes(&self) {
         self.poisoned.store(true, Ordering::Release);

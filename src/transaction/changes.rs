@@ -104,7 +104,7 @@ impl Changes {
         let files = std::mem::take(&mut self.files);
         let covering = |((disk, _), file): ((&Disk, _), _)| {
             let covers = Some(disk.clone());
-            Publication { job, file, format: Format::Qcow2, covers }
+            Publication { job, file, format: Format::Qcow2, covers, reads: Vec::new() }
         };
         overlays(&self.list).zip(files).map(covering).collect()
     }

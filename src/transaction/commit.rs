@@ -2,7 +2,10 @@
 //!
 //! The protocol is that of `docs/commit.md`; the steps here bear its numbers.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::PathBuf,
+};
 
 use super::journal::{Content, Journal, TargetSwitch};
 use crate::{
@@ -19,6 +22,8 @@ pub(crate) struct Publication {
     pub(crate) format: Format,
     /// The disk whose image it covers, if it does.
     pub(crate) covers: Option<Disk>,
+    /// What it was made from, and what it stands on.
+    pub(crate) reads: Vec<Disk>,
 }
 
 /// What is committed together.
@@ -69,6 +74,10 @@ impl Commit {
     /// is whose bitmaps may be as before, which a recovery looks after.
     fn carry_out(mut self) -> Result<Vec<Problem>, (usize, Error)> {
         let first = self.targets.first().map_or(0, |target| target.job);
+        if let Err(failed) = self.sync_what_was_read() {
+            self.take_back();
+            return Err(failed);
+        }
         if let Err(error) = self.sync_folders() {
             self.take_back();
             return Err((first, error));
@@ -104,6 +113,28 @@ impl Commit {
             journal.keep();
         }
         Ok(problems)
+    }
+
+    /// Step 4: what the targets were made from, and what they stand on, is durable. A power cut must not take a disk back
+    /// behind its own bitmap. Who wrote it may have died before an fsync.
+    fn sync_what_was_read(&self) -> Result<(), (usize, Error)> {
+        let is_about_disks = |target: &Publication| target.covers.is_some();
+        if self.staged.is_empty() && !self.targets.iter().any(is_about_disks) {
+            return Ok(());
+        }
+        let mut durable = HashSet::new();
+        for StagedDisk { jobs, bitmaps } in &self.staged {
+            let job = jobs.first().or(self.targets.first().map(|target| &target.job)).copied().unwrap_or(0);
+            // Staging has synced the image itself, whose contents nobody else writes.
+            durable.insert(bitmaps.file_id().map_err(|error| (job, error))?);
+            bitmaps.disk().make_durable(&mut durable).map_err(|error| (job, error))?;
+        }
+        for Publication { job, covers, reads, .. } in &self.targets {
+            for disk in covers.iter().chain(reads) {
+                disk.make_durable(&mut durable).map_err(|error| (*job, error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Step 4: the temporary names are durable, so that a decision leads to something.

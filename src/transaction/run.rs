@@ -370,8 +370,8 @@ impl Work {
     fn take_targets(&self, group: &[usize]) -> Vec<Publication> {
         let take = |&job: &usize| {
             let file = lock(&self.targets[job]).take()?;
-            let format = self.copies[job].format();
-            Some(Publication { job, file, format, covers: None })
+            let copy = &self.copies[job];
+            Some(Publication { job, file, format: copy.format(), covers: None, reads: copy.reads() })
         };
         group.iter().filter_map(take).collect()
     }

@@ -15,31 +15,6 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-/// The options of every command that opens the images below one.
-#[derive(Args)]
-pub(crate) struct ChainArgs {
-    /// Which files named inside an image may be opened: those in the image's own folder or below, those
-    /// under DIR, any, or none [default: beside]
-    #[arg(long, value_name = "beside|under=DIR|any|deny")]
-    pub(crate) backing_policy: Option<BackingPolicy>,
-
-    /// Most images in a chain of backing files [default: 1000]
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) chain_limit: Option<u32>,
-}
-
-impl ChainArgs {
-    /// How an image of the default format is opened for reading.
-    pub(crate) fn options(&self) -> DiskOptions {
-        let default = DiskOptions::default();
-        DiskOptions {
-            backing_policy: self.backing_policy.clone().unwrap_or_default(),
-            chain_limit: self.chain_limit.unwrap_or(default.chain_limit),
-            ..default
-        }
-    }
-}
-
 /// The options of every command that opens an image for reading.
 #[derive(Args)]
 pub(crate) struct ImageArgs {
@@ -47,8 +22,10 @@ pub(crate) struct ImageArgs {
     #[arg(short, long, value_name = "qcow2|raw")]
     pub(crate) format: Option<Format>,
 
-    #[command(flatten)]
-    pub(crate) chain: ChainArgs,
+    /// Which files named inside an image may be opened: those in the image's own folder or below, those
+    /// under DIR, any, or none [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny")]
+    pub(crate) backing_policy: Option<BackingPolicy>,
 
     /// Open the image although another process writes it; what is read may be out of date or torn
     #[arg(short = 'U', long)]
@@ -73,7 +50,8 @@ impl ImageArgs {
     /// The same for an image with a format of its own.
     pub(crate) fn open_as(&self, path: &Path, layers: Layers, format: Format) -> holstein::Result<Disk> {
         let sharing = if self.force_share { Sharing::ForceShare } else { Sharing::Locked };
-        Disk::open(path, &DiskOptions { format, sharing, layers, ..self.chain.options() })
+        let backing_policy = self.backing_policy.clone().unwrap_or_default();
+        Disk::open(path, &DiskOptions { format, backing_policy, sharing, layers, ..DiskOptions::default() })
     }
 }
 
@@ -87,15 +65,18 @@ pub(crate) struct WritableArgs {
     #[arg(short, long, value_name = "qcow2|raw")]
     pub(crate) format: Option<Format>,
 
-    #[command(flatten)]
-    pub(crate) chain: ChainArgs,
+    /// Which files named inside images may be opened, as for other commands [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny")]
+    pub(crate) backing_policy: Option<BackingPolicy>,
 }
 
 impl WritableArgs {
     /// Opens the image for writing, with all of its chain.
     pub(crate) fn open(&self) -> holstein::Result<Disk> {
+        let backing_policy = self.backing_policy.clone().unwrap_or_default();
         let format = self.format.unwrap_or_default();
-        Disk::open(&self.image, &DiskOptions { format, access: Access::Write, ..self.chain.options() })
+        let options = DiskOptions { format, backing_policy, access: Access::Write, ..DiskOptions::default() };
+        Disk::open(&self.image, &options)
     }
 }
 

@@ -3,10 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use holstein::{Backing, Compat, CompressionType, CreateOptions, Disk, Existing, Format, Preallocation};
+use holstein::{
+    Backing, BackingPolicy, Compat, CompressionType, CreateOptions, Disk, DiskOptions, Existing, Format,
+    Preallocation,
+};
 
 use crate::{
-    args::{ChainArgs, OutputFormat, parse_size},
+    args::{OutputFormat, parse_size},
     failure::Failure,
     info,
 };
@@ -72,8 +75,10 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     overwrite: bool,
 
-    #[command(flatten)]
-    chain: ChainArgs,
+    /// Which files named inside an image may be opened, also those given here: those in the image's own folder or
+    /// below, those under DIR, any, or none [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny")]
+    backing_policy: Option<BackingPolicy>,
 
     /// What to print
     #[arg(long, value_enum, default_value_t)]
@@ -102,7 +107,10 @@ impl CreateArgs {
             lazy_refcounts: self.lazy_refcounts,
             preallocation: self.preallocation.unwrap_or_default(),
             existing: if self.overwrite { Existing::Overwrite } else { Existing::Refuse },
-            open: self.chain.options(),
+            open: DiskOptions {
+                backing_policy: self.backing_policy.clone().unwrap_or_default(),
+                ..DiskOptions::default()
+            },
         }
     }
 }
