@@ -38,6 +38,10 @@ static void opening(void)
     CHECK_CODE(HOL_ERR_POLICY_DENIED, "top.qcow2", open_as("top.qcow2", &options));
     options.backing_policy = HOL_BACKING_ANY;
     CHECK_CODE(HOL_OK, "", open_as("sub/denied.qcow2", &options));
+    options.chain_limit = 1;
+    CHECK_CODE(HOL_ERR_LIMIT, "chain limit", open_as("top.qcow2", &options));
+    options.chain_limit = 2;
+    CHECK_CODE(HOL_OK, "", open_as("top.qcow2", &options));
     options.memory_limit = 1;
     CHECK_CODE(HOL_ERR_LIMIT, "", open_as("disk.qcow2", &options));
 }

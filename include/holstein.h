@@ -720,9 +720,9 @@ typedef struct hol_disk_options {
    */
   uint32_t access;
   /**
-   * 0
+   * Most images in the chain, the top included; 0: 1000. Nothing is made that would stand on more.
    */
-  uint32_t reserved;
+  uint32_t chain_limit;
 } hol_disk_options;
 
 /**

@@ -109,7 +109,7 @@ class DiskOptions(_Sized):
         ("sharing", c_uint32),
         ("layers", c_uint32),
         ("access", c_uint32),
-        ("reserved", c_uint32),
+        ("chain_limit", c_uint32),
     ]
 
 

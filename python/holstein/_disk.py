@@ -93,6 +93,7 @@ class Disk:
         layers: str = "chain",
         writable: bool = False,
         memory_limit: int = 0,
+        chain_limit: int = 0,
     ) -> None:
         """Opens the image. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
         (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". A writable disk
@@ -106,6 +107,7 @@ class Disk:
             layers=layers,
             writable=writable,
             memory_limit=memory_limit,
+            chain_limit=chain_limit,
         )
         check(lib.hol_disk_open(path_bytes(path), byref(options), byref(self._handle)))
 
@@ -132,6 +134,7 @@ class Disk:
         layers: str = "chain",
         writable: bool = False,
         memory_limit: int = 0,
+        chain_limit: int = 0,
     ) -> Disk:
         """Makes a new qcow2 image, which appears complete or not at all, and opens it: backing_policy and what follows
         are those of Disk(). Without a size the disk is as large as its backing file, or as a raw data file that exists.
@@ -146,6 +149,7 @@ class Disk:
             layers=layers,
             writable=writable,
             memory_limit=memory_limit,
+            chain_limit=chain_limit,
         )
         flags = {"EXTENDED_L2": extended_l2, "LAZY_REFCOUNTS": lazy_refcounts, "DATA_FILE_RAW": data_file_raw}
         options = _abi.CreateOptions(
@@ -350,10 +354,12 @@ def _disk_options(
     layers: str,
     writable: bool,
     memory_limit: int,
+    chain_limit: int,
 ) -> _abi.DiskOptions:
     return _abi.DiskOptions(
         backing_dir=None if backing_dir is None else path_bytes(backing_dir),
         memory_limit=number("memory_limit", memory_limit),
+        chain_limit=number("chain_limit", chain_limit, 32),
         format=choice("FORMAT", "format", format),
         backing_policy=choice("BACKING", "backing_policy", backing_policy),
         sharing=choice("SHARING", "sharing", sharing),

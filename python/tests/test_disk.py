@@ -55,6 +55,16 @@ class DiskTest(ImagesCase):
                 disk.bitmap_extents("weekly")
             self.assertEqual((caught.exception.kind, caught.exception.code), ("bitmap-not-found", -14))
 
+    def test_a_chain_is_as_long_as_is_allowed(self) -> None:
+        top = self.folder / "top.qcow2"
+        tool("qemu-img", "create", "-f", "qcow2", "-b", "disk.qcow2", "-F", "qcow2", top)
+        with self.assertRaises(holstein.HolsteinError) as raised:
+            holstein.Disk(top, chain_limit=1)
+        self.assertEqual(raised.exception.kind, "limit")
+        holstein.Disk(top, chain_limit=2).close()
+        with self.assertRaises(ValueError):
+            holstein.Disk(top, chain_limit=1 << 32)
+
     def test_errors_have_kind_code_errno_and_text(self) -> None:
         missing = self.folder / "missing.qcow2"
         with self.assertRaises(holstein.HolsteinError) as caught:

@@ -124,8 +124,8 @@ pub struct hol_disk_options {
     pub layers: u32,
     /// HOL_ACCESS_*
     pub access: u32,
-    /// 0
-    pub reserved: u32,
+    /// Most images in the chain, the top included; 0: 1000. Nothing is made that would stand on more.
+    pub chain_limit: u32,
 }
 
 /// How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -247,7 +247,6 @@ impl hol_disk_options {
         let sharings = [(HOL_SHARING_LOCKED, Sharing::Locked), (HOL_SHARING_FORCE, Sharing::ForceShare)];
         let layers = [(HOL_LAYERS_CHAIN, Layers::Chain), (HOL_LAYERS_TOP_ONLY, Layers::TopOnly)];
         let accesses = [(HOL_ACCESS_READ, Access::Read), (HOL_ACCESS_WRITE, Access::Write)];
-        unused("options->reserved", self.reserved)?;
         let mut options = DiskOptions {
             format: format("options->format", self.format)?,
             backing_policy,
@@ -258,6 +257,9 @@ impl hol_disk_options {
         };
         if self.memory_limit != 0 {
             options.memory_limit = self.memory_limit;
+        }
+        if self.chain_limit != 0 {
+            options.chain_limit = self.chain_limit;
         }
         Ok(options)
     }

@@ -51,14 +51,14 @@ impl Disk {
 
     /// Loads a bitmap of the image below the top one.
     pub(crate) fn bitmap_below(&self, name: &[u8]) -> Result<DirtyBitmap> {
-        match self.image().layers().get(1).map(|layer| layer.qcow2()) {
-            Some(Some(below)) => bitmap::load(below, name),
-            Some(None) => Err(self.has_no_bitmaps()),
-            None => {
-                let text =
-                    format!("'{}' has no image below it, or was opened without", self.path().display());
-                Err(Error::new(ErrorKind::BitmapNotFound, text))
-            }
+        let image = self.image();
+        if image.layer_count() == 1 {
+            let text = format!("'{}' has no image below it, or was opened without", self.path().display());
+            return Err(Error::new(ErrorKind::BitmapNotFound, text));
+        }
+        match image.layer(1)?.qcow2() {
+            Some(below) => bitmap::load(below, name),
+            None => Err(self.has_no_bitmaps()),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::text::printable,
     image::{
-        Access, Backing, Compat, CreateOptions, Existing, MAX_DEPTH, check_name,
+        Access, Backing, Compat, CreateOptions, Existing, check_name,
         create::{DataFileName, LayoutOptions, Target, TargetFile, place, refuse_existing},
         folder_of,
     },
@@ -93,17 +93,24 @@ impl Disk {
         refuse_strange_name("backing file", name)?;
         let path = folder_of(target).join(&backing.name);
         let options = DiskOptions { format: backing.format, access: Access::Read, ..options.clone() };
-        Disk::open_in(storage.clone(), &path, &options).map_err(|e| {
+        let opened = Disk::open_in(storage.clone(), &path, &options);
+        let fits = opened.and_then(|disk| disk.ensure_room_above().map(|()| disk));
+        fits.map_err(|e| {
             let name = printable(name);
             e.within(format!("cannot use '{name}' as the backing file of '{}'", target.display()))
         })
     }
 
+    /// Refuses what would stand on this disk and be one image more than a chain may have: nobody could open it.
+    pub(crate) fn ensure_room_above(&self) -> Result<()> {
+        self.image().ensure_room_above(self.options())
+    }
+
     /// Every file that the disk is read from.
     pub(crate) fn files(&self) -> Result<Vec<(FileId, PathBuf)>> {
         let image = self.image();
-        let files = image.layers().iter().flat_map(|layer| layer.files());
-        files.map(|file| Ok((file.id()?, file.path().to_owned()))).collect()
+        let files = image.facts().map(|facts| Ok(facts?.files)).collect::<Result<Vec<_>>>()?;
+        Ok(files.into_iter().flatten().collect())
     }
 }
 
@@ -181,10 +188,6 @@ fn backing(storage: &Arc<dyn Storage>, path: &Path, options: &CreateOptions) -> 
     refuse_strange_name("backing file", name)?;
     options.open.backing_policy.open(&**storage, path, name, "backing file")?;
     let disk = Disk::open_backing(storage, path, backing, &options.open)?;
-    if disk.chain().len() == MAX_DEPTH {
-        let text = format!("its chain of backing files would be deeper than {MAX_DEPTH}");
-        return Err(Error::new(ErrorKind::Limit, text));
-    }
     Ok(Some(disk))
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Versions {
 impl Disk {
     /// The disk's image, without what lies below, as it is now: every write from now on makes a difference.
     pub(crate) fn fingerprint(&self) -> Result<Fingerprint> {
-        Fingerprint::of_staged(&self.image().layers()[0], false)
+        Fingerprint::of_staged(self.image().top(), false)
     }
 }
 

@@ -211,9 +211,12 @@ impl Disk {
     /// Makes durable what the files of the whole chain hold, except those that are known to be. Whoever wrote them need not
     /// have done so.
     pub(crate) fn make_durable(&self, known: &mut HashSet<FileId>) -> Result<()> {
-        for file in self.image().layers().iter().flat_map(|layer| layer.files()) {
-            if known.insert(file.id()?) {
-                file.sync_what_is_read()?;
+        let image = self.image();
+        for depth in 0..image.layer_count() {
+            for file in image.layer(depth)?.files() {
+                if known.insert(file.id()?) {
+                    file.sync_what_is_read()?;
+                }
             }
         }
         Ok(())

@@ -67,7 +67,7 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     let _turn = disk.turn()?;
     disk.settle()?;
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
-    let file = image.layers()[0].file().clone();
+    let file = image.top().file().clone();
     let switched = match compare(image.storage(), &file, wanted)? {
         Found::New => return was_switched(&file),
         Found::Old => write_sector(&file, wanted),
@@ -195,7 +195,7 @@ fn id_of(storage: &Arc<dyn Storage>, path: &Path) -> Result<FileId> {
 /// The disk that has a file open for writing.
 fn find(held: &[Disk], id: FileId) -> Result<Option<&Disk>> {
     for disk in held.iter().filter(|disk| disk.0.options.access == Access::Write) {
-        if disk.image().layers()[0].file().id()? == id {
+        if disk.image().top().file().id()? == id {
             return Ok(Some(disk));
         }
     }

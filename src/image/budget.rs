@@ -33,6 +33,11 @@ impl Budget {
         self.0.limit
     }
 
+    /// Whether at most half of it is in use.
+    pub(crate) fn is_half_free(&self) -> bool {
+        self.0.used.load(Ordering::Relaxed) <= self.0.limit / 2
+    }
+
     /// Grants `bytes` for `what`, or says that the image needs too much.
     pub(crate) fn grant(&self, bytes: u64, what: &str) -> Result<Grant> {
         let used = self.0.used.fetch_add(bytes, Ordering::Relaxed);

@@ -45,7 +45,7 @@ impl Walk {
     /// Over a guest range, clipped to the disk.
     pub(crate) fn new(image: &Image, range: Range<u64>) -> Self {
         let end = range.end.min(image.size());
-        Walk { at: range.start.min(end), end, cursors: vec![None; image.layers.len()] }
+        Walk { at: range.start.min(end), end, cursors: vec![None; image.layer_count()] }
     }
 
     /// The next run of `image`, which must be the same in each call.
@@ -62,13 +62,13 @@ impl Walk {
         let start = self.at;
         let mut run =
             Run { start, length: self.end - start, depth: 0, mapping: Mapping::Unallocated { host: None } };
-        for (depth, layer) in image.layers.iter().enumerate() {
-            if start >= layer.size {
+        for depth in 0..image.layer_count() {
+            let size = image.size_of(depth);
+            if start >= size {
                 // The layer above is longer: what it does not have itself is zero.
                 break;
             }
-            let (mapping, length) =
-                self.map_layer(image, depth, start, run.length.min(layer.size - start))?;
+            let (mapping, length) = self.map_layer(image, depth, start, run.length.min(size - start))?;
             run = Run { start, length, depth, mapping };
             if run.present() {
                 break;
@@ -83,7 +83,7 @@ impl Walk {
         {
             return Ok((mapping.advance(start - range.start), length.min(range.end - start)));
         }
-        let (mapping, found) = image.layers[depth].map_at(start, length)?;
+        let (mapping, found) = image.layer(depth)?.map_at(start, length)?;
         self.cursors[depth] = Some(Cursor { range: start..start + found, mapping });
         Ok((mapping, found))
     }

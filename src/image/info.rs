@@ -1,9 +1,6 @@
 //! What can be said about an image without reading its data.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use super::{Format, Image, Layer, policy};
 use crate::{
@@ -154,16 +151,16 @@ impl Image {
 
     /// All images of the chain, the top first.
     pub(crate) fn chain(&self) -> Vec<LayerInfo> {
-        let info = |layer: &Arc<Layer>| LayerInfo {
-            path: layer.file().path().to_owned(),
-            format: layer.format(),
-            size: layer.size,
-        };
-        self.layers.iter().map(info).collect()
+        let below = (0..self.below.len()).map(|index| self.below.facts(index).info.clone());
+        self.layers.iter().map(|layer| layer.info()).chain(below).collect()
     }
 }
 
 impl Layer {
+    pub(super) fn info(&self) -> LayerInfo {
+        LayerInfo { path: self.file().path().to_owned(), format: self.format(), size: self.size }
+    }
+
     pub(crate) fn format(&self) -> Format {
         if self.qcow2().is_some() { Format::Qcow2 } else { Format::Raw }
     }

@@ -18,9 +18,10 @@ mod policy;
 mod qcow2;
 mod raw;
 mod read;
+mod shelf;
 mod write;
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Deref, path::Path, sync::Arc};
 
 pub(crate) use budget::{Budget, Grant};
 pub use chain::Map;
@@ -33,12 +34,13 @@ pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use edit::SnapshotChange;
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
-pub(crate) use open::MAX_DEPTH;
 pub use open::{Access, Format, ImageOptions, Layers, Sharing};
 pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
 pub(crate) use policy::{check_name, folder_of};
 pub(crate) use qcow2::{Qcow2, read_table};
+pub(crate) use shelf::LayerFacts;
+use shelf::Shelf;
 pub(crate) use write::Writer;
 
 use crate::{
@@ -47,11 +49,17 @@ use crate::{
     storage::{File, FileVersion},
 };
 
+/// What a source that changed meanwhile is refused with.
+const WRITTEN: &str = "the image was written while it was read; nothing made from it can be trusted";
+
 /// A chain of layers, open for reading.
 #[derive(Debug)]
 pub(crate) struct Image {
+    /// The upper ones, which stay open: in most chains all.
     layers: Vec<Arc<Layer>>,
-    /// Each open file as it was when it was opened.
+    /// The others, opened when they are needed.
+    below: Arc<Shelf>,
+    /// Each file that stays open as it was when it was opened.
     versions: Vec<(File, FileVersion)>,
     storage: Arc<dyn crate::storage::Storage>,
 }
@@ -61,6 +69,24 @@ pub(crate) struct Image {
 pub(crate) struct Layer {
     kind: LayerKind,
     size: u64,
+}
+
+/// A layer that is open as long as this is held.
+#[derive(Debug)]
+pub(crate) enum OpenLayer<'a> {
+    Staying(&'a Layer),
+    Taken(Arc<Layer>),
+}
+
+impl Deref for OpenLayer<'_> {
+    type Target = Layer;
+
+    fn deref(&self) -> &Layer {
+        match self {
+            OpenLayer::Staying(layer) => layer,
+            OpenLayer::Taken(layer) => layer,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -79,8 +105,41 @@ impl Image {
         self.layers[0].file().path()
     }
 
-    pub(crate) fn layers(&self) -> &[Arc<Layer>] {
-        &self.layers
+    /// The top layer.
+    pub(crate) fn top(&self) -> &Layer {
+        &self.layers[0]
+    }
+
+    /// How many layers the chain has, as far as it was opened.
+    pub(crate) fn layer_count(&self) -> usize {
+        self.layers.len() + self.below.len()
+    }
+
+    /// The layer so many below the top; there must be one.
+    pub(crate) fn layer(&self, depth: usize) -> Result<OpenLayer<'_>> {
+        Ok(match depth.checked_sub(self.layers.len()) {
+            None => OpenLayer::Staying(&self.layers[depth]),
+            Some(index) => OpenLayer::Taken(self.below.layer(index)?),
+        })
+    }
+
+    /// The virtual size of a layer, as [`Image::layer`] counts them.
+    pub(crate) fn size_of(&self, depth: usize) -> u64 {
+        match depth.checked_sub(self.layers.len()) {
+            None => self.layers[depth].size,
+            Some(index) => self.below.facts(index).info.size,
+        }
+    }
+
+    /// The virtual size of the layer below the top one, if it is open.
+    pub(crate) fn size_below(&self) -> Option<u64> {
+        (self.layer_count() > 1).then(|| self.size_of(1))
+    }
+
+    /// What is known of each layer, the top first.
+    pub(crate) fn facts(&self) -> impl Iterator<Item = Result<LayerFacts>> + '_ {
+        let staying = self.layers.iter().map(|layer| layer.facts());
+        staying.chain((0..self.below.len()).map(|index| Ok(self.below.facts(index).clone())))
     }
 
     /// The top layer, if it is a qcow2 image.
@@ -92,11 +151,10 @@ impl Image {
     pub(crate) fn ensure_unchanged(&self) -> Result<()> {
         for (file, version) in &self.versions {
             if file.version()? != *version {
-                let text = "the image was written while it was read; nothing made from it can be trusted";
-                return Err(file.error(ErrorKind::Io, text));
+                return Err(file.error(ErrorKind::Io, WRITTEN));
             }
         }
-        Ok(())
+        self.below.ensure_unchanged()
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn crate::storage::Storage> {
@@ -123,6 +181,13 @@ impl Layer {
     /// All files that this layer keeps open.
     pub(crate) fn files(&self) -> impl Iterator<Item = &File> {
         [Some(self.file()), self.qcow2().and_then(Qcow2::external_data_file)].into_iter().flatten()
+    }
+
+    fn facts(&self) -> Result<LayerFacts> {
+        let files =
+            self.files().map(|file| Ok((file.id()?, file.path().to_owned()))).collect::<Result<_>>()?;
+        let streams = self.qcow2().map(|image| (image.header().compression, image.geometry().cluster_size()));
+        Ok(LayerFacts { info: self.info(), streams, files })
     }
 
     /// Where the start of a guest range is, and how far (up to `length`) it goes on so.

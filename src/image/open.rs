@@ -1,17 +1,23 @@
 //! Opening a chain. The order: open, lock, read the header, check every number in it, check what the tables
 //! lie on, then the next image below. Nothing is allocated before the budget has granted it.
 
-use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
+use std::{collections::HashSet, fmt, io, path::Path, str::FromStr, sync::Arc};
 
-use super::{Image, Layer, LayerKind, Qcow2, budget::Budget, policy::BackingPolicy, raw::Raw};
+use super::{
+    Image, Layer, LayerKind, Qcow2,
+    budget::Budget,
+    policy::BackingPolicy,
+    raw::Raw,
+    shelf::{Named, STAYING, Shelf},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::text::printable,
-    storage::{File, FileVersion, Lock, Storage},
+    storage::{File, FileId, FileVersion, Lock, Storage},
 };
 
-/// Most images in a chain.
-pub(crate) const MAX_DEPTH: usize = 64;
+/// The default of [`ImageOptions::chain_limit`].
+const DEFAULT_CHAIN_LIMIT: u32 = 1000;
 
 /// The default of [`ImageOptions::memory_limit`].
 const DEFAULT_MEMORY_LIMIT: u64 = 64 << 20;
@@ -95,6 +101,9 @@ pub struct ImageOptions {
     pub layers: Layers,
     /// Bytes of memory for the metadata of the whole chain, beside a bitmap in use. 64 MiB by default.
     pub memory_limit: u64,
+    /// Most images in the chain, the top included; 0 is not allowed. 1,000 by default. Nothing is made that would stand
+    /// on more.
+    pub chain_limit: u32,
 }
 
 impl Default for ImageOptions {
@@ -106,6 +115,7 @@ impl Default for ImageOptions {
             sharing: Sharing::default(),
             layers: Layers::default(),
             memory_limit: DEFAULT_MEMORY_LIMIT,
+            chain_limit: DEFAULT_CHAIN_LIMIT,
         }
     }
 }
@@ -116,6 +126,12 @@ impl ImageOptions {
         if self.access == Access::Write && self.sharing == Sharing::ForceShare {
             let text = "an image that is shared cannot be written";
             return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        if self.chain_limit == 0 {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "a chain has one image at least; the limit is 0",
+            ));
         }
         Ok(())
     }
@@ -128,13 +144,50 @@ impl Image {
         let budget = Budget::new(options.memory_limit);
         let mut versions = vec![(file.clone(), file.version()?)];
         let mut top = Layer::open(file, options.format, &budget)?;
-        let whole = options.layers == Layers::Chain;
-        if whole {
-            top.open_data_file(&*storage, options, &mut versions)?;
+        let mut layers = Vec::new();
+        let mut below = Shelf::new(storage.clone(), options, budget.clone());
+        if options.layers == Layers::Chain {
+            top.open_data_file(&*storage, options, options.access, &mut versions)?;
+            let mut seen = HashSet::from([top.file().id()?]);
+            let mut next = top.named_below()?;
+            layers.push(Arc::new(top));
+            while let Some(named) = next {
+                let allowed = |file: &File| {
+                    refuse_loop(&seen, file, &named)?;
+                    refuse_longer(path, seen.len(), options)
+                };
+                let open = || Layer::open_named(&*storage, options, &budget, &named, allowed);
+                let (layer, files) = below.make_fit(open)?;
+                seen.insert(layer.file().id()?);
+                next = layer.named_below()?;
+                if below.len() == 0 && layers.len() < STAYING && budget.is_half_free() {
+                    versions.extend(files);
+                    layers.push(Arc::new(layer));
+                } else {
+                    below.push(named, layer, files)?;
+                }
+            }
+        } else {
+            layers.push(Arc::new(top));
         }
-        let mut image = Image { layers: vec![Arc::new(top)], versions, storage };
-        while whole && image.open_next(options, &budget)? {}
-        Ok(image)
+        Ok(Image { layers, below: Arc::new(below), versions, storage })
+    }
+
+    /// Refuses what would stand on this chain and be one image more than may be opened.
+    pub(crate) fn ensure_room_above(&self, options: &ImageOptions) -> Result<()> {
+        let named = self.qcow2().is_some_and(|top| top.header().backing_name.is_some());
+        if named && options.layers == Layers::TopOnly {
+            // How long the chain is has to be found out. Nothing of it is used, so that others may write it.
+            let options = ImageOptions {
+                access: Access::Read,
+                sharing: Sharing::ForceShare,
+                layers: Layers::Chain,
+                ..options.clone()
+            };
+            let whole = Image::open(self.storage.clone(), self.path(), &options)?;
+            return refuse_longer(self.path(), whole.layer_count(), &options);
+        }
+        refuse_longer(self.path(), self.layer_count(), options)
     }
 
     /// The same chain with its top, a qcow2 image that was changed through our own file, read anew.
@@ -146,39 +199,35 @@ impl Image {
         }
         let mut layers = self.layers.clone();
         layers[0] = Arc::new(top);
-        Ok(Image { layers, versions, storage: self.storage.clone() })
+        Ok(Image { layers, below: self.below.clone(), versions, storage: self.storage.clone() })
     }
+}
 
-    /// Opens the image below the lowest one; false when there is none.
-    fn open_next(&mut self, options: &ImageOptions, budget: &Budget) -> Result<bool> {
-        let above = &self.layers[self.layers.len() - 1];
-        let Some((name, format)) = above.backing()? else { return Ok(false) };
-        let path = above.file().path().to_owned();
-        let file = options.backing_policy.open(&*self.storage, &path, name, "backing file")?;
-        let id = file.id()?;
-        for layer in &self.layers {
-            if layer.file().id()? == id {
-                let text =
-                    format!("its backing file '{}' is part of the chain above it: a loop", printable(name));
-                return Err(Error::new(ErrorKind::Corrupt, format!("'{}': {text}", path.display())));
-            }
-        }
-        if self.layers.len() == MAX_DEPTH {
-            let text =
-                format!("'{}': the chain of backing files is deeper than {MAX_DEPTH}", self.path().display());
-            return Err(Error::new(ErrorKind::Limit, text));
-        }
-        let lock = match options.sharing {
-            Sharing::Locked => Lock::Backing,
-            Sharing::ForceShare => Lock::ForceShare,
-        };
-        lock_named(&*self.storage, &file, lock)?;
-        self.versions.push((file.clone(), file.version()?));
-        let mut layer = Layer::open(file, format, budget)?;
-        layer.open_data_file(&*self.storage, options, &mut self.versions)?;
-        self.layers.push(Arc::new(layer));
-        Ok(true)
+/// Refuses an image that has the chain above it below it.
+fn refuse_loop(seen: &HashSet<FileId>, file: &File, named: &Named) -> Result<()> {
+    if !seen.contains(&file.id()?) {
+        return Ok(());
     }
+    let name = printable(&named.name);
+    let text = format!(
+        "'{}': its backing file '{name}' is part of the chain above it: a loop",
+        named.above.display()
+    );
+    Err(Error::new(ErrorKind::Corrupt, text))
+}
+
+/// Refuses one image more in a chain of `count`. The same rule holds for those that are opened and that are made.
+fn refuse_longer(path: &Path, count: usize, options: &ImageOptions) -> Result<()> {
+    let limit = options.chain_limit;
+    if count < limit as usize {
+        return Ok(());
+    }
+    let text = format!(
+        "'{}': the chain of backing files would have more than {limit} images, which is its limit; make a full copy, copy \
+         the chain into one image, or raise the chain limit",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Limit, text))
 }
 
 /// Opens and locks the file of an image that is named by the caller.
@@ -228,6 +277,28 @@ fn reopen_for_writing(storage: &dyn Storage, file: &mut File) -> Result<bool> {
 }
 
 impl Layer {
+    /// Opens an image that another names, with its data file, for reading. `allowed` looks at the file before it is locked.
+    /// The files come with what they are by now.
+    pub(super) fn open_named(
+        storage: &dyn Storage,
+        options: &ImageOptions,
+        budget: &Budget,
+        named: &Named,
+        allowed: impl Fn(&File) -> Result<()>,
+    ) -> Result<(Layer, Vec<(File, FileVersion)>)> {
+        let file = options.backing_policy.open(storage, &named.above, &named.name, "backing file")?;
+        allowed(&file)?;
+        let lock = match options.sharing {
+            Sharing::Locked => Lock::Backing,
+            Sharing::ForceShare => Lock::ForceShare,
+        };
+        lock_named(storage, &file, lock)?;
+        let mut versions = vec![(file.clone(), file.version()?)];
+        let mut layer = Layer::open(file, named.format, budget)?;
+        layer.open_data_file(storage, options, Access::Read, &mut versions)?;
+        Ok((layer, versions))
+    }
+
     fn open(file: File, format: Format, budget: &Budget) -> Result<Layer> {
         match format {
             Format::Raw => {
@@ -247,13 +318,14 @@ impl Layer {
         &mut self,
         storage: &dyn Storage,
         options: &ImageOptions,
+        access: Access,
         versions: &mut Vec<(File, FileVersion)>,
     ) -> Result<()> {
         let LayerKind::Qcow2(image) = &mut self.kind else { return Ok(()) };
         let Some(name) = image.data_file_name()? else { return Ok(()) };
         let path = image.file().path().to_owned();
         let mut file = options.backing_policy.open(storage, &path, name, "data file")?;
-        let writable = options.access == Access::Write && reopen_for_writing(storage, &mut file)?;
+        let writable = access == Access::Write && reopen_for_writing(storage, &mut file)?;
         if file.id()? == image.file().id()? {
             let text = "the image names itself as its data file";
             return Err(image.file().error(ErrorKind::Corrupt, text));
@@ -282,7 +354,16 @@ impl Layer {
         Ok(Layer { size: image.header().size, kind: LayerKind::Qcow2(Box::new(image)) })
     }
 
-    /// The name and format of the image below, as this one tells them.
+    /// The image below, as this one names it.
+    fn named_below(&self) -> Result<Option<Named>> {
+        let named = self.backing()?.map(|(name, format)| Named {
+            above: self.file().path().to_owned(),
+            name: name.to_vec(),
+            format,
+        });
+        Ok(named)
+    }
+
     fn backing(&self) -> Result<Option<(&[u8], Format)>> {
         let Some(image) = self.qcow2() else { return Ok(None) };
         let Some(name) = &image.header().backing_name else { return Ok(None) };

@@ -40,8 +40,8 @@ impl Image {
                 buf.fill(0);
                 Ok(())
             }
-            Mapping::Data { host, hole: false } => read_data(self.layers[run.depth].data_file()?, buf, host),
-            Mapping::Compressed => self.layers[run.depth].read_compressed(buf, run.start),
+            Mapping::Data { host, hole: false } => read_data(self.layer(run.depth)?.data_file()?, buf, host),
+            Mapping::Compressed => self.layer(run.depth)?.read_compressed(buf, run.start),
         }
     }
 }

@@ -101,13 +101,10 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>) -> Result<Prepare
         add_hidden_zeros(bitmap, &image, &backing.image())?;
     }
     let kind = stream_kind(backup.options.compression);
-    let copy_streams = image.layers().iter().map(|layer| {
-        let same = |top: &crate::image::Qcow2| {
-            Some(top.header().compression) == kind && top.geometry().cluster_size() == cluster_size
-        };
-        layer.qcow2().is_some_and(same)
-    });
-    let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams: copy_streams.collect() };
+    let wanted = kind.map(|kind| (kind, cluster_size));
+    let copy_streams = image.facts().map(|layer| Ok(wanted.is_some() && layer?.streams == wanted));
+    let copy_streams = copy_streams.collect::<Result<_>>()?;
+    let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
     Ok(Prepared { storage, set, bitmap, plan, layout, backing, record_zeros, pinned, backup })
 }

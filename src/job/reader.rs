@@ -128,7 +128,7 @@ impl Reader {
         scratch: &mut Scratch,
         items: &mut Vec<Item>,
     ) -> Result<()> {
-        let layer = &image.layers()[depth];
+        let layer = image.layer(depth)?;
         let stream = layer.compressed_at(guest)?;
         let (Some(stream), Some(file)) = (stream, layer.qcow2()) else {
             let text = format!("the image changed under us at guest offset {guest:#x}");

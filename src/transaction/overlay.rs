@@ -40,6 +40,7 @@ impl Overlay {
         let about = |e: Error| e.within(format!("the overlay '{}'", path.display()));
         let cluster_size = options.cluster_size.unwrap_or(DEFAULT_CLUSTER_SIZE);
         check_cluster_size(cluster_size).map_err(about)?;
+        below.ensure_room_above().map_err(about)?;
         let name = backing_name(below, path, options).map_err(about)?;
         let backing = Some((name.as_os_str().as_bytes().to_vec(), below.options().format));
         let layout = LayoutOptions { backing, ..LayoutOptions::new(below.size(), cluster_size) };
@@ -95,7 +96,7 @@ fn backing_name(below: &Disk, path: &Path, options: &OverlayOptions) -> Result<P
         return invalid(format!("the backing file's name '{}' {problem}", printable(bytes)));
     }
     let found = storage.status(&folder_of(path).join(&name)).ok().map(|status| status.id);
-    if found != Some(image.layers()[0].file().id()?) {
+    if found != Some(image.top().file().id()?) {
         return invalid(format!(
             "the backing file's name '{}' does not lead from its folder to the disk's image '{}'",
             printable(bytes),

@@ -189,18 +189,22 @@ pub fn backing_files() {
     Disk::create(place.workshop.path(NEW), size, &below("base.qcow2")).unwrap();
 }
 
-/// A chain has at most 64 images.
+/// A chain has at most as many images as its limit says.
 pub fn deep_chains() {
     let place = Place::new();
     let mut below = "base.qcow2".to_owned();
-    for depth in 2..=64 {
+    for depth in 2..=12 {
         let name = format!("{depth}.qcow2");
-        let disk = Disk::create(place.workshop.path(&name), None, &options(|o| o.backing = backing(&below)));
+        let disk = Disk::create(
+            place.workshop.path(&name),
+            None,
+            &options(|o| (o.backing, o.open.chain_limit) = (backing(&below), 12)),
+        );
         assert_eq!(disk.unwrap().chain().len(), depth);
         below = name;
     }
-    let above = options(|o| o.backing = backing(&below));
-    place.refused(NEW, None, &above, ErrorKind::Limit, &["deeper than 64"]);
+    let above = options(|o| (o.backing, o.open.chain_limit) = (backing(&below), 12));
+    place.refused(NEW, None, &above, ErrorKind::Limit, &["more than 12 images", "chain limit"]);
 }
 
 /// Data files that are there, cannot be, or are the image.

@@ -15,6 +15,31 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
+/// The options of every command that opens the images below one.
+#[derive(Args)]
+pub(crate) struct ChainArgs {
+    /// Which files named inside an image may be opened: those in the image's own folder or below, those
+    /// under DIR, any, or none [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny")]
+    pub(crate) backing_policy: Option<BackingPolicy>,
+
+    /// Most images in a chain of backing files [default: 1000]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) chain_limit: Option<u32>,
+}
+
+impl ChainArgs {
+    /// How an image of the default format is opened for reading.
+    pub(crate) fn options(&self) -> DiskOptions {
+        let default = DiskOptions::default();
+        DiskOptions {
+            backing_policy: self.backing_policy.clone().unwrap_or_default(),
+            chain_limit: self.chain_limit.unwrap_or(default.chain_limit),
+            ..default
+        }
+    }
+}
+
 /// The options of every command that opens an image for reading.
 #[derive(Args)]
 pub(crate) struct ImageArgs {
@@ -22,10 +47,8 @@ pub(crate) struct ImageArgs {
     #[arg(short, long, value_name = "qcow2|raw")]
     pub(crate) format: Option<Format>,
 
-    /// Which files named inside an image may be opened: those in the image's own folder or below, those
-    /// under DIR, any, or none [default: beside]
-    #[arg(long, value_name = "beside|under=DIR|any|deny")]
-    pub(crate) backing_policy: Option<BackingPolicy>,
+    #[command(flatten)]
+    pub(crate) chain: ChainArgs,
 
     /// Open the image although another process writes it; what is read may be out of date or torn
     #[arg(short = 'U', long)]
@@ -50,8 +73,7 @@ impl ImageArgs {
     /// The same for an image with a format of its own.
     pub(crate) fn open_as(&self, path: &Path, layers: Layers, format: Format) -> holstein::Result<Disk> {
         let sharing = if self.force_share { Sharing::ForceShare } else { Sharing::Locked };
-        let backing_policy = self.backing_policy.clone().unwrap_or_default();
-        Disk::open(path, &DiskOptions { format, backing_policy, sharing, layers, ..DiskOptions::default() })
+        Disk::open(path, &DiskOptions { format, sharing, layers, ..self.chain.options() })
     }
 }
 
@@ -65,18 +87,15 @@ pub(crate) struct WritableArgs {
     #[arg(short, long, value_name = "qcow2|raw")]
     pub(crate) format: Option<Format>,
 
-    /// Which files named inside images may be opened, as for other commands [default: beside]
-    #[arg(long, value_name = "beside|under=DIR|any|deny")]
-    pub(crate) backing_policy: Option<BackingPolicy>,
+    #[command(flatten)]
+    pub(crate) chain: ChainArgs,
 }
 
 impl WritableArgs {
     /// Opens the image for writing, with all of its chain.
     pub(crate) fn open(&self) -> holstein::Result<Disk> {
-        let backing_policy = self.backing_policy.clone().unwrap_or_default();
         let format = self.format.unwrap_or_default();
-        let options = DiskOptions { format, backing_policy, access: Access::Write, ..DiskOptions::default() };
-        Disk::open(&self.image, &options)
+        Disk::open(&self.image, &DiskOptions { format, access: Access::Write, ..self.chain.options() })
     }
 }
 

@@ -80,12 +80,8 @@ fn start(
 ) -> holstein::Result<RunningTransaction> {
     let mut transaction = args.transaction(completion, specs.first().map(|spec| spec.target.as_path()));
     for spec in specs {
-        let options = DiskOptions {
-            format: spec.source_format,
-            backing_policy: args.backing_policy(),
-            access: spec.access(),
-            ..DiskOptions::default()
-        };
+        let (format, access) = (spec.source_format, spec.access());
+        let options = DiskOptions { format, access, ..args.disk_options() };
         let source = Disk::open(&spec.source, &options)?;
         transaction.add(Backup { source, target: spec.target.clone(), options: spec.options.clone() });
     }

@@ -3,13 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use holstein::{
-    Backing, BackingPolicy, Compat, CompressionType, CreateOptions, Disk, DiskOptions, Existing, Format,
-    Preallocation,
-};
+use holstein::{Backing, Compat, CompressionType, CreateOptions, Disk, Existing, Format, Preallocation};
 
 use crate::{
-    args::{OutputFormat, parse_size},
+    args::{ChainArgs, OutputFormat, parse_size},
     failure::Failure,
     info,
 };
@@ -75,10 +72,8 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     overwrite: bool,
 
-    /// Which files named inside an image may be opened, also those given here: those in the image's own folder or
-    /// below, those under DIR, any, or none [default: beside]
-    #[arg(long, value_name = "beside|under=DIR|any|deny")]
-    backing_policy: Option<BackingPolicy>,
+    #[command(flatten)]
+    chain: ChainArgs,
 
     /// What to print
     #[arg(long, value_enum, default_value_t)]
@@ -107,10 +102,7 @@ impl CreateArgs {
             lazy_refcounts: self.lazy_refcounts,
             preallocation: self.preallocation.unwrap_or_default(),
             existing: if self.overwrite { Existing::Overwrite } else { Existing::Refuse },
-            open: DiskOptions {
-                backing_policy: self.backing_policy.clone().unwrap_or_default(),
-                ..DiskOptions::default()
-            },
+            open: self.chain.options(),
         }
     }
 }

@@ -8,12 +8,12 @@ use std::{
 
 use clap::Args;
 use holstein::{
-    BackingPolicy, CompletionMode, Error, ErrorKind, Job, RunningTransaction, Transaction, recover,
+    CompletionMode, DiskOptions, Error, ErrorKind, Job, RunningTransaction, Transaction, recover,
 };
 use serde_json::{Value, json};
 
 use crate::{
-    args::OutputFormat,
+    args::{ChainArgs, OutputFormat},
     disk_spec::DiskSpec,
     failure::{FAILED, Failure},
     output::{self, escape_path, json_path},
@@ -26,10 +26,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// The options of a run.
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// Which files named inside a disk may be opened: those in its own folder or below, those under DIR, any, or
-    /// none [default: beside]
-    #[arg(long, value_name = "beside|under=DIR|any|deny")]
-    backing_policy: Option<BackingPolicy>,
+    #[command(flatten)]
+    chain: ChainArgs,
 
     /// The folder of the journal, which must exist; `holstein recover` finishes there what a crash interrupts
     /// [default: that of the first new file, else of the first disk]
@@ -46,8 +44,9 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    pub(crate) fn backing_policy(&self) -> BackingPolicy {
-        self.backing_policy.clone().unwrap_or_default()
+    /// How disks are opened, but for format and access.
+    pub(crate) fn disk_options(&self) -> DiskOptions {
+        self.chain.options()
     }
 
     /// A transaction without actions, whose journal lies in the folder of `first` unless it is told otherwise. What a crash

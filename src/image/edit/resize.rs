@@ -63,7 +63,7 @@ fn l1_entries(geometry: &Geometry, size: u64) -> u64 {
 fn parts(image: &Image, geometry: &Geometry, size: u64) -> (u64, Range<u64>) {
     let end = |size: u64| size.next_multiple_of(geometry.cluster_size());
     let keep = end(image.size().min(size));
-    let below = image.layers().get(1).map_or(0, |layer| layer.size);
+    let below = image.size_below().unwrap_or(0);
     (keep, keep..end(size.min(below)).max(keep))
 }
 

@@ -18,7 +18,7 @@ impl Writer {
             return Ok(());
         }
         let index = (guest / geometry.l2_coverage()) as usize;
-        let shown_below = image.layers().get(1).is_some_and(|below| below.size > image.size());
+        let shown_below = image.size_below().is_some_and(|below| below > image.size());
         if top.l1_entry(index) == 0 && !shown_below {
             return Ok(());
         }

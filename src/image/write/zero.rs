@@ -43,7 +43,7 @@ impl Writer {
         let top = qcow2(image)?;
         let geometry = top.geometry();
         // Without zero clusters the backing file's data would come to light.
-        let cannot = top.is_version_2() && image.layers().len() > 1;
+        let cannot = top.is_version_2() && image.layer_count() > 1;
         if cannot || top.has_raw_data_file() {
             return Ok(());
         }
@@ -56,7 +56,7 @@ impl Writer {
     fn missing_table_end(&self, image: &Image, top: &Qcow2, at: u64) -> Option<u64> {
         let coverage = top.geometry().l2_coverage();
         let index = at / coverage;
-        let nothing = image.layers().len() == 1 && top.l1_entry(index as usize) == 0;
+        let nothing = image.layer_count() == 1 && top.l1_entry(index as usize) == 0;
         nothing.then_some((index + 1) * coverage)
     }
 
@@ -72,7 +72,7 @@ impl Writer {
         // Version 2 has no zero clusters, streams no subclusters, and a raw data file must hold the zeros.
         let as_data = match place.state.compressed {
             _ if top.has_raw_data_file() => true,
-            _ if top.is_version_2() => !whole || image.layers().len() > 1,
+            _ if top.is_version_2() => !whole || image.layer_count() > 1,
             Some(_) => !whole,
             None => false,
         };
@@ -89,7 +89,7 @@ impl Writer {
 
     fn zero_subclusters(&mut self, image: &Image, top: &Qcow2, place: &Place, mask: u32) -> Result<()> {
         let old = place.state;
-        let nothing_below = image.layers().len() == 1;
+        let nothing_below = image.layer_count() == 1;
         let is_zero = old.zero & mask == mask || (nothing_below && old.data & mask == 0);
         if old.compressed.is_none() && is_zero && (old.host.is_none() || old.data != 0) {
             return Ok(());

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &TransactionArgs) -> Result<ExitCode, Failure> {
 
 fn start(args: &RunArgs, list: List) -> holstein::Result<RunningTransaction> {
     let mut transaction = args.transaction(list.completion, list.first_path());
-    let actions = nodes::actions(list, args.backing_policy())?;
+    let actions = nodes::actions(list, args.disk_options())?;
     actions.into_iter().for_each(|action| transaction.add(action));
     transaction.start()
 }

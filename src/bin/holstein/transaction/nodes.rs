@@ -5,15 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use holstein::{
-    Access, Action, BackingPolicy, Backup, Disk, DiskOptions, Error, ErrorKind, MergeFrom, Result,
-};
+use holstein::{Access, Action, Backup, Disk, DiskOptions, Error, ErrorKind, MergeFrom, Result};
 
 use super::list::{List, Step};
 use crate::output::escape_path;
 
 struct Nodes {
-    policy: BackingPolicy,
+    options: DiskOptions,
     /// Paths of images that are changed.
     written: BTreeSet<PathBuf>,
     /// Every disk, by the path of the image on top of it.
@@ -23,10 +21,10 @@ struct Nodes {
 }
 
 /// The actions of a list, with their disks open.
-pub(super) fn actions(list: List, policy: BackingPolicy) -> Result<Vec<Action>> {
+pub(super) fn actions(list: List, options: DiskOptions) -> Result<Vec<Action>> {
     let writes = |step: &&Step| !matches!(step, Step::Backup(spec) if spec.access() == Access::Read);
     let written = list.steps.iter().filter(writes).filter_map(Step::node).map(Path::to_owned).collect();
-    let mut nodes = Nodes { policy, written, disks: BTreeMap::new(), covered: BTreeMap::new() };
+    let mut nodes = Nodes { options, written, disks: BTreeMap::new(), covered: BTreeMap::new() };
     list.steps.into_iter().map(|step| nodes.action(step)).collect()
 }
 
@@ -95,7 +93,7 @@ impl Nodes {
             return Ok(disk.clone());
         }
         let access = if self.written.contains(path) { Access::Write } else { Access::Read };
-        let options = DiskOptions { access, backing_policy: self.policy.clone(), ..DiskOptions::default() };
+        let options = DiskOptions { access, ..self.options.clone() };
         let disk = Disk::open(path, &options)?;
         self.disks.insert(path.to_owned(), disk.clone());
         Ok(disk)
