@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
+#[path = "group_commit/clocks.rs"]
+mod clocks;
 #[path = "support/crash.rs"]
 mod crash;
 #[path = "group_commit/crashes.rs"]
@@ -81,6 +83,16 @@ macro_rules! nights {
             #[test]
             fn strangers_are_noticed() {
                 strangers::are_noticed(night());
+            }
+
+            #[test]
+            fn strangers_are_noticed_through_a_power_cut() {
+                strangers::are_noticed_through_a_power_cut(night());
+            }
+
+            #[test]
+            fn times_and_torn_sectors_cost_nothing() {
+                clocks::cost_nothing(night());
             }
 
             #[test]

@@ -130,8 +130,17 @@ fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {
 
 /// Whether an image that a new one covers is as it was then. One that cannot be looked at may not be, nor one that has its
 /// new sector already: that was a write, too, behind which others do not show.
-pub(crate) fn is_as_covered(storage: &Arc<dyn Storage>, below: &Fingerprint) -> bool {
-    open_same(storage, below).and_then(|file| below.holds(storage, &file)).unwrap_or(false)
+///
+/// A power cut can take its change time back. If the transaction changes it too, it is among these `sources`, and the mark in
+/// its header tells better.
+pub(crate) fn is_as_covered(storage: &Arc<dyn Storage>, below: &Fingerprint, sources: &[Switch]) -> bool {
+    let is_same = |file: File| {
+        let mut staged = sources.iter().filter(|source| source.image.path == below.path);
+        let is_staged = |source| compare(storage, &file, source).map(|found| matches!(found, Found::Old));
+        Ok(staged.try_fold(true, |all, source| is_staged(source).map(|one| all && one))?
+            && below.holds(storage, &file)?)
+    };
+    open_same(storage, below).and_then(is_same).unwrap_or(false)
 }
 
 /// Gives up the bitmaps that record, of the image at `path`: durably. False if there are none.

@@ -12,7 +12,7 @@ use holstein::{
     Access, Mapping, Recording as Records, RecoveryKind,
     storage::{
         SimulatedStorage, Storage,
-        simulated::{Level, Recording},
+        simulated::{Crash, Level, Recording},
     },
 };
 
@@ -71,6 +71,63 @@ pub fn are_noticed(night: &Night) {
     }
     println!("{}: {met:?}; recoveries: {:?}", night.name, kinds.into_inner());
     assert!(ALL.iter().all(|stranger| met.get(stranger).is_some_and(|count| *count > 1)), "{met:?}");
+}
+
+/// The process dies, a stranger writes a disk, and then the power goes: what the dead process had not made durable can be lost,
+/// and the disk's change time is an earlier one while what the stranger wrote is there. A second power cut hits the
+/// recovery.
+pub fn are_noticed_through_a_power_cut(night: &Night) {
+    let recording = night.recording();
+    let shop_folder = tempfile::tempdir().unwrap();
+    let shop = Workshop::new(shop_folder.path());
+    let kinds = Cell::new(BTreeMap::new());
+    let (mut first, mut second, mut number) = (0, 0, 0);
+    for killed in decision(night, &recording)..=recording.operations().len() {
+        for disk in 0..night.disks.len() {
+            for stranger in [Qemu, QemuKilled, Unaware, Writer] {
+                number += 1;
+                // In turn, and QEMU last.
+                if !exhaustive() && number % 7 != 0 {
+                    continue;
+                }
+                let storage = recording.killed(killed).unwrap();
+                let Some(written) = write(night, &storage, disk, stranger, &shop) else { continue };
+                let log = storage.recording();
+                let end = log.operations().len();
+                let mut crashes = Vec::new();
+                for level in [Level::L1, Level::L6, Level::L8] {
+                    let mut of_level = log.crashes(level, 1);
+                    of_level.retain(|crash| crash.after() == end);
+                    let step = if exhaustive() { 1 } else { of_level.len().div_ceil(4).max(1) };
+                    crashes.extend(of_level.into_iter().step_by(step));
+                }
+                // The time of the disk as it was at any moment before.
+                let times = [0, killed / 2, killed, killed + 1];
+                let back = |moment| Crash::new(Level::L8, end, []).with_times([(night.inode(disk), moment)]);
+                crashes.extend(times.into_iter().filter(|moment| *moment <= end).map(back));
+                for crash in crashes {
+                    let Some(state) = log.after(&crash) else { continue };
+                    first += 1;
+                    let about = |reason: String| {
+                        panic!(
+                            "{}: killed after {killed}, then {stranger:?} on disk {disk}, then {crash}: {reason}",
+                            night.name
+                        )
+                    };
+                    night.recover(&state).unwrap();
+                    let in_recovery = state.recording();
+                    for (again, state) in in_recovery.states(&[Level::L0, Level::L1, Level::L8], 5, 3) {
+                        second += 1;
+                        judge(night, &state, disk, &written, &kinds)
+                            .unwrap_or_else(|reason| about(format!("then {again}: {reason}")));
+                    }
+                    holds(night, &state, Some((disk, &written))).unwrap_or_else(about);
+                }
+            }
+        }
+    }
+    println!("{}: {first} power cuts behind strangers, {second} more in the recovery", night.name);
+    assert!(first > 10 && second > 20, "{first}, {second}");
 }
 
 /// Lets somebody remove each of the new files before the recovery.

@@ -175,7 +175,7 @@ impl Dead<'_> {
         // Before it has its name, so that nobody ever sees in it what is not so any more.
         for (target, place) in decided.targets.iter().zip(&places) {
             if let Some(below) = &target.below {
-                let sound = complete && is_as_covered(self.storage, below);
+                let sound = complete && is_as_covered(self.storage, below, &decided.sources);
                 finished &= sound || self.give_up(target, place, complete, journal)?;
             }
         }
@@ -220,6 +220,9 @@ impl Dead<'_> {
         };
         let (there, temporary) = (inode(&target.path)?, inode(&target.temporary)?);
         let is_it = |path: &Path, inode: Option<u64>| match inode {
+            // An overlay is written by its guest as soon as it has its name, and by a recovery that gives its bitmaps up
+            // and may have died then. No backup depends on what is in it.
+            Some(inode) if inode == target.content.inode && target.below.is_some() => Ok(true),
             Some(inode) if inode == target.content.inode => self.has(path, &target.content),
             _ => Ok(false),
         };
