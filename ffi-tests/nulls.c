@@ -16,6 +16,7 @@ static void without_handles(void)
     hol_bitmap_change change = HOL_OPTIONS_INIT(hol_bitmap_change);
     hol_event event = HOL_OPTIONS_INIT(hol_event);
     hol_report report = HOL_OPTIONS_INIT(hol_report);
+    hol_error_details error = HOL_OPTIONS_INIT(hol_error_details);
     hol_disk *disk = (hol_disk *)&details;
     hol_job *job = (hol_job *)&details;
     uint64_t number = 7, other = 7;
@@ -87,6 +88,8 @@ static void without_handles(void)
     IS_NULL("job", hol_job_status(NULL, &status));
     IS_NULL("job", hol_job_progress(NULL, &number, &other));
     IS_NULL("job", hol_job_error(NULL, &code, &message));
+    IS_NULL("job", hol_job_error_details(NULL, &error));
+    IS_NULL("job", hol_job_stop_error_details(NULL, &error));
     IS_NULL("job", hol_job_report(NULL, &report));
     IS_NULL("job", hol_job_pause(NULL));
     IS_NULL("job", hol_job_resume(NULL));
@@ -160,6 +163,8 @@ static void with_handles(const char *images, const char *work)
     IS_NULL("total", hol_job_progress(job, &number, NULL));
     IS_NULL("code", hol_job_error(job, NULL, &message));
     IS_NULL("message", hol_job_error(job, &code, NULL));
+    IS_NULL("details", hol_job_error_details(job, NULL));
+    IS_NULL("details", hol_job_stop_error_details(job, NULL));
     IS_NULL("report", hol_job_report(job, NULL));
     hol_job_free(job);
     hol_txn_free(txn);

@@ -11,7 +11,8 @@ _Static_assert(sizeof(hol_bitmap_change) == 64, "hol_bitmap_change");
 _Static_assert(sizeof(hol_merge_source) == 32, "hol_merge_source");
 _Static_assert(sizeof(hol_overlay_options) == 24, "hol_overlay_options");
 _Static_assert(sizeof(hol_extent) == 40, "hol_extent");
-_Static_assert(sizeof(hol_event) == 56, "hol_event");
+_Static_assert(sizeof(hol_event) == 64, "hol_event");
+_Static_assert(sizeof(hol_error_details) == 24, "hol_error_details");
 _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
 _Static_assert(sizeof(hol_recover_report) == 56, "hol_recover_report");
 _Static_assert(sizeof(hol_report) == 40, "hol_report");
@@ -26,7 +27,9 @@ _Static_assert(offsetof(hol_bitmap_options, reserved) == 20, "the last field end
 _Static_assert(offsetof(hol_bitmap_change, recording) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_extent, flags) == 36, "the last field ends the structure");
 _Static_assert(offsetof(hol_event, reserved) == 44, "before side there was nothing behind");
-_Static_assert(offsetof(hol_event, action) == 52, "the last field ends the structure");
+_Static_assert(offsetof(hol_event, action) == 52, "before os_error there was nothing behind");
+_Static_assert(offsetof(hol_event, reserved2) == 60, "the last field ends the structure");
+_Static_assert(offsetof(hol_error_details, os_error) == 20, "the last field ends the structure");
 _Static_assert(offsetof(hol_report, partial_end) == 32, "the last field ends the structure");
 
 /* Defaults are ABI: a zeroed structure means these. */
@@ -65,6 +68,7 @@ _Static_assert(HOL_ERR_LOCKED == -6 && HOL_ERR_IO == -7 && HOL_ERR_NO_SPACE == -
 _Static_assert(HOL_ERR_CORRUPT == -9 && HOL_ERR_UNSUPPORTED == -10 && HOL_ERR_ENCRYPTED == -11, "errors");
 _Static_assert(HOL_ERR_POLICY_DENIED == -12 && HOL_ERR_LIMIT == -13, "errors");
 _Static_assert(HOL_ERR_BITMAP_NOT_FOUND == -14 && HOL_ERR_BITMAP_UNUSABLE == -15, "errors");
+_Static_assert(HOL_ERR_PERMISSION == -19 && HOL_ERR_NO_MEMORY == -20, "errors");
 _Static_assert(HOL_ERR_CANCELLED == -16 && HOL_ERR_WRONG_STATE == -17 && HOL_ERR_INTERNAL == -18, "errors");
 
 #define SAME_SIZE(type)                     \
@@ -88,6 +92,7 @@ int main(void)
     SAME_SIZE(hol_merge_source);
     SAME_SIZE(hol_overlay_options);
     SAME_SIZE(hol_extent);
+    SAME_SIZE(hol_error_details);
     SAME_SIZE(hol_event);
     SAME_SIZE(hol_report);
     SAME_SIZE(hol_recovered);

@@ -143,6 +143,16 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_ERR_INTERNAL -18
 
 /**
+ * The operating system does not permit the access.
+ */
+#define HOL_ERR_PERMISSION -19
+
+/**
+ * Memory is short; nothing is wrong with the image. Give memory free, or a smaller hol_disk_options.memory_limit.
+ */
+#define HOL_ERR_NO_MEMORY -20
+
+/**
  * The image is qcow2. The default: a format is what the caller says and never guessed.
  */
 #define HOL_FORMAT_QCOW2 0
@@ -189,7 +199,8 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_ACCESS_READ 0
 
 /**
- * The image's bitmaps can be changed too. It is locked against everybody else.
+ * The image is opened for reading and writing: its data, its size, its bitmaps and its internal snapshots. It is locked
+ * against everybody else; images below it are only read.
  */
 #define HOL_ACCESS_WRITE 1
 
@@ -368,6 +379,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_EXTENT_DIRTY 32
 
 /**
+ * All flags of hol_extent.flags that this header knows; hol_constant() tells which the library knows.
+ */
+#define HOL_EXTENT_FLAGS_MASK 63
+
+/**
  * In hol_disk_details.flags: refcounts are updated lazily.
  */
 #define HOL_DISK_LAZY_REFCOUNTS 1
@@ -393,6 +409,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_DISK_DATA_FILE_RAW 16
 
 /**
+ * All flags of hol_disk_details.flags that this header knows; hol_constant() tells which the library knows.
+ */
+#define HOL_DISK_FLAGS_MASK 31
+
+/**
  * Version 3 of the qcow2 format. The default.
  */
 #define HOL_COMPAT_1_1 0
@@ -413,6 +434,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_PREALLOCATION_METADATA 1
 
 /**
+ * All flags that hol_create_options.flags may have; hol_constant() tells which the library knows.
+ */
+#define HOL_CREATE_FLAGS_MASK 25
+
+/**
  * In hol_bitmap_details.flags: the bitmap was not closed cleanly, or is in use.
  */
 #define HOL_BITMAP_IN_USE 1
@@ -431,6 +457,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
  * In hol_bitmap_details.flags: count is known.
  */
 #define HOL_BITMAP_COUNTED 8
+
+/**
+ * All flags of hol_bitmap_details.flags that this header knows; hol_constant() tells which the library knows.
+ */
+#define HOL_BITMAP_FLAGS_MASK 15
 
 /**
  * The bitmap records writes. The default.
@@ -1127,6 +1158,30 @@ typedef struct hol_overlay_options {
 } hol_overlay_options;
 
 /**
+ * A failure as a job tells it. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library
+ * fills the rest.
+ */
+typedef struct hol_error_details {
+  /**
+   * sizeof(hol_error_details)
+   */
+  size_t struct_size;
+  /**
+   * What is wrong, where, and what to do; NULL: nothing has failed. The text belongs to the handle that was asked, as
+   * the function says.
+   */
+  const char *message;
+  /**
+   * HOL_ERR_*, or HOL_OK: nothing has failed.
+   */
+  int32_t code;
+  /**
+   * The operating system's errno; 0: it had no part.
+   */
+  int32_t os_error;
+} hol_error_details;
+
+/**
  * What a job copied. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills the rest.
  */
 typedef struct hol_report {
@@ -1198,6 +1253,14 @@ typedef struct hol_event {
    * With HOL_EVENT_ERROR: HOL_ACTION_*.
    */
   uint32_t action;
+  /**
+   * With HOL_EVENT_FAILED and HOL_EVENT_ERROR: the operating system's errno; 0: it had no part.
+   */
+  int32_t os_error;
+  /**
+   * 0
+   */
+  uint32_t reserved2;
 } hol_event;
 
 /**
@@ -1308,8 +1371,50 @@ uint32_t hol_version_number(void);
 HOL_MUST_USE int hol_sizeof(const char *type_name, size_t *size);
 
 /**
+ * The short name of a code, for logs and for programs: "no-space" of HOL_ERR_NO_SPACE, "ok" of HOL_OK, "unknown" of a
+ * number that is no code. The same in all bindings. The text is static.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_error_name(int code);
+
+/**
+ * The short name of a job's status: "running" of HOL_JOB_RUNNING, "unknown" of a number that is none. The text is static.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_status_name(uint32_t status);
+
+/**
+ * The short name of a kind of event: "progress" of HOL_EVENT_PROGRESS, "unknown" of a number that is none. The text is
+ * static.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_event_name(uint32_t kind);
+
+/**
+ * The short name of what a recovery did: "target-published" of HOL_RECOVERED_TARGET_PUBLISHED, "unknown" of a number that
+ * is none. The text is static.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_recovered_name(uint32_t kind);
+
+/**
+ * Writes the value of the constant called `constant_name` ("HOL_EVENT_FINISHED") to `*value`: lets bindings in other
+ * languages do without numbers of their own. HOL_ERR_INVALID_ARGUMENT when this library has no such constant, which
+ * tells what it knows; the HOL_*_MASK are all flags that it knows.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_constant(const char *constant_name,
+                 int64_t *value);
+
+/**
  * The text of the last failure in the calling thread: what is wrong, where, and what to do. UTF-8 where the
- * names in it are. "" when nothing failed yet; never NULL.
+ * names in it are; one of more than 2047 bytes is cut and ends in "...". "" when nothing failed yet; never NULL.
  *
  * The text belongs to the library and stays until the next failing call in this thread. A call that
  * succeeds leaves it alone.
@@ -1865,6 +1970,60 @@ struct hol_action *hol_action_internal_snapshot_delete(struct hol_disk *disk,
                                                        const char *id_or_name);
 
 /**
+ * Makes all of `*options` zero, its defaults, and sets its struct_size to `size`: the sizeof of the structure as the caller
+ * knows it. The same as HOL_OPTIONS_INIT.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_options_init(struct hol_disk_options *options,
+                          size_t size);
+
+/**
+ * As hol_disk_options_init(), for a hol_backup_options.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_backup_options_init(struct hol_backup_options *options, size_t size);
+
+/**
+ * As hol_disk_options_init(), for a hol_create_options.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_create_options_init(struct hol_create_options *options, size_t size);
+
+/**
+ * As hol_disk_options_init(), for a hol_bitmap_options.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_bitmap_options_init(struct hol_bitmap_options *options, size_t size);
+
+/**
+ * As hol_disk_options_init(), for a hol_bitmap_change.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_bitmap_change_init(struct hol_bitmap_change *change, size_t size);
+
+/**
+ * As hol_disk_options_init(), for a hol_merge_source.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_merge_source_init(struct hol_merge_source *source, size_t size);
+
+/**
+ * As hol_disk_options_init(), for a hol_overlay_options.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_overlay_options_init(struct hol_overlay_options *options, size_t size);
+
+/**
  * Writes the job's status, HOL_JOB_*, to `*status`. Later versions may add statuses.
  *
  * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
@@ -1896,6 +2055,18 @@ HOL_MUST_USE
 int hol_job_error(const struct hol_job *job,
                   int *code,
                   const char **message);
+
+/**
+ * Fills `*details` with how the job failed, as hol_job_error() tells it, and with the operating system's errno. The text
+ * belongs to the job and stays until hol_job_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_job_error_details(const struct hol_job *job,
+                          struct hol_error_details *details);
 
 /**
  * Fills `*report` with what the job has copied; complete when the job is concluded.
@@ -1983,6 +2154,18 @@ HOL_MUST_USE
 int hol_job_stop_error(const struct hol_job *job,
                        int *code,
                        const char **message);
+
+/**
+ * Fills `*details` with the error that made the job pause, as hol_job_stop_error() tells it, and with the operating
+ * system's errno. The text belongs to the job and stays until hol_job_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_job_stop_error_details(const struct hol_job *job,
+                               struct hol_error_details *details);
 
 /**
  * Makes a transaction without actions, with HOL_COMPLETION_GROUPED. It belongs to the caller: hol_txn_free(). Returns
@@ -2171,5 +2354,95 @@ int hol_recover(const char *journal_dir,
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
+
+/* Which functions this header declares, for code that builds with several versions of it. */
+#define HOL_HAVE_VERSION 1
+#define HOL_HAVE_VERSION_NUMBER 1
+#define HOL_HAVE_SIZEOF 1
+#define HOL_HAVE_ERROR_NAME 1
+#define HOL_HAVE_STATUS_NAME 1
+#define HOL_HAVE_EVENT_NAME 1
+#define HOL_HAVE_RECOVERED_NAME 1
+#define HOL_HAVE_CONSTANT 1
+#define HOL_HAVE_LAST_ERROR_MESSAGE 1
+#define HOL_HAVE_LAST_ERROR_CODE 1
+#define HOL_HAVE_LAST_ERROR_ERRNO 1
+#define HOL_HAVE_LAST_ERROR_CLEAR 1
+#define HOL_HAVE_DISK_OPEN 1
+#define HOL_HAVE_DISK_CLOSE 1
+#define HOL_HAVE_DISK_SIZE 1
+#define HOL_HAVE_DISK_INFO 1
+#define HOL_HAVE_DISK_READ 1
+#define HOL_HAVE_DISK_EXTENTS 1
+#define HOL_HAVE_DISK_CREATE 1
+#define HOL_HAVE_DISK_WRITE 1
+#define HOL_HAVE_DISK_WRITE_ZEROES 1
+#define HOL_HAVE_DISK_DISCARD 1
+#define HOL_HAVE_DISK_FLUSH 1
+#define HOL_HAVE_DISK_RESIZE 1
+#define HOL_HAVE_BITMAP_LIST 1
+#define HOL_HAVE_BITMAP_INFO_AT 1
+#define HOL_HAVE_BITMAP_INFO 1
+#define HOL_HAVE_BITMAP_COUNT 1
+#define HOL_HAVE_BITMAP_EXTENTS 1
+#define HOL_HAVE_BITMAP_ADD 1
+#define HOL_HAVE_BITMAP_REMOVE 1
+#define HOL_HAVE_BITMAP_CLEAR 1
+#define HOL_HAVE_BITMAP_ENABLE 1
+#define HOL_HAVE_BITMAP_DISABLE 1
+#define HOL_HAVE_BITMAP_RENAME 1
+#define HOL_HAVE_BITMAP_MERGE 1
+#define HOL_HAVE_BITMAP_MERGE_FROM 1
+#define HOL_HAVE_BITMAP_APPLY 1
+#define HOL_HAVE_DISK_SNAPSHOT_CREATE 1
+#define HOL_HAVE_DISK_SNAPSHOT_DELETE 1
+#define HOL_HAVE_ACTION_BACKUP 1
+#define HOL_HAVE_ACTION_ABORT 1
+#define HOL_HAVE_ACTION_FREE 1
+#define HOL_HAVE_ACTION_BITMAP_ADD 1
+#define HOL_HAVE_ACTION_BITMAP_REMOVE 1
+#define HOL_HAVE_ACTION_BITMAP_CLEAR 1
+#define HOL_HAVE_ACTION_BITMAP_ENABLE 1
+#define HOL_HAVE_ACTION_BITMAP_DISABLE 1
+#define HOL_HAVE_ACTION_BITMAP_MERGE 1
+#define HOL_HAVE_ACTION_EXTERNAL_SNAPSHOT 1
+#define HOL_HAVE_ACTION_INTERNAL_SNAPSHOT 1
+#define HOL_HAVE_ACTION_INTERNAL_SNAPSHOT_DELETE 1
+#define HOL_HAVE_DISK_OPTIONS_INIT 1
+#define HOL_HAVE_BACKUP_OPTIONS_INIT 1
+#define HOL_HAVE_CREATE_OPTIONS_INIT 1
+#define HOL_HAVE_BITMAP_OPTIONS_INIT 1
+#define HOL_HAVE_BITMAP_CHANGE_INIT 1
+#define HOL_HAVE_MERGE_SOURCE_INIT 1
+#define HOL_HAVE_OVERLAY_OPTIONS_INIT 1
+#define HOL_HAVE_JOB_STATUS 1
+#define HOL_HAVE_JOB_PROGRESS 1
+#define HOL_HAVE_JOB_ERROR 1
+#define HOL_HAVE_JOB_ERROR_DETAILS 1
+#define HOL_HAVE_JOB_REPORT 1
+#define HOL_HAVE_JOB_FREE 1
+#define HOL_HAVE_JOB_PAUSE 1
+#define HOL_HAVE_JOB_RESUME 1
+#define HOL_HAVE_JOB_CANCEL 1
+#define HOL_HAVE_JOB_SET_SPEED 1
+#define HOL_HAVE_JOB_FINALIZE 1
+#define HOL_HAVE_JOB_DISMISS 1
+#define HOL_HAVE_JOB_STOP_ERROR 1
+#define HOL_HAVE_JOB_STOP_ERROR_DETAILS 1
+#define HOL_HAVE_TXN_NEW 1
+#define HOL_HAVE_TXN_SET_COMPLETION 1
+#define HOL_HAVE_TXN_SET_JOURNAL 1
+#define HOL_HAVE_TXN_ADD 1
+#define HOL_HAVE_TXN_START 1
+#define HOL_HAVE_TXN_WAIT 1
+#define HOL_HAVE_TXN_CANCEL 1
+#define HOL_HAVE_TXN_COMMIT 1
+#define HOL_HAVE_TXN_EVENT_FD 1
+#define HOL_HAVE_TXN_NEXT_EVENT 1
+#define HOL_HAVE_TXN_JOB_COUNT 1
+#define HOL_HAVE_TXN_JOB 1
+#define HOL_HAVE_TXN_FREE 1
+#define HOL_HAVE_TXN_SET_LOG 1
+#define HOL_HAVE_RECOVER 1
 
 #endif  /* HOLSTEIN_H */

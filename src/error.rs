@@ -44,6 +44,59 @@ pub enum ErrorKind {
     WrongState,
     /// A defect of this library: a panic was caught. The object it happened in must not be used again.
     Internal,
+    /// The operating system does not permit the access.
+    Permission,
+    /// Memory is short. Nothing is wrong with the image.
+    NoMemory,
+}
+
+impl ErrorKind {
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) const ALL: &[ErrorKind] = &[
+        ErrorKind::InvalidArgument,
+        ErrorKind::NotFound,
+        ErrorKind::Exists,
+        ErrorKind::Locked,
+        ErrorKind::Io,
+        ErrorKind::NoSpace,
+        ErrorKind::Corrupt,
+        ErrorKind::Unsupported,
+        ErrorKind::Encrypted,
+        ErrorKind::PolicyDenied,
+        ErrorKind::Limit,
+        ErrorKind::BitmapNotFound,
+        ErrorKind::BitmapUnusable,
+        ErrorKind::Cancelled,
+        ErrorKind::WrongState,
+        ErrorKind::Internal,
+        ErrorKind::Permission,
+        ErrorKind::NoMemory,
+    ];
+
+    /// A short name for programs: "no-space". It never changes; C (`hol_error_name`) and Python use the same.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::InvalidArgument => "invalid-argument",
+            ErrorKind::NotFound => "not-found",
+            ErrorKind::Exists => "exists",
+            ErrorKind::Locked => "locked",
+            ErrorKind::Io => "io",
+            ErrorKind::NoSpace => "no-space",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Encrypted => "encrypted",
+            ErrorKind::PolicyDenied => "policy-denied",
+            ErrorKind::Limit => "limit",
+            ErrorKind::BitmapNotFound => "bitmap-not-found",
+            ErrorKind::BitmapUnusable => "bitmap-unusable",
+            ErrorKind::Cancelled => "cancelled",
+            ErrorKind::WrongState => "wrong-state",
+            ErrorKind::Internal => "internal",
+            ErrorKind::Permission => "permission",
+            ErrorKind::NoMemory => "no-memory",
+        }
+    }
 }
 
 /// A failure: kind, text and cause. Cheap to clone, since a job keeps its error and also returns it.
@@ -53,12 +106,14 @@ pub struct Error {
     context: String,
     #[source]
     source: Option<Arc<io::Error>>,
+    /// The text has the operating system's word already.
+    told: bool,
 }
 
 impl Error {
     /// An error without an operating system error below it.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Error { kind, context: context.into(), source: None }
+        Error { kind, context: context.into(), source: None, told: false }
     }
 
     /// An error caused by the operating system; the kind follows from the cause.
@@ -67,9 +122,11 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::AlreadyExists => ErrorKind::Exists,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+            io::ErrorKind::OutOfMemory => ErrorKind::NoMemory,
             _ => ErrorKind::Io,
         };
-        Error { kind, context: context.into(), source: Some(Arc::new(source)) }
+        Error { kind, context: context.into(), source: Some(Arc::new(source)), told: false }
     }
 
     /// The class of the failure.
@@ -79,12 +136,24 @@ impl Error {
 
     /// The operating system's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
-        self.source.as_ref().and_then(|e| e.raw_os_error())
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self.source.as_deref()?);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<io::Error>();
+            if let Some(number) = io.and_then(io::Error::raw_os_error) {
+                return Some(number);
+            }
+            // One that was given another kind on the way has the original inside.
+            cause = match io.and_then(io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        None
     }
 
-    /// Whether input or output failed, of whatever kind: it says nothing about what is in a file.
+    /// Whether input or output failed, of whatever kind, or memory is short: it says nothing about what is in a file.
     pub(crate) fn is_io(&self) -> bool {
-        self.kind == ErrorKind::Io || self.source.is_some()
+        matches!(self.kind, ErrorKind::Io | ErrorKind::NoMemory) || self.source.is_some()
     }
 
     /// The same error with the name of the file it is about before its text, unless it is there already.
@@ -98,11 +167,8 @@ impl Error {
     #[must_use]
     pub(crate) fn and_also(mut self, text: impl fmt::Display) -> Self {
         // The operating system's word would come last otherwise.
-        if let Some(source) = &self.source {
-            self.context = format!("{}: {source}", self.context);
-        }
-        self.context = format!("{}; {text}", self.context);
-        self.source = None;
+        self.context = format!("{self}; {text}");
+        self.told = true;
         self
     }
 
@@ -118,8 +184,47 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)?;
         match &self.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
+            Some(source) if !self.told => write!(f, ": {source}"),
+            _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn os(number: i32) -> io::Error {
+        io::Error::from_raw_os_error(number)
+    }
+
+    #[test]
+    fn permission_and_memory_are_kinds_of_their_own() {
+        let kind = |number| Error::io("x", os(number)).kind();
+        assert_eq!(kind(libc::EACCES), ErrorKind::Permission);
+        assert_eq!(kind(libc::EPERM), ErrorKind::Permission);
+        assert_eq!(kind(libc::ENOMEM), ErrorKind::NoMemory);
+        assert_eq!(kind(libc::EIO), ErrorKind::Io);
+    }
+
+    #[test]
+    fn what_is_added_to_an_error_leaves_its_number_and_says_its_cause_once() {
+        let error =
+            Error::io("cannot write 'a'", os(libc::EIO)).and_also("the rest stays").and_also("so there");
+        assert_eq!(error.errno(), Some(libc::EIO));
+        let text = error.within("job").to_string();
+        assert!(
+            text.starts_with("job: cannot write 'a': ") && text.ends_with("; the rest stays; so there"),
+            "{text}"
+        );
+        assert_eq!(text.matches("os error").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn the_number_is_found_behind_another_kind() {
+        let inner = io::Error::new(io::ErrorKind::Unsupported, os(libc::EXDEV));
+        assert_eq!(Error::io("x", io::Error::other(inner)).errno(), Some(libc::EXDEV));
+        assert_eq!(Error::io("x", io::Error::other("no number")).errno(), None);
+        assert_eq!(Error::new(ErrorKind::Io, "x").errno(), None);
     }
 }

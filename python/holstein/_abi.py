@@ -34,6 +34,8 @@ ERRORS = {
     -16: "cancelled",
     -17: "wrong-state",
     -18: "internal",
+    -19: "permission",
+    -20: "no-memory",
 }
 
 #: The constants that carry a choice: the group in the header, then the choices from 0 on.
@@ -271,6 +273,19 @@ class Event(_Sized):
         ("reserved", c_uint32),
         ("side", c_uint32),
         ("action", c_uint32),
+        ("os_error", c_int32),
+        ("reserved2", c_uint32),
+    ]
+
+
+class ErrorDetails(_Sized):
+    """hol_error_details"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("message", c_char_p),
+        ("code", c_int32),
+        ("os_error", c_int32),
     ]
 
 
@@ -338,6 +353,7 @@ STRUCTURES = {
     "hol_merge_source": MergeSource,
     "hol_overlay_options": OverlayOptions,
     "hol_extent": Extent,
+    "hol_error_details": ErrorDetails,
     "hol_event": Event,
     "hol_report": Report,
     "hol_recovered": Recovered,
@@ -353,11 +369,23 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_version": (c_char_p, ()),
     "hol_version_number": (c_uint32, ()),
     "hol_sizeof": (c_int, (c_char_p, POINTER(c_size_t))),
+    "hol_constant": (c_int, (c_char_p, POINTER(c_int64))),
+    "hol_error_name": (c_char_p, (c_int,)),
+    "hol_status_name": (c_char_p, (c_uint32,)),
+    "hol_event_name": (c_char_p, (c_uint32,)),
+    "hol_recovered_name": (c_char_p, (c_uint32,)),
     "hol_last_error_message": (c_char_p, ()),
     "hol_last_error_code": (c_int, ()),
     "hol_last_error_errno": (c_int, ()),
     "hol_last_error_clear": (None, ()),
     "hol_disk_open": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
+    "hol_disk_options_init": (c_int, (POINTER(DiskOptions), c_size_t)),
+    "hol_backup_options_init": (c_int, (POINTER(BackupOptions), c_size_t)),
+    "hol_create_options_init": (c_int, (POINTER(CreateOptions), c_size_t)),
+    "hol_bitmap_options_init": (c_int, (POINTER(BitmapOptions), c_size_t)),
+    "hol_bitmap_change_init": (c_int, (POINTER(BitmapChange), c_size_t)),
+    "hol_merge_source_init": (c_int, (POINTER(MergeSource), c_size_t)),
+    "hol_overlay_options_init": (c_int, (POINTER(OverlayOptions), c_size_t)),
     "hol_disk_create": (c_int, (c_char_p, c_uint64, POINTER(CreateOptions), POINTER(c_void_p))),
     "hol_disk_close": (c_int, (c_void_p,)),
     "hol_disk_size": (c_int, (c_void_p, POINTER(c_uint64))),
@@ -414,6 +442,8 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_job_status": (c_int, (c_void_p, POINTER(c_uint32))),
     "hol_job_progress": (c_int, (c_void_p, POINTER(c_uint64), POINTER(c_uint64))),
     "hol_job_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),
+    "hol_job_error_details": (c_int, (c_void_p, POINTER(ErrorDetails))),
+    "hol_job_stop_error_details": (c_int, (c_void_p, POINTER(ErrorDetails))),
     "hol_job_report": (c_int, (c_void_p, POINTER(Report))),
     "hol_job_free": (None, (c_void_p,)),
     "hol_job_pause": (c_int, (c_void_p,)),

@@ -15,6 +15,10 @@ class HolsteinError(Exception):
         #: The operating system's error number, 0 when it had no part.
         self.errno = errno
 
+    def __reduce__(self) -> tuple[type[HolsteinError], tuple[str, int, int]]:
+        # An exception is copied, and pickled, by its arguments, of which the base class knows the text alone.
+        return type(self), (self.args[0], self.code, self.errno)
+
     @property
     def kind(self) -> str:
         """The class of the failure."""

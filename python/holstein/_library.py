@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ctypes import byref, c_int64
 from typing import Union
 
 from . import _abi
@@ -34,6 +35,14 @@ def check(result: int) -> int:
     if result < 0:
         raise last_error()
     return result
+
+
+def constant(name: str) -> int:
+    """The value of a constant of the header, by its name there; ValueError for one that the library does not have."""
+    value = c_int64()
+    if lib.hol_constant(name.encode(), byref(value)) < 0:
+        raise ValueError(f"the library has no constant {name}")
+    return value.value
 
 
 def choice(group: str, option: str, value: str) -> int:

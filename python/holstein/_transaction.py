@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
-from ctypes import byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Iterator
@@ -35,6 +35,8 @@ class Event:
     #: Of a "failed" event: the HOL_ERR_* number; `Job.error` has the text. Of an "error" event, too: `Job.stop_error` has
     #: the text if the job stopped.
     code: int = 0
+    #: Of a "failed" or "error" event: the operating system's error number, 0 when it had no part.
+    errno: int = 0
     #: Of an "error" event: where the error came from, "source" or "target".
     side: str | None = None
     #: Of an "error" event: what the job does, "report", "ignore" or "stop".
@@ -95,12 +97,12 @@ class Job:
     @property
     def error(self) -> HolsteinError | None:
         """How the job failed; None while it has not."""
-        return self._told(lib.hol_job_error)
+        return self._told(lib.hol_job_error_details)
 
     @property
     def stop_error(self) -> HolsteinError | None:
         """The error for which the job paused, until it is resumed."""
-        return self._told(lib.hol_job_stop_error)
+        return self._told(lib.hol_job_stop_error_details)
 
     def pause(self) -> None:
         """Asks the job to begin nothing more; it is "paused" when what is at work is done."""
@@ -127,11 +129,11 @@ class Job:
         check(lib.hol_job_dismiss(self._handle))
 
     def _told(self, ask: Callable[..., int]) -> HolsteinError | None:
-        code, message = c_int(), c_char_p()
-        check(ask(self._handle, byref(code), byref(message)))
-        if not code.value:
+        details = _abi.ErrorDetails()
+        check(ask(self._handle, byref(details)))
+        if not details.code:
             return None
-        return HolsteinError((message.value or b"").decode(errors="replace"), code.value)
+        return HolsteinError((details.message or b"").decode(errors="replace"), details.code, details.os_error)
 
     def report(self) -> Report:
         """What the job has copied."""
@@ -298,6 +300,7 @@ class Transaction(Actions):
                 done=event.done,
                 total=event.total,
                 code=event.code,
+                errno=event.os_error,
                 side=_abi.SIDES.get(event.side),
                 action=_abi.ACTIONS.get(event.action),
             )

@@ -6,7 +6,7 @@ import unittest
 from pathlib import Path
 
 from holstein import _abi
-from holstein._library import lib
+from holstein._library import constant, lib
 
 HEADER = (Path(__file__).resolve().parents[2] / "include" / "holstein.h").read_text()
 CONSTANTS = {name: int(value) for name, value in re.findall(r"^#define HOL_(\w+) (-?\d+)$", HEADER, re.MULTILINE)}
@@ -33,14 +33,40 @@ def mirrored() -> dict:
         constants[f"RECOVERED_{name.upper().replace('-', '_')}"] = value
     for group, flags in (("EXTENT", _abi.EXTENT_FLAGS), ("BITMAP", _abi.BITMAP_FLAGS), ("DISK", _abi.DISK_FLAGS)):
         constants.update({f"{group}_{name}": value for name, value in flags.items()})
+        constants[f"{group}_FLAGS_MASK"] = sum(flags.values())
+    constants["CREATE_FLAGS_MASK"] = sum(
+        _abi.DISK_FLAGS[name] for name in ("LAZY_REFCOUNTS", "EXTENDED_L2", "DATA_FILE_RAW")
+    )
     return constants
 
 
 class Abi(unittest.TestCase):
     def test_constants_are_those_of_the_header(self) -> None:
-        declared = {name: value for name, value in CONSTANTS.items() if not name.startswith("VERSION_")}
+        declared = {name: value for name, value in CONSTANTS.items() if not name.startswith(("VERSION_", "HAVE_"))}
         self.assertEqual(mirrored(), declared)
         self.assertGreater(len(declared), 60)
+
+    def test_the_library_knows_every_constant_of_the_header_and_no_other(self) -> None:
+        for name, value in CONSTANTS.items():
+            if not name.startswith(("VERSION_", "HAVE_")):
+                self.assertEqual(constant(f"HOL_{name}"), value, name)
+        with self.assertRaises(ValueError):
+            constant("HOL_NOTHING")
+
+    def test_every_function_has_its_macro(self) -> None:
+        have = {f"hol_{name[5:].lower()}" for name in CONSTANTS if name.startswith("HAVE_")}
+        self.assertEqual(have, set(_abi.SIGNATURES))
+
+    def test_names_are_the_librarys(self) -> None:
+        for ask, names in (
+            (lib.hol_error_name, _abi.ERRORS),
+            (lib.hol_status_name, _abi.STATUSES),
+            (lib.hol_event_name, _abi.EVENTS),
+            (lib.hol_recovered_name, dict(enumerate(_abi.RECOVERED, 1))),
+        ):
+            for number, name in names.items():
+                self.assertEqual(ask(number).decode(), name)
+            self.assertEqual(ask(77), b"unknown")
 
     def test_functions_are_those_of_the_header(self) -> None:
         declared = re.findall(r"^(?:HOL_MUST_USE )?[a-z][\w ]* \**(hol_\w+)\(", HEADER, re.MULTILINE)

@@ -1,9 +1,12 @@
 """Disks, their extents and their bitmaps."""
 
+import copy
 import errno
 import json
+import pickle
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 import holstein
@@ -108,3 +111,11 @@ class DiskTest(ImagesCase):
         refused = subprocess.run([sys.executable, EXAMPLE, self.disk, "weekly"], capture_output=True, text=True)
         self.assertEqual((refused.returncode, refused.stdout), (1, ""))
         self.assertIn("weekly", refused.stderr)
+
+
+class ErrorTest(unittest.TestCase):
+    def test_an_error_can_be_pickled_and_copied(self) -> None:
+        error = holstein.HolsteinError("what and where", -8, 28)
+        for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            self.assertIs(type(other), holstein.HolsteinError)
+            self.assertEqual((str(other), other.kind, other.code, other.errno), ("what and where", "no-space", -8, 28))

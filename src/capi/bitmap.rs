@@ -1,13 +1,14 @@
 //! Persistent bitmaps of a disk, for reading: `hol_bitmap_list`, `_info`, `_count`, `_extents`.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::boundary::{Failure, boundary, c_text, handle, invalid, out, text};
+use super::boundary::{Failure, boundary, handle, invalid, out, text};
 use super::disk::hol_disk;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
+use super::kept::Texts;
 use super::structure::{Fill, Grows, fill};
 use crate::{BitmapInfo, Error, ErrorKind};
 
@@ -19,6 +20,12 @@ pub const HOL_BITMAP_AUTO: u32 = 2;
 pub const HOL_BITMAP_USABLE: u32 = 4;
 /// In hol_bitmap_details.flags: count is known.
 pub const HOL_BITMAP_COUNTED: u32 = 8;
+/// All flags of hol_bitmap_details.flags that this header knows; hol_constant() tells which the library knows.
+pub const HOL_BITMAP_FLAGS_MASK: u32 = 15;
+
+const _: () = assert!(
+    HOL_BITMAP_FLAGS_MASK == HOL_BITMAP_IN_USE | HOL_BITMAP_AUTO | HOL_BITMAP_USABLE | HOL_BITMAP_COUNTED
+);
 
 /// What is known of a persistent bitmap. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
 /// library fills the rest. Texts belong to the disk and stay until hol_disk_close().
@@ -44,17 +51,22 @@ pub struct hol_bitmap_details {
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
 unsafe impl Grows for hol_bitmap_details {}
 
-/// A bitmap of a disk's list, with its texts as C wants them.
+/// A bitmap of a disk's list, with its texts, the handle's, as C wants them.
 pub(super) struct ListedBitmap {
     info: BitmapInfo,
-    name: CString,
-    reason: Option<CString>,
+    name: *const c_char,
+    reason: *const c_char,
 }
 
+// SAFETY: the pointers lead to texts that the handle keeps and never changes.
+unsafe impl Send for ListedBitmap {}
+// SAFETY: the same.
+unsafe impl Sync for ListedBitmap {}
+
 impl ListedBitmap {
-    fn of(info: BitmapInfo) -> Self {
-        let name = c_text(&info.name);
-        let reason = info.unusable.as_ref().map(|reason| c_text(reason.as_bytes()));
+    fn of(info: BitmapInfo, texts: &Texts) -> Self {
+        let name = texts.keep(&info.name);
+        let reason = info.unusable.as_ref().map_or(ptr::null(), |reason| texts.keep(reason));
         ListedBitmap { info, name, reason }
     }
 
@@ -68,8 +80,8 @@ impl ListedBitmap {
         ];
         hol_bitmap_details {
             struct_size: 0,
-            name: self.name.as_ptr(),
-            reason: self.reason.as_ref().map_or(ptr::null(), |reason| reason.as_ptr()),
+            name: self.name,
+            reason: self.reason,
             granularity: info.granularity,
             count: info.count.unwrap_or(0),
             flags: flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag),
@@ -80,7 +92,8 @@ impl ListedBitmap {
 
 impl hol_disk {
     fn listed_bitmaps(&self) -> Result<Arc<Vec<ListedBitmap>>, Failure> {
-        self.bitmaps.of(&self.disk, || Ok(self.disk.bitmaps()?.into_iter().map(ListedBitmap::of).collect()))
+        let listed = |info| ListedBitmap::of(info, &self.texts);
+        self.bitmaps.of(&self.disk, || Ok(self.disk.bitmaps()?.into_iter().map(listed).collect()))
     }
 }
 

@@ -7,7 +7,7 @@ use super::boundary::{Failure, as_path, boundary, give, invalid, optional_text, 
 use super::disk::{HOL_DISK_DATA_FILE_RAW, HOL_DISK_EXTENDED_L2, HOL_DISK_LAZY_REFCOUNTS, hol_disk};
 use super::error::HOL_OK;
 use super::options::{
-    HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, choice, existing, format,
+    HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, choice, existing, flags, format,
     hol_disk_options, unused,
 };
 use super::structure::{Grows, options};
@@ -22,6 +22,12 @@ pub const HOL_COMPAT_0_10: u32 = 1;
 pub const HOL_PREALLOCATION_OFF: u32 = 0;
 /// Each of the guest's clusters gets its place and its entry in the tables; no data is written.
 pub const HOL_PREALLOCATION_METADATA: u32 = 1;
+
+/// All flags that hol_create_options.flags may have; hol_constant() tells which the library knows.
+pub const HOL_CREATE_FLAGS_MASK: u32 = 25;
+
+const _: () =
+    assert!(HOL_CREATE_FLAGS_MASK == HOL_DISK_EXTENDED_L2 | HOL_DISK_LAZY_REFCOUNTS | HOL_DISK_DATA_FILE_RAW);
 
 /// What a new image shall be. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
 /// other field is the default. Texts and structures belong to the caller and are copied.
@@ -82,10 +88,7 @@ impl hol_create_options {
             (HOL_PREALLOCATION_OFF, Preallocation::Off),
             (HOL_PREALLOCATION_METADATA, Preallocation::Metadata),
         ];
-        let known = HOL_DISK_EXTENDED_L2 | HOL_DISK_LAZY_REFCOUNTS | HOL_DISK_DATA_FILE_RAW;
-        if self.flags & !known != 0 {
-            return Err(invalid(format!("options->flags cannot be {}", self.flags)));
-        }
+        flags("options->flags", self.flags, HOL_CREATE_FLAGS_MASK)?;
         let flag = |flag| self.flags & flag != 0;
         unused("options->reserved", self.reserved)?;
         let backing_format = format("options->backing_format", self.backing_format)?;

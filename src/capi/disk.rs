@@ -1,15 +1,15 @@
 //! Open disks: `hol_disk`.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use super::bitmap::ListedBitmap;
 use super::boundary::{
-    Failure, Handle, Poison, as_path, boundary, buffer, c_text, give, handle, invalid, out, take, text,
+    Failure, Handle, Poison, as_path, boundary, buffer, give, handle, invalid, out, take, text,
 };
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
-use super::kept::Kept;
+use super::kept::{Kept, Texts};
 use super::options::{
     HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, HOL_FORMAT_QCOW2, HOL_FORMAT_RAW,
     hol_disk_options,
@@ -24,12 +24,20 @@ pub struct hol_disk {
     pub(super) disk: Disk,
     details: Kept<Details>,
     pub(super) bitmaps: Kept<Vec<ListedBitmap>>,
+    /// What the two have told.
+    pub(super) texts: Texts,
     poison: Poison,
 }
 
 impl hol_disk {
     pub(super) fn new(disk: Disk) -> Self {
-        hol_disk { disk, details: Kept::new(), bitmaps: Kept::new(), poison: Poison::default() }
+        hol_disk {
+            disk,
+            details: Kept::new(),
+            bitmaps: Kept::new(),
+            texts: Texts::default(),
+            poison: Poison::default(),
+        }
     }
 }
 
@@ -49,6 +57,17 @@ pub const HOL_DISK_DIRTY: u32 = 4;
 pub const HOL_DISK_EXTENDED_L2: u32 = 8;
 /// In hol_disk_details.flags: the external data file is a raw image of the disk.
 pub const HOL_DISK_DATA_FILE_RAW: u32 = 16;
+/// All flags of hol_disk_details.flags that this header knows; hol_constant() tells which the library knows.
+pub const HOL_DISK_FLAGS_MASK: u32 = 31;
+
+const _: () = assert!(
+    HOL_DISK_FLAGS_MASK
+        == HOL_DISK_LAZY_REFCOUNTS
+            | HOL_DISK_CORRUPT
+            | HOL_DISK_DIRTY
+            | HOL_DISK_EXTENDED_L2
+            | HOL_DISK_DATA_FILE_RAW
+);
 
 /// What is known of a disk's top image. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
 /// library fills the rest. Texts belong to the disk and stay until hol_disk_close().
@@ -94,30 +113,19 @@ pub struct hol_disk_details {
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
 unsafe impl Grows for hol_disk_details {}
 
-/// The details with the texts that they point to.
-struct Details {
-    values: hol_disk_details,
-    // Only kept alive: `values` points into their heap memory, which does not move.
-    _texts: [Option<CString>; 4],
-}
+/// The details; their texts are the handle's.
+struct Details(hol_disk_details);
 
-// SAFETY: the pointers lead to texts that this value owns and never changes.
+// SAFETY: the pointers lead to texts that the handle keeps and never changes.
 unsafe impl Send for Details {}
 // SAFETY: the same.
 unsafe impl Sync for Details {}
 
 impl Details {
-    fn of(disk: &Disk) -> Result<Details, Failure> {
+    fn of(disk: &Disk, texts: &Texts) -> Result<Details, Failure> {
         let info = disk.info()?;
-        let text = |text: Option<&String>| text.map(|text| c_text(text.as_bytes()));
-        let pointer = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
+        let text = |text: Option<&String>| text.map_or(ptr::null(), |text| texts.keep(text));
         let (backing, qcow2) = (info.backing.as_ref(), info.qcow2.as_ref());
-        let texts = [
-            text(backing.map(|backing| &backing.name)),
-            text(backing.and_then(|backing| backing.full_name.as_ref())),
-            text(backing.and_then(|backing| backing.format.as_ref())),
-            text(qcow2.and_then(|qcow2| qcow2.data_file.as_ref())),
-        ];
         let flags = qcow2.map_or(0, |qcow2| {
             let flags = [
                 (qcow2.lazy_refcounts, HOL_DISK_LAZY_REFCOUNTS),
@@ -136,10 +144,10 @@ impl Details {
             cluster_size: qcow2.map_or(0, |qcow2| qcow2.cluster_size),
             snapshots: info.snapshots.len() as u64,
             bitmaps: qcow2.map_or(0, |qcow2| qcow2.bitmaps.len() as u64),
-            backing: pointer(&texts[0]),
-            backing_path: pointer(&texts[1]),
-            backing_format: pointer(&texts[2]),
-            data_file: pointer(&texts[3]),
+            backing: text(backing.map(|backing| &backing.name)),
+            backing_path: text(backing.and_then(|backing| backing.full_name.as_ref())),
+            backing_format: text(backing.and_then(|backing| backing.format.as_ref())),
+            data_file: text(qcow2.and_then(|qcow2| qcow2.data_file.as_ref())),
             format: match info.format {
                 Format::Qcow2 => HOL_FORMAT_QCOW2,
                 Format::Raw => HOL_FORMAT_RAW,
@@ -154,7 +162,7 @@ impl Details {
             flags,
             layers: u32::try_from(disk.chain().len()).unwrap_or(u32::MAX),
         };
-        Ok(Details { values, _texts: texts })
+        Ok(Details(values))
     }
 }
 
@@ -236,7 +244,7 @@ pub unsafe extern "C" fn hol_disk_info(disk: *const hol_disk, details: *mut hol_
     boundary(|| {
         // SAFETY: the arguments are as the header asks.
         let (disk, details): (_, Fill<_>) = unsafe { (handle(disk, "disk")?, fill(details, "details")?) };
-        details.set(&disk.details.of(&disk.disk, || Details::of(&disk.disk))?.values);
+        details.set(&disk.details.of(&disk.disk, || Details::of(&disk.disk, &disk.texts))?.0);
         Ok(HOL_OK)
     })
 }

@@ -5,7 +5,8 @@ use std::ffi::{c_char, c_int};
 use std::fmt::{self, Write};
 
 use super::boundary::Failure;
-use crate::ErrorKind;
+use super::structure::Grows;
+use crate::{Error, ErrorKind};
 
 /// Success.
 pub const HOL_OK: c_int = 0;
@@ -45,6 +46,41 @@ pub const HOL_ERR_CANCELLED: c_int = -16;
 pub const HOL_ERR_WRONG_STATE: c_int = -17;
 /// A defect of the library, caught in a job.
 pub const HOL_ERR_INTERNAL: c_int = -18;
+/// The operating system does not permit the access.
+pub const HOL_ERR_PERMISSION: c_int = -19;
+/// Memory is short; nothing is wrong with the image. Give memory free, or a smaller hol_disk_options.memory_limit.
+pub const HOL_ERR_NO_MEMORY: c_int = -20;
+
+/// A failure as a job tells it. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library
+/// fills the rest.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hol_error_details {
+    /// sizeof(hol_error_details)
+    pub struct_size: usize,
+    /// What is wrong, where, and what to do; NULL: nothing has failed. The text belongs to the handle that was asked, as
+    /// the function says.
+    pub message: *const c_char,
+    /// HOL_ERR_*, or HOL_OK: nothing has failed.
+    pub code: i32,
+    /// The operating system's errno; 0: it had no part.
+    pub os_error: i32,
+}
+
+// SAFETY: `repr(C)`, size first; integers and a pointer, of which zero and NULL are values.
+unsafe impl Grows for hol_error_details {}
+
+impl hol_error_details {
+    /// What is told of an error, or of there being none.
+    pub(super) fn of(error: Option<&Error>, text: impl FnOnce(&Error) -> *const c_char) -> Self {
+        hol_error_details {
+            struct_size: 0,
+            message: error.map_or(std::ptr::null(), text),
+            code: error.map_or(HOL_OK, |error| code_of(error.kind())),
+            os_error: error.and_then(Error::errno).unwrap_or(0),
+        }
+    }
+}
 
 /// The code of a kind of error.
 pub(super) fn code_of(kind: ErrorKind) -> c_int {
@@ -65,6 +101,8 @@ pub(super) fn code_of(kind: ErrorKind) -> c_int {
         ErrorKind::Cancelled => HOL_ERR_CANCELLED,
         ErrorKind::WrongState => HOL_ERR_WRONG_STATE,
         ErrorKind::Internal => HOL_ERR_INTERNAL,
+        ErrorKind::Permission => HOL_ERR_PERMISSION,
+        ErrorKind::NoMemory => HOL_ERR_NO_MEMORY,
     }
 }
 
@@ -104,22 +142,47 @@ impl LastError {
         self.length.set(0);
         self.text[0].set(0);
     }
+
+    /// Makes the text no longer than `length`, and whole characters.
+    fn truncate(&self, length: usize) {
+        let mut end = length.min(self.length.get());
+        // The bytes of a character behind its first begin with the bits 10.
+        while end > 0 && self.text[end].get() & 0xc0 == 0x80 {
+            end -= 1;
+        }
+        self.length.set(end);
+    }
 }
 
-/// Writes the text, cut at a character when the room ends.
+/// What stands at the end of a text that did not fit.
+const CUT: &str = "...";
+
+/// Writes the text; when the room ends it is cut at a character, and ends in [`CUT`].
 struct Text<'a>(&'a LastError);
 
 impl Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let start = self.0.length.get();
         let taken = cut(text, TEXT_SIZE - 1 - start);
-        for (cell, byte) in self.0.text[start..].iter().zip(&text.as_bytes()[..taken]) {
+        self.put(start, &text.as_bytes()[..taken]);
+        if taken == text.len() {
+            return Ok(());
+        }
+        self.0.truncate(TEXT_SIZE - 1 - CUT.len());
+        self.put(self.0.length.get(), CUT.as_bytes());
+        Err(fmt::Error)
+    }
+}
+
+impl Text<'_> {
+    /// Puts what fits at `start`, with the NUL behind it.
+    fn put(&self, start: usize, bytes: &[u8]) {
+        for (cell, byte) in self.0.text[start..].iter().zip(bytes) {
             // C would take a NUL for the end of the text.
             cell.set(if *byte == 0 { b'?' } else { *byte });
         }
-        self.0.text[start + taken].set(0);
-        self.0.length.set(start + taken);
-        if taken == text.len() { Ok(()) } else { Err(fmt::Error) }
+        self.0.text[start + bytes.len()].set(0);
+        self.0.length.set(start + bytes.len());
     }
 }
 
@@ -138,7 +201,7 @@ pub(super) fn report(failure: &Failure) -> c_int {
             Failure::Error(error) => (code_of(error.kind()), error.errno().unwrap_or(0)),
         };
         last.begin(code, errno);
-        // The only failure of writing is the end of the room, and a shortened text is what is wanted then.
+        // The only failure of writing is the end of the room, and the text says that it was cut.
         let _ = match failure {
             Failure::Reported(_) => Ok(()),
             Failure::Null(name) => write!(Text(last), "{name} cannot be NULL"),
@@ -169,7 +232,7 @@ pub(super) fn no_action(name: &'static str) -> Failure {
 }
 
 /// The text of the last failure in the calling thread: what is wrong, where, and what to do. UTF-8 where the
-/// names in it are. "" when nothing failed yet; never NULL.
+/// names in it are; one of more than 2047 bytes is cut and ends in "...". "" when nothing failed yet; never NULL.
 ///
 /// The text belongs to the library and stays until the next failing call in this thread. A call that
 /// succeeds leaves it alone.
@@ -209,7 +272,6 @@ pub extern "C" fn hol_last_error_clear() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
     use std::ffi::CStr;
 
     fn message() -> Vec<u8> {
@@ -218,12 +280,25 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_at_a_character() {
-        let text = format!("x{}", "é".repeat(TEXT_SIZE));
-        report(&Failure::Error(Error::new(ErrorKind::Corrupt, text.as_str())));
-        let message = String::from_utf8(message()).unwrap();
-        assert!(text.starts_with(&message));
-        assert!((TEXT_SIZE - 3..TEXT_SIZE).contains(&message.len()), "{}", message.len());
+    fn a_long_text_is_cut_at_a_character_and_says_so() {
+        for before in ["", "x", "xy", "xyz"] {
+            for letter in ["x", "é", "€", "𝄞"] {
+                let text = format!("{before}{}", letter.repeat(TEXT_SIZE));
+                report(&Failure::Error(Error::new(ErrorKind::Corrupt, text.as_str())));
+                let message = String::from_utf8(message()).unwrap();
+                assert!((TEXT_SIZE - 4..TEXT_SIZE).contains(&message.len()), "{}", message.len());
+                assert!(text.starts_with(message.strip_suffix(CUT).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_that_just_fits_is_whole() {
+        for (length, whole) in [(TEXT_SIZE - 1, true), (TEXT_SIZE, false)] {
+            let text = "x".repeat(length);
+            report(&Failure::Error(Error::new(ErrorKind::Corrupt, text.as_str())));
+            assert_eq!(message() == text.as_bytes(), whole, "{length}");
+        }
     }
 
     #[test]

@@ -23,6 +23,18 @@ pub const HOL_EXTENT_COMPRESSED: u32 = 8;
 pub const HOL_EXTENT_OFFSET: u32 = 16;
 /// The bitmap says that the part changed.
 pub const HOL_EXTENT_DIRTY: u32 = 32;
+/// All flags of hol_extent.flags that this header knows; hol_constant() tells which the library knows.
+pub const HOL_EXTENT_FLAGS_MASK: u32 = 63;
+
+const _: () = assert!(
+    HOL_EXTENT_FLAGS_MASK
+        == HOL_EXTENT_PRESENT
+            | HOL_EXTENT_ZERO
+            | HOL_EXTENT_DATA
+            | HOL_EXTENT_COMPRESSED
+            | HOL_EXTENT_OFFSET
+            | HOL_EXTENT_DIRTY
+);
 
 /// A part of a disk. The library makes it: struct_size says how much of it this library knows.
 #[repr(C)]

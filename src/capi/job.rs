@@ -1,11 +1,11 @@
 //! Jobs of a transaction: `hol_job`.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{c_char, c_int};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
-use super::boundary::{Handle, Poison, boundary, c_text, give, handle, out, take};
-use super::error::{HOL_OK, code_of};
+use super::boundary::{Handle, Poison, boundary, give, handle, out, take};
+use super::error::{HOL_OK, code_of, hol_error_details};
+use super::kept::Texts;
 use super::structure::{Fill, Grows, fill};
 use crate::{Error, Job, JobStatus};
 
@@ -14,7 +14,7 @@ use crate::{Error, Job, JobStatus};
 pub struct hol_job {
     job: Job,
     /// Every text that was told: C holds pointers to them.
-    texts: Mutex<Vec<CString>>,
+    texts: Texts,
     poison: Poison,
 }
 
@@ -31,20 +31,13 @@ impl hol_job {
 
     /// The text of an error, which stays until the handle is freed.
     pub(super) fn keep_text(&self, error: &Error) -> *const c_char {
-        let text = c_text(error.to_string().as_bytes());
-        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = texts.iter().find(|kept| **kept == text) {
-            return kept.as_ptr();
-        }
-        let kept = text.as_ptr();
-        texts.push(text);
-        kept
+        self.texts.keep(error.to_string())
     }
 }
 
 /// A handle for `job` that belongs to C.
 pub(super) fn give_job(job: &Job) -> *mut hol_job {
-    give(hol_job { job: job.clone(), texts: Mutex::default(), poison: Poison::default() })
+    give(hol_job { job: job.clone(), texts: Texts::default(), poison: Poison::default() })
 }
 
 /// The job has not begun.
@@ -155,6 +148,27 @@ pub unsafe extern "C" fn hol_job_error(
         let error = job.job.error();
         code.set(error.as_ref().map_or(HOL_OK, |error| code_of(error.kind())));
         message.set(error.as_ref().map_or(ptr::null(), |error| job.keep_text(error)));
+        Ok(HOL_OK)
+    })
+}
+
+/// Fills `*details` with how the job failed, as hol_job_error() tells it, and with the operating system's errno. The text
+/// belongs to the job and stays until hol_job_free().
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_error_details(
+    job: *const hol_job,
+    details: *mut hol_error_details,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, details): (_, Fill<_>) = unsafe { (handle(job, "job")?, fill(details, "details")?) };
+        let error = job.job.error();
+        details.set(&hol_error_details::of(error.as_ref(), |error| job.keep_text(error)));
         Ok(HOL_OK)
     })
 }

@@ -33,7 +33,8 @@ pub const HOL_SHARING_FORCE: u32 = 1;
 
 /// The image is opened for reading. The default.
 pub const HOL_ACCESS_READ: u32 = 0;
-/// The image's bitmaps can be changed too. It is locked against everybody else.
+/// The image is opened for reading and writing: its data, its size, its bitmaps and its internal snapshots. It is locked
+/// against everybody else; images below it are only read.
 pub const HOL_ACCESS_WRITE: u32 = 1;
 
 /// The image is opened with the files that it names. The default.
@@ -187,6 +188,16 @@ pub(super) fn choice<T: Copy>(field: &str, value: u32, choices: &[(u32, T)]) -> 
 /// Refuses a field that a later version may give a meaning.
 pub(super) fn unused(field: &str, value: u32) -> Result<(), Failure> {
     if value == 0 { Ok(()) } else { Err(invalid(format!("{field} must be 0"))) }
+}
+
+/// Refuses flags that are not of the mask, and names them.
+pub(super) fn flags(field: &str, value: u32, known: u32) -> Result<(), Failure> {
+    match value & !known {
+        0 => Ok(()),
+        unknown => {
+            Err(invalid(format!("{field} has flags that are not known here: {unknown:#x}; leave them out")))
+        }
+    }
 }
 
 /// The format behind a constant.

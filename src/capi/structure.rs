@@ -22,11 +22,17 @@ const LARGEST: usize = 64 * 1024;
 unsafe fn struct_size<T: Grows>(pointer: *const T, name: &'static str) -> Result<usize, Failure> {
     // SAFETY: as promised above, and the size is the first field.
     let size = unsafe { pointer.cast::<usize>().read() };
+    check_size::<T>(size, name)?;
+    Ok(size)
+}
+
+/// Refuses what was never the size of such a structure.
+fn check_size<T: Grows>(size: usize, name: &'static str) -> Result<(), Failure> {
     // A structure's size is always a multiple of its alignment: anything else was never a `sizeof`.
     if size < size_of::<usize>() || size > LARGEST || size % align_of::<T>() != 0 {
         return Err(invalid(format!("{name}->struct_size is {size}: set it to the sizeof of the structure")));
     }
-    Ok(size)
+    Ok(())
 }
 
 /// The options behind a pointer from C: all zero for NULL, a short structure's tail is zero, and a longer one's
@@ -83,6 +89,21 @@ pub(super) unsafe fn option_array<T: Grows>(
         unsafe { options(place, name) }
     };
     (0..number).map(read).collect()
+}
+
+/// Makes a structure of C all zero but for its size, which is what the caller says it is.
+///
+/// # Safety
+/// A pointer that is not NULL has `size` bytes behind it that can be written.
+pub(super) unsafe fn init<T: Grows>(pointer: *mut T, size: usize, name: &'static str) -> Result<(), Failure> {
+    let place = NonNull::new(pointer).ok_or(Failure::Null(name))?.cast::<u8>();
+    check_size::<T>(size, name)?;
+    // SAFETY: as promised above; the size was checked, and comes first.
+    unsafe {
+        place.write_bytes(0, size);
+        place.cast::<usize>().write(size);
+    }
+    Ok(())
 }
 
 /// A structure that C wants filled.

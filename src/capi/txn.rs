@@ -88,6 +88,10 @@ pub struct hol_event {
     pub side: u32,
     /// With HOL_EVENT_ERROR: HOL_ACTION_*.
     pub action: u32,
+    /// With HOL_EVENT_FAILED and HOL_EVENT_ERROR: the operating system's errno; 0: it had no part.
+    pub os_error: i32,
+    /// 0
+    pub reserved2: u32,
 }
 
 // SAFETY: `repr(C)`, size first; integers, of which zero is a value.
@@ -106,6 +110,8 @@ impl hol_event {
             reserved: 0,
             side: 0,
             action: 0,
+            os_error: 0,
+            reserved2: 0,
         };
         values.kind = match &event.kind {
             EventKind::StateChanged(status) => {
@@ -117,7 +123,7 @@ impl hol_event {
                 HOL_EVENT_PROGRESS
             }
             EventKind::Error { side, action, error } => {
-                values.code = code_of(error.kind());
+                (values.code, values.os_error) = (code_of(error.kind()), error.errno().unwrap_or(0));
                 values.side = match side {
                     ErrorSide::Source => HOL_SIDE_SOURCE,
                     ErrorSide::Target => HOL_SIDE_TARGET,
@@ -130,7 +136,7 @@ impl hol_event {
                 HOL_EVENT_ERROR
             }
             EventKind::Failed(error) => {
-                values.code = code_of(error.kind());
+                (values.code, values.os_error) = (code_of(error.kind()), error.errno().unwrap_or(0));
                 HOL_EVENT_FAILED
             }
             EventKind::Cancelled => HOL_EVENT_CANCELLED,

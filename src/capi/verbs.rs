@@ -6,8 +6,9 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use super::boundary::{boundary, handle, out};
-use super::error::{HOL_OK, code_of};
+use super::error::{HOL_OK, code_of, hol_error_details};
 use super::job::hol_job;
+use super::structure::{Fill, fill};
 
 /// Asks the job to begin nothing more, and does not wait: it is HOL_JOB_PAUSED when what is at work is done. Other jobs go
 /// on, but those of its group wait for it in the end.
@@ -127,6 +128,27 @@ pub unsafe extern "C" fn hol_job_stop_error(
         let error = job.job().stopped_by();
         code.set(error.as_ref().map_or(HOL_OK, |error| code_of(error.kind())));
         message.set(error.as_ref().map_or(ptr::null(), |error| job.keep_text(error)));
+        Ok(HOL_OK)
+    })
+}
+
+/// Fills `*details` with the error that made the job pause, as hol_job_stop_error() tells it, and with the operating
+/// system's errno. The text belongs to the job and stays until hol_job_free().
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_stop_error_details(
+    job: *const hol_job,
+    details: *mut hol_error_details,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, details): (_, Fill<_>) = unsafe { (handle(job, "job")?, fill(details, "details")?) };
+        let error = job.job().stopped_by();
+        details.set(&hol_error_details::of(error.as_ref(), |error| job.keep_text(error)));
         Ok(HOL_OK)
     })
 }

@@ -89,7 +89,7 @@ fn check(file: &ImageFile) -> Result<CheckReport> {
         None => Ok(()),
     };
     match looked {
-        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => return Err(e),
+        Err(e) if e.is_io() || e.kind() == ErrorKind::Limit => return Err(e),
         Err(e) => checked.report.add(CheckProblemKind::UnusableBitmap, 1, None, 0, || {
             format!("the image's damage keeps the bitmaps from being looked into: {e}")
         }),

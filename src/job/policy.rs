@@ -96,7 +96,12 @@ impl ErrorPolicy {
 
 /// Whether a policy has a say: only where trying again can help.
 pub(crate) fn is_retryable(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace)
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Permission => true,
+        // The operating system's memory, not ours.
+        ErrorKind::NoMemory => error.errno().is_some(),
+        _ => false,
+    }
 }
 
 impl fmt::Display for ErrorSide {
