@@ -8,6 +8,15 @@ use std::{fmt, io, sync::Arc};
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A path for a message: control characters, which could steer a terminal, are escaped. Paths come from images, too.
+pub(crate) fn shown(path: &std::path::Path) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_debug().to_string(),
+        false => c.to_string(),
+    };
+    path.display().to_string().chars().map(escape).collect()
+}
+
 /// What class of failure an [`Error`] is. Each kind has exactly one code in the C ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -159,7 +168,7 @@ impl Error {
     /// The same error with the name of the file it is about before its text, unless it is there already.
     #[must_use]
     pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
-        let shown = format!("'{}'", path.display());
+        let shown = format!("'{}'", shown(path));
         if self.context.contains(&shown) { self } else { self.within(shown) }
     }
 

@@ -9,6 +9,7 @@ mod repair;
 mod resize;
 mod snapshot;
 mod staged;
+mod turnstile;
 mod write;
 
 use std::{
@@ -28,6 +29,7 @@ use rayon::prelude::*;
 pub(crate) use redo::{Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch};
 pub(crate) use staged::StagedBitmaps;
 use staged::Turns;
+use turnstile::Turnstile;
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
 
@@ -65,6 +67,8 @@ struct Inner {
     turn: Turns,
     /// Tables have moved that some of them may still read at their old places.
     tables_moved: AtomicBool,
+    /// Passed by those who write guest data before they take `image`, and by those who look at the metadata meanwhile.
+    turnstile: Turnstile,
     /// While guest data is written. Taken after `image`.
     writing: Mutex<Option<Writing>>,
     /// The image that lies on top of this one by now.
@@ -103,6 +107,7 @@ impl Disk {
             pins: AtomicUsize::new(0),
             turn: Turns::default(),
             tables_moved: AtomicBool::new(false),
+            turnstile: Turnstile::default(),
             writing: Mutex::default(),
             overlay: OnceLock::new(),
             readers: OnceLock::new(),

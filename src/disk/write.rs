@@ -109,6 +109,7 @@ impl Disk {
         if self.0.options.access != Access::Write {
             return Err(self.wrong_state("was opened for reading; it cannot be written"));
         }
+        let _passing = self.0.turnstile.pass();
         let image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_covered()?;
         self.refuse_pinned()?;
@@ -150,14 +151,13 @@ impl Disk {
 
     /// The image as it is on disk, which nobody changes meanwhile: for those who look at its metadata.
     pub(super) fn settled(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
-        loop {
-            self.settle()?;
-            let image = self.0.image.read().unwrap_or_else(PoisonError::into_inner);
-            // Somebody may have begun to write in between.
-            if self.writing().is_none() {
-                return Ok(image);
-            }
+        if self.0.options.access != Access::Write {
+            return Ok(self.0.image.read().unwrap_or_else(PoisonError::into_inner));
         }
+        // However many write all the time, nobody does from here on until this has the image.
+        let _passing = self.0.turnstile.pass();
+        self.settle()?;
+        Ok(self.0.image.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn settle_locked(&self, image: &mut Arc<Image>) -> Result<()> {

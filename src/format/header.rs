@@ -12,7 +12,7 @@ use super::{
     extension::{Extensions, FeatureName},
     geometry::Geometry,
     read_struct,
-    text::printable,
+    text::{printable, until_zero},
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -129,6 +129,7 @@ pub(crate) struct Header {
     pub(crate) compatible: u64,
     pub(crate) autoclear: u64,
     pub(crate) compression: CompressionType,
+    /// As it lies there, a zero byte and what follows included; [`Header::backing`] is the name.
     pub(crate) backing_name: Option<Vec<u8>>,
     /// Bytes of the fixed part.
     pub(crate) length: usize,
@@ -140,19 +141,56 @@ pub(crate) struct Header {
 /// What must be known before the header's whole cluster can be read.
 pub(crate) fn cluster_bits(prefix: &[u8]) -> Result<u32> {
     let Some(fixed) = prefix.first_chunk::<24>() else {
-        return Err(corrupt("not a qcow2 image: the file is shorter than a header"));
+        return Err(corrupt("not a qcow2 image: the file ends inside the header"));
     };
     let word = |at: usize| fixed[at..at + 4].iter().fold(0u32, |value, byte| value << 8 | u32::from(*byte));
     if word(0) != MAGIC {
-        let text = "not a qcow2 image: the magic bytes are missing (is it a raw image? then say so)";
-        return Err(corrupt(text));
+        return Err(not_qcow2(prefix));
     }
     let version = word(4);
+    if version == 1 {
+        return Err(other_format("a qcow image of version 1"));
+    }
     if !(2..=3).contains(&version) {
         let text = format!("qcow2 version {version} is not supported, only 2 and 3");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Geometry::new(word(20), 4, false).map(|g| g.cluster_bits)
+}
+
+/// What a file is by its first bytes, if it is no disk in a format that is read. A raw disk can begin like that, too.
+const OTHER_FORMATS: [(usize, &[u8], &str); 13] = [
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"COWD", "a VMDK image"),
+    (0, b"# Disk DescriptorFile", "the description of a VMDK image"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"conectix", "a VHD image"),
+    (0x40, b"\x7f\x10\xda\xbe", "a VDI image"),
+    (0, b"QED\0", "a QED image"),
+    (0, b"\x1f\x8b", "compressed with gzip"),
+    (0, b"\xfd7zXZ\0", "compressed with xz"),
+    (0, b"BZh", "compressed with bzip2"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (0, b"LUKS\xba\xbe", "encrypted with LUKS"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+];
+
+fn not_qcow2(prefix: &[u8]) -> Error {
+    let begins =
+        |(at, magic, _): &&(usize, &[u8], &str)| prefix.get(*at..).is_some_and(|p| p.starts_with(magic));
+    match OTHER_FORMATS.iter().find(begins) {
+        Some((_, _, what)) => other_format(what),
+        None => corrupt(
+            "not a qcow2 image: the magic bytes are missing; if it is a raw disk, the format has to be given as raw",
+        ),
+    }
+}
+
+fn other_format(what: &str) -> Error {
+    let text = format!(
+        "not a qcow2 image: the file looks like {what}, which is not supported; convert or unpack it first"
+    );
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 impl Header {
@@ -205,6 +243,21 @@ impl Header {
         header.check_features()?;
         header.check_tables()?;
         Ok(header)
+    }
+
+    /// The name of the backing file, if there is one: none where it is empty, as QEMU has it.
+    pub(crate) fn backing(&self) -> Option<&[u8]> {
+        self.backing_name.as_deref().map(until_zero).filter(|name| !name.is_empty())
+    }
+
+    /// The format of the backing file, as it is recorded.
+    pub(crate) fn backing_format(&self) -> Option<&[u8]> {
+        self.extensions.backing_format.as_deref().map(until_zero).filter(|format| !format.is_empty())
+    }
+
+    /// The name of the external data file, as it is recorded.
+    pub(crate) fn data_file(&self) -> Option<&[u8]> {
+        self.extensions.data_file.as_deref().map(until_zero)
     }
 
     pub(crate) fn has(&self, incompatible_bit: u64) -> bool {
@@ -305,6 +358,9 @@ fn header_length(raw: &RawHeader, cluster: &[u8]) -> Result<usize> {
         _ => raw.header_length.get() as usize,
     };
     let valid = length == V2_LENGTH || (length >= V3_LENGTH && length.is_multiple_of(8));
+    if cluster.len() < V2_LENGTH || (raw.version.get() > 2 && cluster.len() < V3_LENGTH) {
+        return Err(corrupt(format!("the file ends inside the header, after {} bytes", cluster.len())));
+    }
     if raw.version.get() > 2 && (length < V3_LENGTH || !valid) {
         return Err(corrupt(format!("header_length is {length}, below 104 or no multiple of 8")));
     }

@@ -3,6 +3,11 @@
 /// The longest text from an image that appears in a message.
 const LONGEST: usize = 128;
 
+/// A name as those read it who take it as C does: up to the first zero byte.
+pub(crate) fn until_zero(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 /// `bytes` as text for a message or a terminal: control characters and invalid UTF-8 escaped, cut when long.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let escaped = match std::str::from_utf8(bytes) {

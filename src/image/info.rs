@@ -125,8 +125,8 @@ impl Image {
         let top = &self.layers[0];
         let header = top.qcow2().map(|image| image.header());
         let backing = header.and_then(|header| {
-            let name = String::from_utf8_lossy(header.backing_name.as_deref()?).into_owned();
-            let format = header.extensions.backing_format.as_deref().map(lossy);
+            let name = lossy(header.backing()?);
+            let format = header.backing_format().map(lossy);
             Some(BackingInfo { full_name: full_name(self.path(), &name), name, format })
         });
         Ok(DiskInfo {
@@ -187,7 +187,7 @@ impl Layer {
             corrupt: header.has(incompatible::CORRUPT),
             dirty: header.has(incompatible::DIRTY),
             extended_l2: header.geometry.extended_l2,
-            data_file: header.extensions.data_file.as_deref().map(lossy),
+            data_file: header.data_file().map(lossy),
             data_file_raw: header.autoclear & autoclear::DATA_FILE_RAW != 0,
             bitmaps,
             unknown_extensions: header

@@ -11,7 +11,7 @@ use super::{
     shelf::{Named, STAYING, Shelf},
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result, shown},
     format::text::printable,
     storage::{File, FileId, FileVersion, Lock, Storage},
 };
@@ -175,7 +175,7 @@ impl Image {
 
     /// Refuses what would stand on this chain and be one image more than may be opened.
     pub(crate) fn ensure_room_above(&self, options: &ImageOptions) -> Result<()> {
-        let named = self.qcow2().is_some_and(|top| top.header().backing_name.is_some());
+        let named = self.qcow2().is_some_and(|top| top.header().backing().is_some());
         if named && options.layers == Layers::TopOnly {
             // How long the chain is has to be found out. Nothing of it is used, so that others may write it.
             let options = ImageOptions {
@@ -209,10 +209,8 @@ fn refuse_loop(seen: &HashSet<FileId>, file: &File, named: &Named) -> Result<()>
         return Ok(());
     }
     let name = printable(&named.name);
-    let text = format!(
-        "'{}': its backing file '{name}' is part of the chain above it: a loop",
-        named.above.display()
-    );
+    let text =
+        format!("'{}': its backing file '{name}' is part of the chain above it: a loop", shown(&named.above));
     Err(Error::new(ErrorKind::Corrupt, text))
 }
 
@@ -225,14 +223,24 @@ fn refuse_longer(path: &Path, count: usize, options: &ImageOptions) -> Result<()
     let text = format!(
         "'{}': the chain of backing files would have more than {limit} images, which is its limit; make a full copy, copy \
          the chain into one image, or raise the chain limit",
-        path.display()
+        shown(path)
     );
     Err(Error::new(ErrorKind::Limit, text))
 }
 
 /// Opens and locks the file of an image that is named by the caller.
 pub(super) fn open_locked(storage: &dyn Storage, path: &Path, options: &ImageOptions) -> Result<File> {
-    let cause = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let cause = |e: io::Error| {
+        let denied = matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+        let error = |what| Error::io(format!("cannot open '{}'{what}", shown(path)), e);
+        match options.access == Access::Write && denied {
+            false => error(""),
+            true => error(" for writing").and_also(
+                "it can be read only, if that is permitted: a backup that leaves its bitmap as it is (bitmap mode never) \
+                 does no more",
+            ),
+        }
+    };
     options.check().map_err(|e| e.in_file(path))?;
     let (opened, lock) = match (options.access, options.sharing) {
         (Access::Write, _) => (storage.open_writable(path), Lock::Write),
@@ -271,7 +279,7 @@ fn reopen_for_writing(storage: &dyn Storage, file: &mut File) -> Result<bool> {
             Ok(false)
         }
         Err(e) => {
-            Err(Error::io(format!("cannot open the data file '{}' for writing", file.path().display()), e))
+            Err(Error::io(format!("cannot open the data file '{}' for writing", shown(file.path())), e))
         }
     }
 }
@@ -366,9 +374,9 @@ impl Layer {
 
     fn backing(&self) -> Result<Option<(&[u8], Format)>> {
         let Some(image) = self.qcow2() else { return Ok(None) };
-        let Some(name) = &image.header().backing_name else { return Ok(None) };
+        let Some(name) = image.header().backing() else { return Ok(None) };
         let shown = printable(name);
-        match image.header().extensions.backing_format.as_deref() {
+        match image.header().backing_format() {
             Some(b"qcow2") => Ok(Some((name, Format::Qcow2))),
             Some(b"raw") => Ok(Some((name, Format::Raw))),
             Some(other) => {

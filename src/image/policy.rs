@@ -1,13 +1,15 @@
 //! Which files that are named inside an image may be opened.
 
 use std::{
+    ffi::OsStr,
     io,
+    os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf, absolute},
     str::FromStr,
 };
 
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result, shown},
     format::text::printable,
     storage::{File, FileKind, Storage},
 };
@@ -49,9 +51,9 @@ impl FromStr for BackingPolicy {
 impl BackingPolicy {
     /// Opens the file that the image at `image` names as its `role` ("backing file", "data file").
     pub(crate) fn open(&self, storage: &dyn Storage, image: &Path, name: &[u8], role: &str) -> Result<File> {
-        let shown = printable(name);
-        let fail = |kind, text: String| Error::new(kind, format!("'{}': {text}", image.display()));
-        let deny = |text: &str| fail(ErrorKind::PolicyDenied, format!("its {role} '{shown}' {text}"));
+        let printed = printable(name);
+        let fail = |kind, text: String| Error::new(kind, format!("'{}': {text}", shown(image)));
+        let deny = |text: &str| fail(ErrorKind::PolicyDenied, format!("its {role} '{printed}' {text}"));
 
         let name = check_name(name).map_err(&deny)?;
         let own_folder = folder_of(image);
@@ -66,7 +68,7 @@ impl BackingPolicy {
             None => storage.open(&path),
             Some(folder) => {
                 let outside = || {
-                    let place = folder.display();
+                    let place = shown(folder);
                     deny(&format!(
                         "lies outside '{place}'; allow it with the backing policy under=DIR or any"
                     ))
@@ -81,7 +83,7 @@ impl BackingPolicy {
         let file = match opened {
             Ok(inner) => File::new(inner, &path),
             Err(e) => {
-                let text = format!("'{}': cannot open its {role} '{shown}'", image.display());
+                let text = format!("'{}': cannot open its {role} '{printed}'", shown(image));
                 return Err(Error::io(text, e));
             }
         };
@@ -100,15 +102,14 @@ pub(crate) fn folder_of(image: &Path) -> &Path {
     }
 }
 
-/// A name from an image as a path, unless it could be read as anything else.
+/// A name from an image as a path, unless it could be read as anything else. Names are bytes.
 pub(crate) fn check_name(name: &[u8]) -> Result<&Path, &'static str> {
-    let text = std::str::from_utf8(name).map_err(|_| "is not valid UTF-8 and is never opened")?;
-    if text.is_empty() || text.chars().any(char::is_control) {
-        return Err("is empty or has control characters and is never opened");
+    if name.is_empty() || name.contains(&0) {
+        return Err("is empty or has a zero byte, which no path has");
     }
-    match text.find([':', '/']).map(|at| text.as_bytes()[at]) {
+    match name.iter().find(|byte| matches!(byte, b':' | b'/')) {
         Some(b':') => Err("looks like a URL or pseudo protocol, which is never opened"),
-        _ => Ok(Path::new(text)),
+        _ => Ok(Path::new(OsStr::from_bytes(name))),
     }
 }
 
@@ -137,13 +138,15 @@ mod tests {
 
     #[test]
     fn names_that_are_no_paths() {
-        for name in ["json:{}", "nbd://host/x", "fat:rw:/etc", "a:b/c", "", "a\nb", "a\0b"] {
+        for name in ["json:{}", "nbd://host/x", "fat:rw:/etc", "a:b/c", "", "a\0b"] {
             assert!(check_name(name.as_bytes()).is_err(), "{name:?}");
         }
         for name in ["base.qcow2", "/srv/base:1.qcow2", "sub/a:b", "../x"] {
             assert!(check_name(name.as_bytes()).is_ok(), "{name:?}");
         }
-        assert!(check_name(b"\xff").is_err());
+        for name in [&b"\xff"[..], b"caf\xe9.raw", b"a\tb", b"a\nb"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
     }
 
     #[test]

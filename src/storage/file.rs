@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{FileExtent, FileId, FileKind, FileVersion, Lock, StorageFile};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, shown};
 
 /// A [`StorageFile`] that knows its name. Clones share the file.
 #[derive(Clone, Debug)]
@@ -32,11 +32,11 @@ impl File {
 
     /// An error of this file: `'NAME': text`.
     pub(crate) fn error(&self, kind: ErrorKind, text: impl std::fmt::Display) -> Error {
-        Error::new(kind, format!("'{}': {text}", self.path.display()))
+        Error::new(kind, format!("'{}': {text}", shown(&self.path)))
     }
 
     fn fail(&self, what: impl std::fmt::Display, cause: io::Error) -> Error {
-        Error::io(format!("cannot {what} '{}'", self.path.display()), cause)
+        Error::io(format!("cannot {what} '{}'", shown(&self.path)), cause)
     }
 
     pub(crate) fn len(&self) -> Result<u64> {

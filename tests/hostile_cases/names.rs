@@ -1,7 +1,13 @@
 //! Names of other files inside an image: backing files and data files that must not be opened, must not
 //! block, or do not end.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+    path::Path,
+    process::Command,
+};
 
 use super::{Case, Expect, Expect::*, Qemu, Qemu::*};
 use crate::builder::{Builder, Cluster, Image, field::*, pattern};
@@ -76,7 +82,31 @@ fn backing_names() -> Vec<Case> {
         backed("backing-json-policy-any", Read(""), OUTSIDE, json, "raw").policy("any"),
         backed("backing-nbd", Read(""), OUTSIDE, b"nbd://127.0.0.1:1/x", "raw").policy("any"),
         backed("backing-fd", Read(""), OUTSIDE, b"fd:0", "raw").policy("any"),
-        backed("backing-nul", Read(""), RefusesRead, b"base.raw\0.png", "raw"),
+        backed("backing-nul-missing", Read(""), RefusesRead, b"base.raw\0.png", "raw"),
+        Case::new("backing-nul", Same, Accepts, |dir| {
+            raw(&dir.join("base.raw"));
+            overlay().backing(&b"base.raw\0"[..], "raw\0").build()
+        }),
+        Case::new("backing-nul-inside", Same, Accepts, |dir| {
+            raw(&dir.join("base.raw"));
+            overlay().backing(&b"base.raw\0.png"[..], "raw").build()
+        }),
+        Case::new("backing-nul-first", Same, Accepts, |_| {
+            overlay().backing(&b"\0base.raw"[..], "raw").build()
+        }),
+        Case::new("backing-latin1", Same, Accepts, |dir| {
+            raw(&dir.join(OsStr::from_bytes(b"caf\xe9.raw")));
+            overlay().backing(&b"caf\xe9.raw"[..], "raw").build()
+        }),
+        Case::new("backing-tab", Same, Accepts, |dir| {
+            raw(&dir.join("a\tb.raw"));
+            overlay().backing("a\tb.raw", "raw").build()
+        }),
+        // The name is printed; it must not steer the terminal.
+        Case::new("backing-control-there", Same, Accepts, |dir| {
+            raw(&dir.join("base\x1b[2J\n.raw"));
+            overlay().backing("base\x1b[2J\n.raw", "raw").build()
+        }),
         backed("backing-control", Read(""), RefusesRead, b"base\x1b[2J\n.raw", "raw"),
         backed("backing-not-utf8", Read(""), RefusesRead, b"base\xff\xfe.raw", "raw"),
         backed("backing-missing", Read("nowhere.raw"), RefusesRead, b"nowhere.raw", "raw"),
@@ -175,7 +205,7 @@ fn chains() -> Vec<Case> {
             link(dir, "c.qcow2", "b.qcow2");
             overlay().backing("b.qcow2", "qcow2").build()
         }),
-        Case::new("backing-chain-of-70", Read("64"), Accepts, |dir| {
+        Case::new("backing-chain-of-70", Same, Accepts, |dir| {
             for depth in 1..70 {
                 link(dir, &format!("{depth}.qcow2"), &format!("{}.qcow2", depth + 1));
             }

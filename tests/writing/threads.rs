@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -155,4 +155,39 @@ fn a_map_that_is_late_hides_no_write() {
     disk.close().unwrap();
     site.restore(&simulated);
     site.holds(&expected);
+}
+
+/// What is told of a disk is told soon, however many write it all the time.
+#[test]
+fn a_look_at_a_disk_waits_for_few_writes() {
+    let site = Site::new("");
+    site.add_bitmap("a");
+    let disk = site.open();
+    let (done, writes) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut waited = Vec::new();
+    thread::scope(|scope| {
+        for number in 0..2 {
+            let (disk, done, writes) = (&disk, &done, &writes);
+            scope.spawn(move || {
+                let mut random = Rng::new(number, 1);
+                while !done.load(Ordering::Relaxed) {
+                    disk.write_at(&[1; 512], random.below(4 * MIB - 512)).unwrap();
+                    writes.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..15 {
+            thread::sleep(Duration::from_millis(5));
+            let before = writes.load(Ordering::Relaxed);
+            assert_eq!(disk.info().unwrap().virtual_size, 4 * MIB);
+            assert_eq!(disk.bitmaps().unwrap().len(), 1);
+            waited.push(writes.load(Ordering::Relaxed) - before);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    // A thread that looks may not run for a while; half of the times it does.
+    waited.sort_unstable();
+    assert!(waited[7] <= 16, "writes that a look waited for: {waited:?}");
+    assert!(writes.load(Ordering::Relaxed) > 15, "nobody wrote");
+    disk.close().unwrap();
 }

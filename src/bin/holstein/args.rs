@@ -99,23 +99,47 @@ impl WritableArgs {
     }
 }
 
-/// Reads a number of bytes: decimal, with an optional binary suffix `k`, `M`, `G` or `T` in either case.
+/// Reads a number of bytes as QEMU's tools do: decimal, with a binary suffix from `k` to `E` in either case and a fraction
+/// before it; or hexadecimal (`0x...`), without a suffix.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+    let wrong = || {
+        format!("'{text}' is not a size: a number with k, M, G, T, P or E is expected, or 0x and hex digits")
+    };
+    let large = || format!("'{text}' is too large");
+    if let Some(digits) = text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        return u64::from_str_radix(digits, 16).map_err(|_| large());
+    }
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = text[number.len()..].to_ascii_lowercase();
+    let shift = match suffix.as_str() {
         "" | "b" => 0,
         "k" => 10,
         "m" => 20,
         "g" => 30,
         "t" => 40,
-        _ => return Err(format!("'{text}' is not a size: a number with k, M, G or T is expected")),
+        "p" => 50,
+        "e" => 60,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        // A part of a byte is none.
+        Some(_) if shift == 0 => return Err(wrong()),
+        Some((whole, fraction)) if !fraction.is_empty() && fraction.len() <= 18 => (whole, fraction),
+        Some(_) => return Err(wrong()),
+        None => (number, "0"),
     };
     // `parse` alone would take a plus sign.
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("'{text}' is not a size: a number with k, M, G or T is expected"));
+    if whole.is_empty() || ![whole, fraction].iter().all(|part| part.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(wrong());
     }
-    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is too large"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
+    let whole: u128 = whole.parse().map_err(|_| large())?;
+    let part =
+        fraction.parse::<u128>().map_err(|_| large())? * (1 << shift) / 10u128.pow(fraction.len() as u32);
+    let bytes = whole.checked_mul(1 << shift).and_then(|bytes| bytes.checked_add(part));
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(large)
 }
 
 #[cfg(test)]
@@ -132,6 +156,12 @@ mod tests {
         assert_eq!(parse_size("2M"), Ok(2 << 20));
         assert_eq!(parse_size("1g"), Ok(1 << 30));
         assert_eq!(parse_size("3T"), Ok(3 << 40));
+        assert_eq!(parse_size("2P"), Ok(2 << 50));
+        assert_eq!(parse_size("1e"), Ok(1 << 60));
+        assert_eq!(parse_size("1.5G"), Ok(3 << 29));
+        assert_eq!(parse_size("0.25k"), Ok(256));
+        assert_eq!(parse_size("0x10"), Ok(16));
+        assert_eq!(parse_size("0XfF"), Ok(255));
         assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
     }
 
@@ -142,10 +172,18 @@ mod tests {
             "k",
             "+1",
             "-1",
-            "1.5M",
+            "1.5",
+            "1.5b",
+            ".5M",
+            "1.M",
+            "1.-5M",
             "64kB",
             "64x",
-            "0x10",
+            "0x",
+            "0x10k",
+            "0x-1",
+            "16E",
+            "0x10000000000000000",
             " 1",
             "1 k",
             "६",

@@ -1,9 +1,9 @@
 //! `holstein backup`: one transaction that copies disks.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, fs, os::unix::fs::MetadataExt, process::ExitCode};
 
 use clap::Args;
-use holstein::{Backup, CompletionMode, Disk, DiskOptions, RunningTransaction};
+use holstein::{Access, Backup, CompletionMode, Disk, DiskOptions, RunningTransaction};
 
 use crate::{disk_spec::DiskSpec, failure::Failure, output::escape_path, progress, run::RunArgs};
 
@@ -55,6 +55,7 @@ Exit codes: 0 all disks were copied, 1 failed, 2 wrong usage.";
 /// Runs the command.
 pub(crate) fn run(args: &BackupArgs) -> Result<ExitCode, Failure> {
     let specs = parse_disks(&args.disks)?;
+    refuse_twice(&specs)?;
     progress::catch_signals()?;
     let completion = if args.individual { CompletionMode::Individual } else { CompletionMode::Grouped };
     args.run.follow(start(&args.run, completion, &specs), &specs)
@@ -71,6 +72,24 @@ fn parse_disks(texts: &[OsString]) -> Result<Vec<DiskSpec>, Failure> {
         specs.push(spec);
     }
     Ok(specs)
+}
+
+/// One disk whose bitmap changes can be copied once in a run: it is locked against everybody, this command included.
+fn refuse_twice(specs: &[DiskSpec]) -> Result<(), Failure> {
+    let file = |spec: &DiskSpec| fs::metadata(&spec.source).ok().map(|file| (file.dev(), file.ino()));
+    for (index, spec) in specs.iter().enumerate() {
+        let same = |other: &&DiskSpec| file(other).is_some_and(|one| Some(one) == file(spec));
+        let changes = |other: &&DiskSpec| [*other, spec].iter().any(|spec| spec.access() == Access::Write);
+        if let Some(other) = specs[..index].iter().filter(same).find(changes) {
+            let (one, two) = (escape_path(&other.source), escape_path(&spec.source));
+            let text = format!(
+                "--disk: 'source' {one} and {two} are the same disk, and its bitmap is to change; copy it in two runs, or \
+                 with bitmap-mode=never"
+            );
+            return Err(Failure::usage(text));
+        }
+    }
+    Ok(())
 }
 
 fn start(

@@ -176,7 +176,7 @@ impl Qcow2 {
         if !self.rules.data_file {
             return Ok(None);
         }
-        match self.header.extensions.data_file.as_deref() {
+        match self.header.data_file() {
             Some(name) => Ok(Some(name)),
             None => {
                 Err(self.file.error(ErrorKind::Corrupt, "the image has a data file but does not name it"))

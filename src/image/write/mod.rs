@@ -69,7 +69,7 @@ impl Writer {
     /// open as a whole.
     pub(crate) fn begin(image: &Image) -> Result<Self> {
         let top = qcow2(image)?;
-        if top.header().backing_name.is_some() && image.layer_count() == 1 {
+        if top.header().backing().is_some() && image.layer_count() == 1 {
             let text = "the image was opened without its backing files; open all of the chain";
             return Err(top.file().error(ErrorKind::WrongState, text));
         }
