@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from ctypes import c_char_p
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import _abi
-from ._library import check, lib, name_bytes, number
+from ._library import lib, name_bytes, number
 
 if TYPE_CHECKING:
     from ._disk import Disk
@@ -56,10 +57,11 @@ class BitmapChanges:
 
     def apply(self) -> None:
         """Carries the changes out and forgets them."""
-        for change, disk in zip(self._changes, self._sources):
-            change.source_disk = disk and disk.handle
-        changes = (_abi.BitmapChange * len(self._changes))(*self._changes)
-        check(lib.hol_bitmap_apply(self._disk.handle, changes, len(changes)))
+        with ExitStack() as at_work:
+            for change, disk in zip(self._changes, self._sources):
+                change.source_disk = disk and at_work.enter_context(disk._calls.call())
+            changes = (_abi.BitmapChange * len(self._changes))(*self._changes)
+            self._disk._run(lib.hol_bitmap_apply, changes, len(changes))
         self._changes, self._sources = [], []
 
     def _note(self, kind: str, name: str | bytes, source_disk: Disk | None = None, **fields: object) -> None:

@@ -6,11 +6,14 @@ import ctypes
 from ctypes import byref, c_size_t, c_uint8, c_uint64, c_void_p
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Callable
+from typing import Callable, TypeVar
 
 from . import _abi
 from ._bitmap_changes import BitmapChanges, recording
+from ._calls import Calls
 from ._library import Path, check, choice, lib, name_bytes, number, path_bytes, text
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,6 @@ class Disk:
         """Opens the image. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
         (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". A writable disk
         can be changed, its data, its size and its bitmaps, and nobody else can open its image meanwhile."""
-        self._handle = c_void_p()
         options = _disk_options(
             format=format,
             backing_policy=backing_policy,
@@ -109,7 +111,9 @@ class Disk:
             memory_limit=memory_limit,
             chain_limit=chain_limit,
         )
-        check(lib.hol_disk_open(path_bytes(path), byref(options), byref(self._handle)))
+        handle = c_void_p()
+        check(lib.hol_disk_open(path_bytes(path), byref(options), byref(handle)))
+        self._calls = Calls("disk", handle)
 
     @classmethod
     def create(
@@ -166,85 +170,95 @@ class Disk:
             existing=choice("EXISTING", "existing", existing),
         )
         disk = cls.__new__(cls)
-        disk._handle = c_void_p()
-        check(lib.hol_disk_create(path_bytes(path), number("size", size or 0), byref(options), byref(disk._handle)))
+        handle = c_void_p()
+        check(lib.hol_disk_create(path_bytes(path), number("size", size or 0), byref(options), byref(handle)))
+        disk._calls = Calls("disk", handle)
         return disk
 
     @property
     def handle(self) -> c_void_p:
-        """The hol_disk, for calls of the library."""
-        if not self._handle:
-            raise ValueError("the disk is closed")
-        return self._handle
+        """The hol_disk, for calls of the library; no other thread may close the disk during those."""
+        return self._calls.open_handle()
+
+    def _use(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        """Calls a function of the library on the disk, which stays open until it returns."""
+        with self._calls.call() as handle:
+            return function(handle, *arguments)
+
+    def _run(self, function: Callable[..., int], *arguments: object) -> int:
+        """The same; raises how it failed."""
+        return check(self._use(function, *arguments))
 
     @property
     def size(self) -> int:
         """Size of the disk in bytes."""
         size = c_uint64()
-        check(lib.hol_disk_size(self.handle, byref(size)))
+        self._run(lib.hol_disk_size, byref(size))
         return size.value
 
     def info(self) -> DiskInfo:
         """What is known of the top image."""
         details = _abi.DiskDetails()
-        check(lib.hol_disk_info(self.handle, byref(details)))
-        flags = {name.lower(): bool(details.flags & flag) for name, flag in _abi.DISK_FLAGS.items()}
-        return DiskInfo(
-            format=_abi.CHOICES["FORMAT"][details.format],
-            virtual_size=details.virtual_size,
-            actual_size=details.actual_size,
-            file_length=details.file_length,
-            version=details.version,
-            cluster_size=details.cluster_size,
-            refcount_bits=details.refcount_bits,
-            compression=_abi.CHOICES["COMPRESSION"][details.compression],
-            snapshots=details.snapshots,
-            bitmaps=details.bitmaps,
-            layers=details.layers,
-            backing=text(details.backing),
-            backing_path=text(details.backing_path),
-            backing_format=text(details.backing_format),
-            data_file=text(details.data_file),
-            **flags,
-        )
+        # The texts are the disk's: it stays open until they are read.
+        with self._calls.call() as handle:
+            check(lib.hol_disk_info(handle, byref(details)))
+            flags = {name.lower(): bool(details.flags & flag) for name, flag in _abi.DISK_FLAGS.items()}
+            return DiskInfo(
+                format=_abi.CHOICES["FORMAT"][details.format],
+                virtual_size=details.virtual_size,
+                actual_size=details.actual_size,
+                file_length=details.file_length,
+                version=details.version,
+                cluster_size=details.cluster_size,
+                refcount_bits=details.refcount_bits,
+                compression=_abi.CHOICES["COMPRESSION"][details.compression],
+                snapshots=details.snapshots,
+                bitmaps=details.bitmaps,
+                layers=details.layers,
+                backing=text(details.backing),
+                backing_path=text(details.backing_path),
+                backing_format=text(details.backing_format),
+                data_file=text(details.data_file),
+                **flags,
+            )
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the disk, read through the chain."""
         data = bytearray(number("length", length))
         # An array of no bytes has no address to give.
         buffer = (c_uint8 * length).from_buffer(data) if length else (c_uint8 * 1)()
-        check(lib.hol_disk_read(self.handle, number("offset", offset), buffer, length))
+        self._run(lib.hol_disk_read, number("offset", offset), buffer, length)
         return bytes(data)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes to a writable disk; every bitmap that records has the range before. Durable after flush or close."""
         data = bytes(data)
         buffer = (c_uint8 * max(len(data), 1)).from_buffer_copy(data or b"\0")
-        check(lib.hol_disk_write(self.handle, number("offset", offset), buffer, len(data)))
+        self._run(lib.hol_disk_write, number("offset", offset), buffer, len(data))
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Makes a part of a writable disk read as zero, without storing zeros where that is possible."""
-        check(lib.hol_disk_write_zeroes(self.handle, number("offset", offset), number("length", length)))
+        self._run(lib.hol_disk_write_zeroes, number("offset", offset), number("length", length))
 
     def discard(self, offset: int, length: int) -> None:
         """Gives up what a part of a writable disk holds: the clusters that it covers whole read as zero then."""
-        check(lib.hol_disk_discard(self.handle, number("offset", offset), number("length", length)))
+        self._run(lib.hol_disk_discard, number("offset", offset), number("length", length))
 
     def flush(self) -> None:
         """Makes everything durable that was written."""
-        check(lib.hol_disk_flush(self.handle))
+        self._run(lib.hol_disk_flush)
 
     def resize(self, size: int) -> None:
         """Changes the size of a writable disk, durably; what is new reads as zero and is dirty in every bitmap."""
-        check(lib.hol_disk_resize(self.handle, number("size", size)))
+        self._run(lib.hol_disk_resize, number("size", size))
 
     def create_snapshot(self, name: str | bytes) -> None:
         """Takes an internal snapshot of a writable disk as it is, durably; bitmaps are not part of it."""
-        check(lib.hol_disk_snapshot_create(self.handle, name_bytes(name)))
+        self._run(lib.hol_disk_snapshot_create, name_bytes(name))
 
     def delete_snapshot(self, id_or_name: str | bytes) -> None:
         """Deletes an internal snapshot of a writable disk, durably."""
-        check(lib.hol_disk_snapshot_delete(self.handle, name_bytes(id_or_name)))
+        self._run(lib.hol_disk_snapshot_delete, name_bytes(id_or_name))
 
     def extents(self, start: int = 0, length: int | None = None) -> list[Extent]:
         """How the disk is stored, in runs; all of it unless told which part. Reads no data."""
@@ -252,12 +266,12 @@ class Disk:
             length = self.size - start
         if start < 0 or length < 0:
             raise ValueError("start and length cannot be negative, and start not past the end")
-        return _collect(lambda callback: lib.hol_disk_extents(self.handle, start, length, callback, None))
+        return _collect(lambda callback: self._use(lib.hol_disk_extents, start, length, callback, None))
 
     def bitmaps(self) -> list[BitmapInfo]:
         """The persistent bitmaps, with those that cannot be used."""
         number = c_size_t()
-        check(lib.hol_bitmap_list(self.handle, byref(number)))
+        self._run(lib.hol_bitmap_list, byref(number))
         return [self._bitmap(lib.hol_bitmap_info_at, index) for index in range(number.value)]
 
     def bitmap(self, name: str | bytes) -> BitmapInfo:
@@ -267,13 +281,13 @@ class Disk:
     def bitmap_count(self, name: str | bytes) -> int:
         """Dirty bytes of a bitmap, in whole granules."""
         count = c_uint64()
-        check(lib.hol_bitmap_count(self.handle, name_bytes(name), byref(count)))
+        self._run(lib.hol_bitmap_count, name_bytes(name), byref(count))
         return count.value
 
     def bitmap_extents(self, name: str | bytes) -> list[Extent]:
         """The parts of the disk that a bitmap says are dirty: ascending, merged, within the disk."""
         name = name_bytes(name)
-        return _collect(lambda callback: lib.hol_bitmap_extents(self.handle, name, callback, None))
+        return _collect(lambda callback: self._use(lib.hol_bitmap_extents, name, callback, None))
 
     def add_bitmap(self, name: str | bytes, *, granularity: int = 0, disabled: bool = False) -> None:
         """Adds a clean bitmap to a writable disk; granularity 0 is the library's choice. This change and the others here
@@ -281,27 +295,27 @@ class Disk:
         options = _abi.BitmapOptions(
             granularity=number("granularity", granularity), recording=recording(disabled)
         )
-        check(lib.hol_bitmap_add(self.handle, name_bytes(name), byref(options)))
+        self._run(lib.hol_bitmap_add, name_bytes(name), byref(options))
 
     def remove_bitmap(self, name: str | bytes) -> None:
         """Removes a bitmap, also one that cannot be used."""
-        check(lib.hol_bitmap_remove(self.handle, name_bytes(name)))
+        self._run(lib.hol_bitmap_remove, name_bytes(name))
 
     def clear_bitmap(self, name: str | bytes) -> None:
         """Makes all of a bitmap clean."""
-        check(lib.hol_bitmap_clear(self.handle, name_bytes(name)))
+        self._run(lib.hol_bitmap_clear, name_bytes(name))
 
     def enable_bitmap(self, name: str | bytes) -> None:
         """Lets a bitmap record writes from now on."""
-        check(lib.hol_bitmap_enable(self.handle, name_bytes(name)))
+        self._run(lib.hol_bitmap_enable, name_bytes(name))
 
     def disable_bitmap(self, name: str | bytes) -> None:
         """Lets a bitmap not record writes from now on."""
-        check(lib.hol_bitmap_disable(self.handle, name_bytes(name)))
+        self._run(lib.hol_bitmap_disable, name_bytes(name))
 
     def rename_bitmap(self, name: str | bytes, new_name: str | bytes) -> None:
         """Gives a bitmap a name that is not in use."""
-        check(lib.hol_bitmap_rename(self.handle, name_bytes(name), name_bytes(new_name)))
+        self._run(lib.hol_bitmap_rename, name_bytes(name), name_bytes(new_name))
 
     def merge_bitmaps(self, name: str | bytes, *sources: str | bytes, source_disk: Disk | None = None) -> None:
         """Makes everything dirty in the bitmap `name` that is dirty in one of the sources, bitmaps of this disk or of
@@ -315,22 +329,23 @@ class Disk:
 
     def close(self) -> None:
         """Closes the disk, with what was written durable; a second time does nothing. Transactions that use it keep what
-        they need. No other thread may be in a call of it."""
-        handle, self._handle = self._handle, c_void_p()
-        check(lib.hol_disk_close(handle))
+        they need. Other threads may be in calls of it: their end is waited for, and their next call raises ValueError."""
+        check(lib.hol_disk_close(self._calls.take()))
 
     def _bitmap(self, function: Callable[..., int], key: object) -> BitmapInfo:
         details = _abi.BitmapDetails()
-        check(function(self.handle, key, byref(details)))
-        flags = {name: bool(details.flags & flag) for name, flag in _abi.BITMAP_FLAGS.items()}
-        return BitmapInfo(
-            name=text(details.name) or "",
-            granularity=details.granularity,
-            in_use=flags["IN_USE"],
-            auto=flags["AUTO"],
-            count=details.count if flags["COUNTED"] else None,
-            reason=text(details.reason),
-        )
+        # The texts are the disk's: it stays open until they are read.
+        with self._calls.call() as handle:
+            check(function(handle, key, byref(details)))
+            flags = {name: bool(details.flags & flag) for name, flag in _abi.BITMAP_FLAGS.items()}
+            return BitmapInfo(
+                name=text(details.name) or "",
+                granularity=details.granularity,
+                in_use=flags["IN_USE"],
+                auto=flags["AUTO"],
+                count=details.count if flags["COUNTED"] else None,
+                reason=text(details.reason),
+            )
 
     def __enter__(self) -> Disk:
         return self
@@ -341,8 +356,8 @@ class Disk:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            lib.hol_disk_close(self._handle)
+        if calls := getattr(self, "_calls", None):
+            lib.hol_disk_close(calls.take())
 
 
 def _disk_options(

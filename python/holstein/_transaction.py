@@ -247,7 +247,7 @@ class Transaction(Actions):
             finalize=choice("LAST_STEP", "finalize", finalize),
             dismiss=choice("LAST_STEP", "dismiss", dismiss),
         )
-        self._add(lib.hol_action_backup(source.handle, path_bytes(target), byref(options)))
+        self._add(source._use(lib.hol_action_backup, path_bytes(target), byref(options)))
 
     def _add(self, action: int | None) -> None:
         try:

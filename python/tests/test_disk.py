@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 import unittest
 from pathlib import Path
 
@@ -101,6 +102,32 @@ class DiskTest(ImagesCase):
         disk.close()
         with self.assertRaises(ValueError):
             disk.size
+
+    def test_closing_waits_for_the_calls_of_other_threads(self) -> None:
+        for _ in range(20):
+            disk = holstein.Disk(self.disk, writable=True)
+            begun = threading.Barrier(5)
+            ended: list[str] = []
+
+            def work() -> None:
+                begun.wait()
+                try:
+                    while True:
+                        disk.read(0, 4 << 20)
+                        self.assertEqual(disk.bitmap("nightly").name, "nightly")
+                        self.assertEqual(disk.info().format, "qcow2")
+                        disk.extents()
+                except ValueError as error:
+                    ended.append(str(error))
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            begun.wait()
+            disk.close()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(ended, ["the disk is closed"] * 4)
 
     def test_example_prints_and_writes_the_changed_extents(self) -> None:
         out = self.folder / "out"

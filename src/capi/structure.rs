@@ -29,7 +29,7 @@ unsafe fn struct_size<T: Grows>(pointer: *const T, name: &'static str) -> Result
 /// Refuses what was never the size of such a structure.
 fn check_size<T: Grows>(size: usize, name: &'static str) -> Result<(), Failure> {
     // A structure's size is always a multiple of its alignment: anything else was never a `sizeof`.
-    if size < size_of::<usize>() || size > LARGEST || size % align_of::<T>() != 0 {
+    if size < size_of::<usize>() || size > LARGEST || !size.is_multiple_of(align_of::<T>()) {
         return Err(invalid(format!("{name}->struct_size is {size}: set it to the sizeof of the structure")));
     }
     Ok(())

@@ -269,7 +269,7 @@ fn the_targets_second_sync_fails() {
 
 #[test]
 fn the_target_cannot_be_renamed() {
-    end_fails(Trouble::Rename, ErrorKind::Io, "cannot rename the finished target");
+    end_fails(Trouble::Rename, ErrorKind::Permission, "cannot rename the finished target");
 }
 
 #[test]
