@@ -8,6 +8,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use holstein::{Access, Disk, DiskOptions};
+
 mod support;
 
 use support::qemu::run;
@@ -184,4 +186,59 @@ fn what_shrinking_and_growing_hid_is_found() {
     assert_eq!(night.dirty("a.qcow2"), "[]", "QEMU's bitmap does not know of it");
     night.succeed(&["source=a.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly,backing=0.qcow2"]);
     night.same("a.qcow2", "1.qcow2");
+}
+
+/// Zeros that are stored, as far as the files tell of them: they have holes there.
+#[test]
+fn what_grew_as_data_is_found_where_the_files_have_holes() {
+    // The data file, how it grows, who shrinks it.
+    let ways: [(&str, &[&str], &[bool]); 3] =
+        [("raw", &[], &[false, true]), ("", &["--preallocation=falloc"], &[true]), ("", &[], &[false, true])];
+    for (data_file, growth, shrinks) in ways {
+        for &ours in shrinks {
+            let night = Night::new();
+            let image = night.name("d.qcow2");
+            let options = match data_file {
+                "" => "cluster_size=64k".to_owned(),
+                _ => format!("data_file={},data_file_raw=on", night.name("d.data")),
+            };
+            run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
+            night.write("d.qcow2", "write -P 91 640k 64k");
+            run("qemu-img", &["bitmap", "--add", &image, "nightly"]);
+            night.succeed(&["source=d.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+            if ours {
+                Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() })
+                    .and_then(|disk| disk.resize(512 << 10))
+                    .unwrap();
+            } else {
+                run("qemu-img", &["resize", "-q", "--shrink", &image, "512k"]);
+            }
+            run("qemu-img", &[&["resize", "-q"], growth, &[&image, "1M"]].concat());
+            night.succeed(&["source=d.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly,backing=0.qcow2"]);
+            night.same("d.qcow2", "1.qcow2");
+        }
+    }
+}
+
+/// A crash between the decision on a smaller disk and the cut of its data file leaves old data behind the end.
+#[test]
+fn what_lies_behind_the_end_of_the_image_below_is_copied() {
+    for raw in ["", ",data_file_raw=on"] {
+        let night = Night::new();
+        let image = night.name("d.qcow2");
+        let options = format!("data_file={}{raw}", night.name("d.data"));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
+        night.write("d.qcow2", "write -P 1 0 1M");
+        run("qemu-img", &["bitmap", "--add", &image, "nightly"]);
+        night.succeed(&["source=d.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+        let disk =
+            Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() }).unwrap();
+        disk.resize(524_800).unwrap();
+        drop(disk);
+        std::fs::write(night.path("d.data"), vec![1; 1 << 20]).unwrap();
+        night.succeed(&["source=d.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly,backing=0.qcow2"]);
+        run("qemu-img", &["resize", "-q", &image, "1M"]);
+        night.succeed(&["source=d.qcow2,target=2.qcow2,sync=incremental,bitmap=nightly,backing=1.qcow2"]);
+        night.same("d.qcow2", "2.qcow2");
+    }
 }

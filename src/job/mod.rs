@@ -10,6 +10,7 @@ mod board;
 mod copy;
 mod duty;
 mod encoders;
+mod hidden;
 mod meter;
 mod options;
 mod plan;

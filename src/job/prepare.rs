@@ -5,16 +5,16 @@ use std::{collections::HashSet, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode,
     duty::Seat,
+    hidden::add_hidden,
     plan::{CopySet, PlanOptions},
-    reader::is_zero,
 };
 use crate::{
-    bitmap::{BitmapChange, DirtyBitmap, Purpose},
+    bitmap::{BitmapChange, Purpose},
     disk::{BusyBitmap, Disk, Pinned},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
     image::{
-        Existing, Format, Image, Layers, Sharing,
+        Existing, Format, Layers, Sharing,
         create::{LayoutOptions, check_cluster_size, place, refuse_existing},
     },
     storage::Storage,
@@ -98,7 +98,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>) -> Result<Prepare
         }
     };
     if let (CopySet::Dirty(bitmap), Some(backing)) = (&mut set, &backing) {
-        add_hidden_zeros(bitmap, &image, &backing.image())?;
+        add_hidden(bitmap, &image, &backing.image())?;
     }
     let kind = stream_kind(backup.options.compression);
     let wanted = kind.map(|kind| (kind, cluster_size));
@@ -169,41 +169,6 @@ fn bitmap_mode_for(sync: SyncMode, mode: Option<BitmapMode>) -> Result<BitmapMod
         (_, mode) => return Ok(mode.unwrap_or(BitmapMode::Never)),
     };
     Err(invalid(wrong))
-}
-
-/// Makes dirty what reads as zero in the source but not in the image below the target. Such a place has
-/// changed, whatever the bitmap says: a disk that is shrunk and grown again loses data there, and QEMU's
-/// bitmaps do not tell. Compares maps; reads only what is stored below such a place, as larger clusters there
-/// may hold zeros too.
-fn add_hidden_zeros(bitmap: &mut DirtyBitmap, source: &Image, backing: &Image) -> Result<()> {
-    const PIECE: u64 = 64 << 10;
-    let mut buf = vec![0; PIECE as usize];
-    for run in source.runs(0..source.size().min(backing.size())) {
-        let run = run?;
-        if !run.zero() {
-            continue;
-        }
-        for below in backing.runs(run.start..run.end()) {
-            let below = below?;
-            if below.zero() {
-                continue;
-            }
-            for start in (below.start..below.end()).step_by(PIECE as usize) {
-                let end = below.end().min(start + PIECE);
-                let known =
-                    bitmap.next_extent(start).is_some_and(|dirty| dirty.start <= start && end <= dirty.end);
-                let piece = &mut buf[..(end - start) as usize];
-                if known {
-                    continue;
-                }
-                backing.read_at(piece, start)?;
-                if !is_zero(piece) {
-                    bitmap.add(start..end);
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {
