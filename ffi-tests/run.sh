@@ -30,7 +30,7 @@ with_shared=("-L$LIBDIR" "-Wl,-rpath,$BUILD/lib" -lholstein -lpthread)
 # What the static library needs from the system, as holstein.pc tells it.
 read -ra system <<< "$(sed -n 's/^Libs.private: //p' "$root/holstein.pc.in")"
 with_static=("$LIBDIR/libholstein.a" "${system[@]}")
-behaviour=(sizes nulls errors told options threads reading create bitmaps writing snapshots defaults event_loop cancel jobs partial grouped actions recover lifetimes)
+behaviour=(sizes nulls errors told options threads reading create bitmaps writing snapshots defaults event_loop cancel jobs partial grouped actions recover lifetimes streams)
 
 # build NAME SOURCE COMPILER OPTION...: BUILD/NAME from SOURCE.
 build() {

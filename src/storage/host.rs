@@ -24,25 +24,25 @@ pub struct HostStorage;
 
 impl Storage for HostStorage {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        let file = fs::OpenOptions::new().read(true).custom_flags(sys::SAFE_OPEN_FLAGS).open(path)?;
-        HostFile::checked(file)
+        let mut options = fs::OpenOptions::new();
+        HostFile::checked(sys::open(options.read(true).custom_flags(sys::SAFE_OPEN_FLAGS), path)?)
     }
 
     fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(sys::SAFE_OPEN_FLAGS).open(path)?;
-        HostFile::checked(file)
+        let options = options.read(true).write(true).custom_flags(sys::SAFE_OPEN_FLAGS);
+        HostFile::checked(sys::open(options, path)?)
     }
 
     fn open_beneath(&self, folder: &Path, name: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        let folder = fs::OpenOptions::new().read(true).custom_flags(sys::FOLDER_FLAGS).open(folder)?;
+        let mut options = fs::OpenOptions::new();
+        let folder = sys::open(options.read(true).custom_flags(sys::FOLDER_FLAGS), folder)?;
         HostFile::checked(sys::open_beneath(&folder, name)?)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o666).open(path)?;
-        HostFile::checked(file)
+        HostFile::checked(sys::open(options.read(true).write(true).create_new(true).mode(0o666), path)?)
     }
 
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
@@ -54,7 +54,7 @@ impl Storage for HostStorage {
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        fs::File::open(folder)?.sync_all()
+        sys::open(fs::OpenOptions::new().read(true), folder)?.sync_all()
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {

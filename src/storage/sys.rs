@@ -27,6 +27,30 @@ fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
+/// The file `path`, as `options` say.
+pub(super) fn open(options: &fs::OpenOptions, path: &Path) -> io::Result<fs::File> {
+    Ok(clear_of_streams(options.open(path)?.into())?.into())
+}
+
+/// Takes over what a system call has just opened.
+fn opened(fd: i64) -> io::Result<OwnedFd> {
+    // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
+    clear_of_streams(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Every descriptor of this crate comes through here. In a process that closed its standard streams a new one can be
+/// 0 to 2, and then the next text on stderr would be written into an image.
+fn clear_of_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(fd);
+    }
+    // SAFETY: the call touches no memory.
+    let moved = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
+    let moved = check(moved.into())?;
+    // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved as i32) })
+}
+
 /// Opens `name` for reading without ever leaving `folder`, symbolic links included.
 pub(super) fn open_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
     match openat2_beneath(folder, name) {
@@ -46,16 +70,14 @@ fn openat2_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
     let fd = unsafe {
         libc::syscall(libc::SYS_openat2, folder.as_raw_fd(), name.as_ptr(), &raw const how, size_of_val(&how))
     };
-    let fd = check(fd)? as i32;
-    // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
-    Ok(unsafe { fs::File::from_raw_fd(fd) })
+    Ok(opened(check(fd)?)?.into())
 }
 
 /// The same, folder by folder; stricter, as no symbolic link is followed at all.
 fn walk_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
     let outside = || io::Error::from(io::ErrorKind::CrossesDevices);
     // The way from `folder` to where we are, so that `..` goes back and never further.
-    let mut way = vec![folder.try_clone()?];
+    let mut way = vec![fs::File::from(clear_of_streams(folder.try_clone()?.into())?)];
     let mut parts = name.components().filter(|part| *part != Component::CurDir).peekable();
     while let Some(part) = parts.next() {
         let part = match part {
@@ -75,10 +97,9 @@ fn walk_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
         // SAFETY: the path is NUL-terminated and lives during the call.
         let fd = match check(unsafe { libc::openat(at, part.as_ptr(), flags) }.into()) {
             Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Err(outside()),
-            result => result? as i32,
+            result => result?,
         };
-        // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
-        way.push(unsafe { fs::File::from_raw_fd(fd) });
+        way.push(opened(fd)?.into());
     }
     way.pop().ok_or_else(outside)
 }
@@ -257,8 +278,7 @@ impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: eventfd touches no memory.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())?;
-        // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
-        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+        Ok(EventFd(opened(fd)?))
     }
 
     pub(crate) fn raise(&self) {
