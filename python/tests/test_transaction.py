@@ -123,6 +123,12 @@ class TransactionTest(ImagesCase):
             self.assertEqual(list(disk.bitmap_extents("b")), [])
         self.assert_same(rest, slow)
 
+    def test_an_empty_list_succeeds(self) -> None:
+        for completion in ("grouped", "individual"):
+            with holstein.Transaction(completion=completion) as transaction:
+                pass
+            self.assertEqual((transaction.jobs, [event.kind for event in transaction.events()]), ([], ["finished"]))
+
     def test_none_is_an_empty_image_over_its_backing_file(self) -> None:
         empty = self.folder / "empty.qcow2"
         with holstein.Disk(self.disk) as disk:

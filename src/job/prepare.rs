@@ -1,6 +1,6 @@
 //! Everything that can be refused, before anything is changed.
 
-use std::{collections::HashSet, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
+use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode,
@@ -31,6 +31,8 @@ pub(super) const SMALL_BATCH_BYTES: u64 = 256 << 10;
 /// A backup that has been found possible. Nothing has been created yet.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    /// Its place in the list, counted from 1.
+    pub(crate) action: usize,
     pub(crate) backup: Backup,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) set: CopySet,
@@ -61,7 +63,7 @@ pub(crate) struct BitmapView<'a> {
 }
 
 /// Checks one backup against its source, its options against each other, and what its target stands on.
-pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>) -> Result<Prepared> {
+pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) -> Result<Prepared> {
     let source = &backup.source;
     if source.options().sharing == Sharing::ForceShare {
         let text = format!(
@@ -106,7 +108,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>) -> Result<Prepare
     let copy_streams = copy_streams.collect::<Result<_>>()?;
     let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { storage, set, bitmap, plan, layout, backing, record_zeros, pinned, backup })
+    Ok(Prepared { action, storage, set, bitmap, plan, layout, backing, record_zeros, pinned, backup })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {
@@ -232,6 +234,8 @@ pub(crate) struct NewFile<'a> {
     pub(crate) storage: &'a dyn Storage,
     pub(crate) path: &'a Path,
     pub(crate) existing: Existing,
+    /// The action that makes it, counted from 1.
+    pub(crate) action: usize,
 }
 
 /// Checks new files against what exists, against each other, and against all `disks` that are read: a target must never
@@ -244,10 +248,15 @@ pub(crate) fn check_together<'a>(
     for disk in disks {
         in_use.extend(disk.files()?);
     }
-    let mut places = HashSet::new();
-    for NewFile { storage, path, existing } in files {
-        if !places.insert(place(storage, path)?) {
-            return Err(invalid(format!("two backups have the same target '{}'", path.display())));
+    let mut places = HashMap::new();
+    for NewFile { storage, path, existing, action } in files {
+        if let Some(other) = places.insert(place(storage, path)?, action) {
+            let (first, second) = (other.min(action), other.max(action));
+            let text = format!(
+                "actions {first} and {second} would both make '{}'; give each file a name of its own",
+                path.display()
+            );
+            return Err(invalid(text));
         }
         refuse_existing(storage, path, existing, &in_use)?;
     }
@@ -263,6 +272,6 @@ impl Prepared {
     /// Its target.
     pub(crate) fn new_file(&self) -> NewFile<'_> {
         let existing = self.backup.options.existing;
-        NewFile { storage: &*self.storage, path: &self.backup.target, existing }
+        NewFile { storage: &*self.storage, path: &self.backup.target, existing, action: self.action }
     }
 }

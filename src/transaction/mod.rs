@@ -109,7 +109,7 @@ impl Transaction {
     }
 
     /// Starts all backups and returns at once; the disks may not be written before the end (they are locked against
-    /// QEMU). Without a backup, everything is done when this returns.
+    /// QEMU). Without a backup, everything is done when this returns; an empty list succeeds, and nothing is looked at.
     ///
     /// # Errors
     /// Everything that can be known beforehand, in whatever completion mode: then nothing has been changed and
@@ -119,10 +119,8 @@ impl Transaction {
     pub fn start(self) -> Result<RunningTransaction> {
         let Transaction { actions, completion, journal, log } = self;
         let Some(disk) = actions.iter().find_map(Action::disk).cloned() else {
-            return Err(match Plan::new(actions, completion) {
-                Err(error) => error,
-                Ok(_) => Error::new(ErrorKind::InvalidArgument, "the transaction has no actions"),
-            });
+            Plan::new(actions, completion)?;
+            return RunningTransaction::of_nothing(log);
         };
         let storage = disk.image().storage().clone();
         let first = actions.iter().find_map(Action::target).map_or(disk.path(), PathBuf::as_path);
@@ -248,6 +246,16 @@ pub struct RunningTransaction {
 }
 
 impl RunningTransaction {
+    /// That of an empty list, which has ended.
+    fn of_nothing(log: Option<LogSink>) -> Result<Self> {
+        let log = log.map(|LogSink(sink)| Log::new(sink, Vec::new()));
+        let events = Arc::new(Events::new(log)?);
+        let board = Arc::new(Board::new(Vec::new(), events.clone()));
+        let run = Arc::new(Run::new(Vec::new(), board, events));
+        run.end();
+        Ok(RunningTransaction { run, thread: None })
+    }
+
     /// Its jobs, one for each backup, in the order of the list.
     pub fn jobs(&self) -> &[Job] {
         self.run.jobs()

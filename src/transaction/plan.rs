@@ -33,6 +33,8 @@ struct Site {
     snapshots: Vec<SnapshotChange>,
     /// The image on top of it, from the external snapshot on.
     overlay: Option<Overlay>,
+    /// The place in the list of the action that makes it.
+    covered_by: usize,
     /// The bitmaps of the image on top that backups go by.
     used: Vec<Used>,
 }
@@ -74,7 +76,9 @@ impl Plan {
                     sources.into_iter().map(|from| self.merge_source(&disk, from)).collect::<Result<_>>()?;
                 self.change_bitmap(&disk, BitmapChange::Merge { name, sources })
             }
-            Action::ExternalSnapshot { disk, overlay, options } => self.cover(&disk, overlay, &options),
+            Action::ExternalSnapshot { disk, overlay, options } => {
+                self.cover(&disk, overlay, &options, number)
+            }
             Action::InternalSnapshot { disk, change } => self.change_snapshots(&disk, change),
             Action::Abort => {
                 Err(Error::new(ErrorKind::Cancelled, "it makes the transaction fail; nothing was done"))
@@ -94,6 +98,7 @@ impl Plan {
                     bitmaps: Vec::new(),
                     snapshots: Vec::new(),
                     overlay: None,
+                    covered_by: 0,
                     used: Vec::new(),
                 });
                 self.sites.len() - 1
@@ -106,7 +111,7 @@ impl Plan {
         let individual = self.completion == CompletionMode::Individual;
         let site = self.site(&backup.source.clone())?;
         let name = backup.options.bitmap.clone();
-        let prepared = prepare(backup, site.view())?;
+        let prepared = prepare(backup, site.view(), action)?;
         if let Some(name) = name {
             let changes = prepared.bitmap.is_some();
             if changes && individual && site.overlay.is_some() {
@@ -159,7 +164,7 @@ impl Plan {
         Ok(MergeSource::Loaded(loaded))
     }
 
-    fn cover(&mut self, disk: &Disk, path: PathBuf, options: &OverlayOptions) -> Result<()> {
+    fn cover(&mut self, disk: &Disk, path: PathBuf, options: &OverlayOptions, action: usize) -> Result<()> {
         let individual = self.completion == CompletionMode::Individual;
         let site = self.site(disk)?;
         if let Some(overlay) = &site.overlay {
@@ -187,6 +192,7 @@ impl Plan {
         }
         disk.refuse_covered()?;
         site.overlay = Some(Overlay::new(disk, &path, options)?);
+        site.covered_by = action;
         // What was used so far are bitmaps of the image below, which nothing changes any more.
         site.used.clear();
         Ok(())
@@ -202,7 +208,8 @@ impl Plan {
         let disks = self.backups.iter().flat_map(Prepared::disks);
         let overlays = self.sites.iter().zip(&images).filter_map(|(site, image)| {
             let path = site.overlay.as_ref()?.path();
-            Some(NewFile { storage: &**image.storage(), path, existing: Existing::Refuse })
+            let storage = &**image.storage();
+            Some(NewFile { storage, path, existing: Existing::Refuse, action: site.covered_by })
         });
         let files = self.backups.iter().map(Prepared::new_file).chain(overlays);
         check_together(disks.chain(self.sites.iter().map(|site| &site.disk)), files)

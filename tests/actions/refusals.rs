@@ -1,5 +1,9 @@
 //! Lists with one bad action: nothing changes, not a file, not a byte.
 
+use std::sync::mpsc;
+
+use holstein::{Event, EventKind};
+
 use super::*;
 
 fn add(disk: &Disk, name: &str) -> Action {
@@ -104,7 +108,19 @@ fn one_bad_action_among_good_ones() {
 #[test]
 fn a_list_without_actions() {
     let site = Site::new();
-    site.refuses(CompletionMode::Grouped, vec![], "the transaction has no actions");
+    for mode in [CompletionMode::Grouped, CompletionMode::Individual] {
+        let mut empty = holstein::Transaction::new();
+        empty.set_completion(mode);
+        let (lines, last) = mpsc::channel();
+        empty.set_log(move |_, _, text| lines.send(text.to_owned()).unwrap());
+        let running = empty.start().unwrap();
+        assert!(matches!(running.wait(None), Some(Ok(()))));
+        assert!(running.jobs().is_empty());
+        let event = running.next_event().unwrap();
+        assert!(matches!(event, Event { job: None, kind: EventKind::Finished }), "{event:?}");
+        assert!(running.next_event().is_none());
+        assert_eq!(last.recv().unwrap(), "the transaction has ended");
+    }
     site.refuses(CompletionMode::Grouped, vec![Action::Abort], "it makes the transaction fail");
 }
 
@@ -130,8 +146,11 @@ fn one_target_for_two_actions() {
         overlay: site.path("t"),
         options: OverlayOptions::default(),
     };
-    let actions = vec![site.backup(&a, "t", BackupOptions::default()), overlay];
-    site.refuses(CompletionMode::Grouped, actions, "have the same target");
+    let backup = || site.backup(&a, "t", BackupOptions::default());
+    let both = |first, second| format!("actions {first} and {second} would both make '");
+    site.refuses(CompletionMode::Grouped, vec![backup(), overlay], &both(1, 2));
+    let between = vec![backup(), site.backup(&a, "u", BackupOptions::default()), backup()];
+    site.refuses(CompletionMode::Individual, between, &both(1, 3));
 }
 
 #[test]
