@@ -232,14 +232,14 @@ fn refuse_longer(path: &Path, count: usize, options: &ImageOptions) -> Result<()
 pub(super) fn open_locked(storage: &dyn Storage, path: &Path, options: &ImageOptions) -> Result<File> {
     let cause = |e: io::Error| {
         let denied = matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
-        let error = |what| Error::io(format!("cannot open '{}'{what}", shown(path)), e);
-        match options.access == Access::Write && denied {
-            false => error(""),
-            true => error(" for writing").and_also(
-                "it can be read only, if that is permitted: a backup that leaves its bitmap as it is (bitmap mode never) \
-                 does no more",
-            ),
-        }
+        let for_what = match options.access == Access::Write && denied {
+            true => {
+                " for writing (it may still be readable: a backup that leaves its bitmap as it is, bitmap mode never, \
+                 only reads it)"
+            }
+            false => "",
+        };
+        Error::io(format!("cannot open '{}'{for_what}", shown(path)), e)
     };
     options.check().map_err(|e| e.in_file(path))?;
     let (opened, lock) = match (options.access, options.sharing) {
