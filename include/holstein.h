@@ -709,7 +709,8 @@ typedef struct hol_job hol_job;
 
 /**
  * A transaction: actions that take effect together. Several threads may use it at the same time; only hol_txn_free()
- * must come alone. Two transactions have nothing in common.
+ * must come alone. Two transactions over one disk work side by side; one that would be in the way of another that runs
+ * (the same bitmap, a snapshot deleted or an overlay made beside other changes) is refused at its start with HOL_ERR_WRONG_STATE.
  */
 typedef struct hol_txn hol_txn;
 

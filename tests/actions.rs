@@ -18,6 +18,8 @@ use holstein::{
 mod command;
 #[path = "actions/individual.rs"]
 mod individual;
+#[path = "actions/meanwhile.rs"]
+mod meanwhile;
 #[path = "actions/order.rs"]
 mod order;
 #[path = "actions/qemus_defects.rs"]
@@ -26,6 +28,8 @@ mod qemus_defects;
 mod qemus_tests;
 #[path = "actions/refusals.rs"]
 mod refusals;
+#[path = "actions/side_by_side.rs"]
+mod side_by_side;
 #[path = "actions/snapshots.rs"]
 mod snapshots;
 mod support;

@@ -17,7 +17,8 @@ use super::structure::{Fill, Grows, fill};
 use crate::{Error, ErrorAction, ErrorKind, ErrorSide, Event, EventKind, RunningTransaction, Transaction};
 
 /// A transaction: actions that take effect together. Several threads may use it at the same time; only hol_txn_free()
-/// must come alone. Two transactions have nothing in common.
+/// must come alone. Two transactions over one disk work side by side; one that would be in the way of another that runs
+/// (the same bitmap, a snapshot deleted or an overlay made beside other changes) is refused at its start with HOL_ERR_WRONG_STATE.
 pub struct hol_txn {
     /// The transaction until it is started.
     planned: Mutex<Option<Transaction>>,

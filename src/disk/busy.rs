@@ -1,6 +1,9 @@
-//! Bitmaps that a running backup will change: nobody else may, until it has ended.
+//! What a running transaction will change, bitmaps above all: nobody else may, until it has ended.
 
-use std::sync::PoisonError;
+use std::{
+    collections::HashSet,
+    sync::{MutexGuard, PoisonError},
+};
 
 use super::Disk;
 use crate::{
@@ -18,13 +21,80 @@ pub(crate) struct BusyBitmap {
     position: usize,
 }
 
+/// What running transactions will change in one disk's image.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    bitmaps: HashSet<Vec<u8>>,
+    claims: Vec<Scope>,
+}
+
+/// What the actions of a transaction beside its backups change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Bitmaps; others may change other ones meanwhile.
+    Bitmaps,
+    /// Snapshots are taken; nobody else takes some meanwhile.
+    Snapshots,
+    /// Tables move, or another image will lie on top: nobody else changes the image meanwhile.
+    Image,
+}
+
+/// The right to change what the actions of a transaction are about; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    disk: Disk,
+    bitmaps: Vec<Vec<u8>>,
+    scope: Scope,
+}
+
 impl Disk {
+    /// Claims bitmaps, and more by `scope`, for a transaction whose backups keep the bitmaps in `own`. Two transactions that
+    /// would be in each other's way do not both start.
+    pub(crate) fn claim(&self, scope: Scope, names: &[&Vec<u8>], own: &[&Vec<u8>]) -> Result<Claim> {
+        let mut busy = self.busy();
+        self.refuse_claimed(&busy)?;
+        let others = busy.bitmaps.iter().any(|name| !own.contains(&name));
+        let taken = match scope {
+            Scope::Bitmaps => false,
+            Scope::Snapshots => busy.claims.contains(&Scope::Snapshots),
+            Scope::Image => others || !busy.claims.is_empty(),
+        };
+        if taken {
+            let text =
+                "another transaction that runs will change the image, too; try again when that has ended";
+            return Err(Error::new(ErrorKind::WrongState, format!("'{}': {text}", self.path().display())));
+        }
+        let names: HashSet<_> = names.iter().filter(|name| !own.contains(name)).copied().collect();
+        if let Some(name) = names.iter().find(|name| busy.bitmaps.contains(**name)) {
+            return Err(self.busy_error(name));
+        }
+        let bitmaps: Vec<_> = names.into_iter().cloned().collect();
+        busy.bitmaps.extend(bitmaps.iter().cloned());
+        busy.claims.push(scope);
+        Ok(Claim { disk: self.clone(), bitmaps, scope })
+    }
+
+    /// Refuses to change an image that somebody else changes as a whole.
+    fn refuse_claimed(&self, busy: &Busy) -> Result<()> {
+        if !busy.claims.contains(&Scope::Image) {
+            return Ok(());
+        }
+        let text = "a running transaction deletes a snapshot of it or lays an image over it; it can be changed when that \
+                    has ended";
+        Err(Error::new(ErrorKind::WrongState, format!("'{}': {text}", self.path().display())))
+    }
+
+    fn busy(&self) -> MutexGuard<'_, Busy> {
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps a bitmap for a backup that will clear it, after changes that are made before. Everything that could speak
     /// against clearing it is found out now.
     pub(crate) fn keep_bitmap(&self, name: &[u8], before: &[BitmapChange]) -> Result<BusyBitmap> {
         self.rehearse_kept(&[before, &[BitmapChange::Clear { name: name.to_vec() }]].concat(), &[])?;
-        let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !busy.insert(name.to_vec()) {
+        let mut busy = self.busy();
+        self.refuse_claimed(&busy)?;
+        if !busy.bitmaps.insert(name.to_vec()) {
             return Err(self.busy_error(name));
         }
         Ok(BusyBitmap { disk: self.clone(), name: name.to_vec(), position: before.len() })
@@ -69,8 +139,8 @@ impl Disk {
 
     /// Refuses names of bitmaps that are kept.
     pub(crate) fn refuse_busy(&self, names: &[&Vec<u8>]) -> Result<()> {
-        let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        match names.iter().find(|name| busy.contains(**name)) {
+        let busy = self.busy();
+        match names.iter().find(|name| busy.bitmaps.contains(**name)) {
             Some(name) => Err(self.busy_error(name)),
             None => Ok(()),
         }
@@ -125,6 +195,16 @@ impl BusyBitmap {
 
 impl Drop for BusyBitmap {
     fn drop(&mut self) {
-        self.disk.0.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.disk.busy().bitmaps.remove(&self.name);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut busy = self.disk.busy();
+        busy.bitmaps.retain(|name| !self.bitmaps.contains(name));
+        if let Some(at) = busy.claims.iter().position(|scope| *scope == self.scope) {
+            busy.claims.swap_remove(at);
+        }
     }
 }

@@ -10,6 +10,7 @@ mod resize;
 mod snapshot;
 mod staged;
 mod turnstile;
+mod watch;
 mod write;
 
 use std::{
@@ -22,7 +23,8 @@ use std::{
     },
 };
 
-pub(crate) use busy::BusyBitmap;
+use busy::Busy;
+pub(crate) use busy::{BusyBitmap, Claim, Scope};
 pub(crate) use fingerprint::{Fingerprint, Versions};
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
@@ -30,6 +32,8 @@ pub(crate) use redo::{Switch, Switched, give_up_bitmaps, give_up_if_switched, is
 pub(crate) use staged::StagedBitmaps;
 use staged::Turns;
 use turnstile::Turnstile;
+pub(crate) use watch::Watch;
+use watch::Watched;
 pub(crate) use write::Pinned;
 use write::{Writing, after_change};
 
@@ -59,12 +63,14 @@ struct Inner {
     /// The image as it was parsed last; replaced as a whole when it is changed.
     image: RwLock<Arc<Image>>,
     options: DiskOptions,
-    /// Names of bitmaps that a running backup will change.
-    busy: Mutex<HashSet<Vec<u8>>>,
+    /// What running transactions will change.
+    busy: Mutex<Busy>,
     /// How many keep the disk as it is.
     pins: AtomicUsize,
     /// Whose change is staged; taken before `image`.
     turn: Turns,
+    /// Whether others write the image while backups read it. Taken after `image`.
+    watched: Mutex<Watched>,
     /// Tables have moved that some of them may still read at their old places.
     tables_moved: AtomicBool,
     /// Passed by those who write guest data before they take `image`, and by those who look at the metadata meanwhile.
@@ -106,6 +112,7 @@ impl Disk {
             busy: Mutex::default(),
             pins: AtomicUsize::new(0),
             turn: Turns::default(),
+            watched: Mutex::default(),
             tables_moved: AtomicBool::new(false),
             turnstile: Turnstile::default(),
             writing: Mutex::default(),

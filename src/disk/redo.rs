@@ -70,7 +70,7 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     let file = image.top().file().clone();
     let switched = match compare(image.storage(), &file, wanted)? {
         Found::New => return was_switched(&file),
-        Found::Old => write_sector(&file, wanted),
+        Found::Old => disk.own_change(&file, || write_sector(&file, wanted)),
         Found::Other => {
             drop(image);
             return give_up(disk, wanted.directory.offset);
@@ -221,7 +221,8 @@ fn open_alone(storage: &Arc<dyn Storage>, path: &Path) -> Result<Disk> {
 /// does not has cleared the image's bit for them. Where neither is so, writes are missing in them.
 fn give_up(disk: &Disk, directory: u64) -> Result<Switched> {
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
-    let given_up = bitmap::give_up_unless_moved(super::write::top(&image)?, directory);
+    let top = super::write::top(&image)?;
+    let given_up = disk.own_change(top.file(), || bitmap::give_up_unless_moved(top, directory));
     let found = given_up.as_ref().is_ok_and(|found| *found);
     after_change(&mut image, given_up.map(drop))?;
     Ok(if found { Switched::GivenUp } else { Switched::Left })

@@ -97,12 +97,16 @@ impl Disk {
         self.settle_locked(&mut image)?;
         let top = super::write::top(&image)?;
         let bitmaps = bitmap::changed(top, bitmaps)?;
-        let written = Written::new(top, &bitmaps, &SnapshotPlan::new(top, snapshots)?)?;
-        let staged = written.edit.stage(HeaderChange { decided_later: true, ..written.change })?;
+        let plan = SnapshotPlan::new(top, snapshots)?;
+        let (staged, frees_tables) = self.own_change(top.file(), || {
+            let Written { edit, change, frees_tables } = Written::new(top, &bitmaps, &plan)?;
+            let staged = edit.stage(HeaderChange { decided_later: true, ..change })?;
+            Ok::<_, Error>((staged, frees_tables))
+        })?;
         Ok(StagedBitmaps {
             disk: self.clone(),
             staged: Some(staged),
-            frees_tables: written.frees_tables,
+            frees_tables,
             _pinned: self.pin_locked(),
             _turn: turn,
         })
@@ -170,7 +174,7 @@ impl StagedBitmaps {
     pub(crate) fn publish(mut self) -> Result<()> {
         let Some(staged) = self.staged.take() else { return Ok(()) };
         let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
-        let made = staged.publish();
+        let made = self.disk.own_change(image.top().file(), || staged.publish());
         // Somebody else than this change itself.
         if self.frees_tables && self.disk.0.pins.load(Ordering::Acquire) > 1 {
             self.disk.0.tables_moved.store(true, Ordering::Release);
@@ -207,7 +211,8 @@ impl Drop for StagedBitmaps {
         if let Some(staged) = self.staged.take() {
             let mut image = self.disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
             // What cannot be given back leaks.
-            let taken_back = super::write::top(&image).and_then(|top| staged.abandon(top));
+            let taken_back = super::write::top(&image)
+                .and_then(|top| self.disk.own_change(top.file(), || staged.abandon(top)));
             let _ = after_change(&mut image, taken_back);
         }
     }

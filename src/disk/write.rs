@@ -230,6 +230,14 @@ pub(super) fn read_anew(image: &mut Arc<Image>) -> Result<()> {
     Ok(())
 }
 
+/// Parses anew what somebody else has written since it was parsed.
+pub(super) fn refresh(image: &mut Arc<Image>) -> Result<()> {
+    if let Some(anew) = image.refreshed()? {
+        *image = Arc::new(anew);
+    }
+    Ok(())
+}
+
 /// The same after a change, also one that failed: structures can have moved before that, and a next change that goes by
 /// the old ones would overwrite them.
 pub(super) fn after_change(image: &mut Arc<Image>, made: Result<()>) -> Result<()> {

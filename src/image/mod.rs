@@ -44,9 +44,9 @@ use shelf::Shelf;
 pub(crate) use write::Writer;
 
 use crate::{
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     format::l2::Compressed,
-    storage::{File, FileVersion},
+    storage::{File, Stamp},
 };
 
 /// What a source that changed meanwhile is refused with.
@@ -59,8 +59,8 @@ pub(crate) struct Image {
     layers: Vec<Arc<Layer>>,
     /// The others, opened when they are needed.
     below: Arc<Shelf>,
-    /// Each file that stays open as it was when it was opened.
-    versions: Vec<(File, FileVersion)>,
+    /// Each file that stays open as it was before it was parsed.
+    stamps: Vec<(File, Stamp)>,
     storage: Arc<dyn crate::storage::Storage>,
 }
 
@@ -147,14 +147,24 @@ impl Image {
         self.layers[0].qcow2()
     }
 
-    /// Fails when somebody who does not heed locks has written one of the chain's files.
-    pub(crate) fn ensure_unchanged(&self) -> Result<()> {
-        for (file, version) in &self.versions {
-            if file.version()? != *version {
-                return Err(file.error(ErrorKind::Io, WRITTEN));
+    /// Fails when somebody who does not heed locks has written one of the chain's files since they had these stamps.
+    pub(crate) fn ensure_unchanged(&self, stamps: &[(File, Stamp)]) -> Result<()> {
+        for (file, stamp) in stamps {
+            if !file.stamp()?.is_same(stamp) {
+                return Err(Self::written(file));
             }
         }
         self.below.ensure_unchanged()
+    }
+
+    /// The error of a file that somebody has written.
+    pub(crate) fn written(file: &File) -> Error {
+        file.error(ErrorKind::Io, WRITTEN)
+    }
+
+    /// Each file that stays open as it was before it was parsed.
+    pub(crate) fn stamps(&self) -> &[(File, Stamp)] {
+        &self.stamps
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn crate::storage::Storage> {

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result, shown},
-    format::text::printable,
-    storage::{File, FileId, FileVersion, Lock, Storage},
+    format::{extension::Extensions, header::Header, text::printable},
+    storage::{File, FileId, Lock, Stamp, Storage},
 };
 
 /// The default of [`ImageOptions::chain_limit`].
@@ -142,12 +142,12 @@ impl Image {
     pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, options: &ImageOptions) -> Result<Image> {
         let file = open_locked(&*storage, path, options)?;
         let budget = Budget::new(options.memory_limit);
-        let mut versions = vec![(file.clone(), file.version()?)];
+        let mut stamps = vec![(file.clone(), file.stamp()?)];
         let mut top = Layer::open(file, options.format, &budget)?;
         let mut layers = Vec::new();
         let mut below = Shelf::new(storage.clone(), options, budget.clone());
         if options.layers == Layers::Chain {
-            top.open_data_file(&*storage, options, options.access, &mut versions)?;
+            top.open_data_file(&*storage, options, options.access, &mut stamps)?;
             let mut seen = HashSet::from([top.file().id()?]);
             let mut next = top.named_below()?;
             layers.push(Arc::new(top));
@@ -161,7 +161,7 @@ impl Image {
                 seen.insert(layer.file().id()?);
                 next = layer.named_below()?;
                 if below.len() == 0 && layers.len() < STAYING && budget.is_half_free() {
-                    versions.extend(files);
+                    stamps.extend(files);
                     layers.push(Arc::new(layer));
                 } else {
                     below.push(named, layer, files)?;
@@ -170,7 +170,7 @@ impl Image {
         } else {
             layers.push(Arc::new(top));
         }
-        Ok(Image { layers, below: Arc::new(below), versions, storage })
+        Ok(Image { layers, below: Arc::new(below), stamps, storage })
     }
 
     /// Refuses what would stand on this chain and be one image more than may be opened.
@@ -192,14 +192,35 @@ impl Image {
 
     /// The same chain with its top, a qcow2 image that was changed through our own file, read anew.
     pub(crate) fn reread(&self) -> Result<Image> {
-        let top = self.layers[0].reread()?;
-        let mut versions = self.versions.clone();
-        for (file, version) in &mut versions[..top.files().count()] {
-            *version = file.version()?;
+        let (mut layers, mut stamps) = (self.layers.clone(), self.stamps.clone());
+        for (file, stamp) in &mut stamps[..layers[0].files().count()] {
+            *stamp = file.stamp()?;
         }
-        let mut layers = self.layers.clone();
-        layers[0] = Arc::new(top);
-        Ok(Image { layers, below: self.below.clone(), versions, storage: self.storage.clone() })
+        layers[0] = Arc::new(layers[0].reread()?);
+        Ok(Image { layers, below: self.below.clone(), stamps, storage: self.storage.clone() })
+    }
+
+    /// The same chain with all that somebody has written since it was parsed read anew; `None` if nobody has. It has
+    /// to name the same files.
+    pub(crate) fn refreshed(&self) -> Result<Option<Image>> {
+        let (mut layers, mut stamps) = (self.layers.clone(), self.stamps.clone());
+        let (mut rest, mut anew) = (&mut stamps[..], false);
+        for layer in &mut layers {
+            let own;
+            (own, rest) = rest.split_at_mut(layer.files().count());
+            let mut written = false;
+            for (file, stamp) in own {
+                let now = file.stamp()?;
+                written |= !stamp.is_same(&now);
+                *stamp = now;
+            }
+            if written {
+                *layer = Arc::new(layer.refreshed()?);
+                anew = true;
+            }
+        }
+        let (below, storage) = (self.below.clone(), self.storage.clone());
+        Ok(anew.then(|| Image { layers, below, stamps, storage }))
     }
 }
 
@@ -293,7 +314,7 @@ impl Layer {
         budget: &Budget,
         named: &Named,
         allowed: impl Fn(&File) -> Result<()>,
-    ) -> Result<(Layer, Vec<(File, FileVersion)>)> {
+    ) -> Result<(Layer, Vec<(File, Stamp)>)> {
         let file = options.backing_policy.open(storage, &named.above, &named.name, "backing file")?;
         allowed(&file)?;
         let lock = match options.sharing {
@@ -301,10 +322,10 @@ impl Layer {
             Sharing::ForceShare => Lock::ForceShare,
         };
         lock_named(storage, &file, lock)?;
-        let mut versions = vec![(file.clone(), file.version()?)];
+        let mut stamps = vec![(file.clone(), file.stamp()?)];
         let mut layer = Layer::open(file, named.format, budget)?;
-        layer.open_data_file(storage, options, Access::Read, &mut versions)?;
-        Ok((layer, versions))
+        layer.open_data_file(storage, options, Access::Read, &mut stamps)?;
+        Ok((layer, stamps))
     }
 
     fn open(file: File, format: Format, budget: &Budget) -> Result<Layer> {
@@ -327,7 +348,7 @@ impl Layer {
         storage: &dyn Storage,
         options: &ImageOptions,
         access: Access,
-        versions: &mut Vec<(File, FileVersion)>,
+        stamps: &mut Vec<(File, Stamp)>,
     ) -> Result<()> {
         let LayerKind::Qcow2(image) = &mut self.kind else { return Ok(()) };
         let Some(name) = image.data_file_name()? else { return Ok(()) };
@@ -344,9 +365,27 @@ impl Layer {
             Sharing::ForceShare => Lock::ForceShare,
         };
         lock_named(storage, &file, lock)?;
-        versions.push((file.clone(), file.version()?));
+        stamps.push((file.clone(), file.stamp()?));
         image.set_data_file(file, writable);
         Ok(())
+    }
+
+    /// The same image, which somebody else has written, read anew.
+    fn refreshed(&self) -> Result<Layer> {
+        let Some(old) = self.qcow2() else {
+            return Layer::open(self.file().clone(), Format::Raw, &Budget::new(0));
+        };
+        let layer = self.reread()?;
+        let names = |image: &Qcow2| {
+            let Header { backing_name, extensions, .. } = image.header();
+            let Extensions { backing_format, data_file, .. } = extensions;
+            (backing_name.clone(), backing_format.clone(), data_file.clone(), image.external_data_file_bit())
+        };
+        if layer.qcow2().map(names) != Some(names(old)) {
+            let text = "the image names other files than when it was opened; open it anew";
+            return Err(self.file().error(ErrorKind::WrongState, text));
+        }
+        Ok(layer)
     }
 
     fn reread(&self) -> Result<Layer> {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{ErrorKind, Result},
     format::header::CompressionType,
-    storage::{File, FileId, FileVersion, Storage},
+    storage::{File, FileId, Stamp, Storage},
 };
 
 /// So many upper images of a chain stay open as long as the chain is.
@@ -60,7 +60,7 @@ pub(super) struct Shelf {
 struct Resting {
     named: Named,
     facts: LayerFacts,
-    versions: Vec<FileVersion>,
+    stamps: Vec<Stamp>,
 }
 
 #[derive(Debug)]
@@ -85,15 +85,10 @@ impl Shelf {
     }
 
     /// Adds the next lower image, which is open.
-    pub(super) fn push(
-        &mut self,
-        named: Named,
-        layer: Layer,
-        versions: Vec<(File, FileVersion)>,
-    ) -> Result<()> {
-        let versions = versions.into_iter().map(|(_, version)| version).collect();
+    pub(super) fn push(&mut self, named: Named, layer: Layer, stamps: Vec<(File, Stamp)>) -> Result<()> {
+        let stamps = stamps.into_iter().map(|(_, stamp)| stamp).collect();
         let (index, facts) = (self.resting.len(), layer.facts()?);
-        self.resting.push(Resting { named, facts, versions });
+        self.resting.push(Resting { named, facts, stamps });
         let mut open = self.open();
         self.make_room(&mut open, TAKING_TURNS - 1)?;
         open.push(Kept { index, layer: Arc::new(layer), may_close: None });
@@ -151,11 +146,11 @@ impl Shelf {
 
     /// Whether an image is as it was. With force-share others may write it; but it must still be the same one.
     fn check(&self, index: usize, layer: &Layer) -> Result<()> {
-        let Resting { facts, versions, .. } = &self.resting[index];
+        let Resting { facts, stamps, .. } = &self.resting[index];
         let mut same = layer.size == facts.info.size && layer.files().count() == facts.files.len();
-        for ((file, (id, _)), version) in layer.files().zip(&facts.files).zip(versions) {
+        for ((file, (id, _)), stamp) in layer.files().zip(&facts.files).zip(stamps) {
             same &= file.id()? == *id;
-            same &= self.options.sharing == Sharing::ForceShare || file.version()? == *version;
+            same &= self.options.sharing == Sharing::ForceShare || file.stamp()?.is_same(stamp);
         }
         if same { Ok(()) } else { Err(layer.file().error(ErrorKind::Io, super::WRITTEN)) }
     }
@@ -179,8 +174,8 @@ impl Shelf {
         if self.options.sharing == Sharing::ForceShare {
             return Ok(true);
         }
-        for (file, version) in layer.files().zip(&self.resting[index].versions) {
-            if file.telling_version()? != Some(*version) {
+        for (file, stamp) in layer.files().zip(&self.resting[index].stamps) {
+            if file.telling_version()?.is_none() || !file.stamp()?.is_same(stamp) {
                 return Ok(false);
             }
         }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     bitmap::DirtyBitmap,
-    disk::{BusyBitmap, Disk, Pinned},
+    disk::{BusyBitmap, Disk, Watch},
     error::Result,
     image::{
         Format, Image,
@@ -55,7 +55,7 @@ pub(crate) struct Copy {
     /// What the target stands on stays open, and locked, as long as it is made.
     backing: Option<Disk>,
     /// And its source as it is.
-    _pinned: Pinned,
+    watch: Watch,
 }
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ pub(crate) enum Step {
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
     pub(crate) fn new(prepared: Prepared, file: File, board: Arc<Board>, index: usize) -> Result<Self> {
-        let Prepared { backup, set, bitmap, mut plan, layout, backing, record_zeros, pinned, .. } = prepared;
+        let Prepared { backup, set, bitmap, mut plan, layout, backing, record_zeros, watch, .. } = prepared;
         let source = backup.source;
         let image = source.image();
         let total = Planner::total(&image, &set, plan.cluster_size);
@@ -134,7 +134,7 @@ impl Copy {
             on_target_error: backup.options.on_target_error,
             source,
             backing,
-            _pinned: pinned,
+            watch,
         })
     }
 
@@ -261,7 +261,7 @@ impl Copy {
     /// Makes the target complete and durable, if the source is still what it was.
     fn finish(&self) -> Result<(), Trouble> {
         self.turns.finish(|| {
-            self.image.ensure_unchanged().map_err(|error| Trouble { side: None, error })?;
+            self.watch.ensure_unchanged().map_err(|error| Trouble { side: None, error })?;
             self.target.finish().map(drop).map_err(Trouble::target)
         })
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     bitmap::{BitmapChange, Purpose},
-    disk::{BusyBitmap, Disk, Pinned},
+    disk::{BusyBitmap, Disk, Watch},
     error::{Error, ErrorKind, Result},
     format::header::CompressionType,
     image::{
@@ -45,8 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) backing: Option<Disk>,
     /// Zeros must be recorded: what is left out would show what is below.
     pub(crate) record_zeros: bool,
-    /// Nobody writes the source from now on.
-    pub(crate) pinned: Pinned,
+    /// Nobody writes the source from now on, or it is seen.
+    pub(crate) watch: Watch,
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -75,7 +75,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     if source.options().layers == Layers::TopOnly {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
-    let pinned = source.pin()?;
+    let watch = source.watch()?;
     let (mut set, bitmap) = copy_set(&backup, bitmaps)?;
     let image = source.image();
     let own = image.qcow2().map(|top| top.geometry().cluster_size());
@@ -108,7 +108,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     let copy_streams = copy_streams.collect::<Result<_>>()?;
     let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { action, storage, set, bitmap, plan, layout, backing, record_zeros, pinned, backup })
+    Ok(Prepared { action, storage, set, bitmap, plan, layout, backing, record_zeros, watch, backup })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {

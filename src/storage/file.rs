@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{FileExtent, FileId, FileKind, FileVersion, Lock, StorageFile};
+use super::{FileExtent, FileId, FileKind, FileVersion, Lock, Stamp, StorageFile};
 use crate::error::{Error, ErrorKind, Result, shown};
 
 /// A [`StorageFile`] that knows its name. Clones share the file.
@@ -49,6 +49,11 @@ impl File {
 
     pub(crate) fn content_time(&self) -> Result<Option<i128>> {
         self.inner.content_time().map_err(|e| self.fail("get the status of", e))
+    }
+
+    /// The file as it is, to tell later whether it was written.
+    pub(crate) fn stamp(&self) -> Result<Stamp> {
+        Stamp::of(self)
     }
 
     pub(crate) fn telling_version(&self) -> Result<Option<FileVersion>> {

@@ -10,6 +10,7 @@ mod file;
 mod host;
 mod memory;
 pub mod simulated;
+mod stamp;
 mod sys;
 
 use std::{any::Any, ffi::OsString, fmt, io, path::Path, sync::Arc};
@@ -18,6 +19,7 @@ pub(crate) use file::File;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;
 pub use simulated::SimulatedStorage;
+pub(crate) use stamp::Stamp;
 pub(crate) use sys::EventFd;
 
 /// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name

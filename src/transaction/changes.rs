@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     bitmap::BitmapChange,
-    disk::{Disk, Pinned},
+    disk::{Claim, Disk, Pinned},
     error::Result,
     image::{Existing, Format, SnapshotChange, create::TargetFile},
 };
@@ -24,6 +24,7 @@ pub(super) struct Change {
     pub(super) snapshots: Vec<SnapshotChange>,
     /// The image on top of it.
     pub(super) overlay: Option<Overlay>,
+    pub(super) _claim: Option<Claim>,
     pub(super) _pinned: Pinned,
 }
 

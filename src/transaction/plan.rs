@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Action, CompletionMode, MergeFrom, OverlayOptions, changes::Change, overlay::Overlay};
 use crate::{
     bitmap::{BitmapChange, DirtyBitmap, MergeSource, Purpose},
-    disk::{Disk, Pinned},
+    disk::{Claim, Disk, Pinned, Scope},
     error::{Error, ErrorKind, Result},
     format::text::printable,
     image::{Existing, Sharing, SnapshotChange},
@@ -37,6 +37,9 @@ struct Site {
     covered_by: usize,
     /// The bitmaps of the image on top that backups go by.
     used: Vec<Used>,
+    /// Bitmaps of its own image that backups of the list will change.
+    kept: Vec<Vec<u8>>,
+    claim: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,8 @@ impl Plan {
                     overlay: None,
                     covered_by: 0,
                     used: Vec::new(),
+                    kept: Vec::new(),
+                    claim: None,
                 });
                 self.sites.len() - 1
             }
@@ -121,6 +126,9 @@ impl Plan {
                     printable(&name)
                 );
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+            if changes && site.overlay.is_none() {
+                site.kept.push(name.clone());
             }
             site.used.push(Used { name, changes, action });
         }
@@ -199,8 +207,9 @@ impl Plan {
     }
 
     /// What can be said only of all actions together.
-    fn check(&self) -> Result<()> {
+    fn check(&mut self) -> Result<()> {
         self.refuse_moving_tables()?;
+        self.sites.iter_mut().try_for_each(Site::claim)?;
         for site in self.sites.iter().filter(|site| site.changes_image()) {
             site.disk.rehearse_kept(&site.bitmaps, &site.snapshots)?;
         }
@@ -238,8 +247,8 @@ impl Plan {
     pub(super) fn into_parts(self) -> (Vec<Prepared>, Vec<Change>) {
         let changed = self.sites.into_iter().filter(Site::changes);
         let change = |site: Site| {
-            let Site { disk, pinned, bitmaps, snapshots, overlay, .. } = site;
-            Change { disk, bitmaps, snapshots, overlay, _pinned: pinned }
+            let Site { disk, pinned, bitmaps, snapshots, overlay, claim, .. } = site;
+            Change { disk, bitmaps, snapshots, overlay, _claim: claim, _pinned: pinned }
         };
         (self.backups, changed.map(change).collect())
     }
@@ -268,6 +277,22 @@ impl Site {
     /// The disk's own image changes.
     fn changes_image(&self) -> bool {
         !self.bitmaps.is_empty() || !self.snapshots.is_empty()
+    }
+
+    /// Keeps others from changing what this changes, until the transaction has ended.
+    fn claim(&mut self) -> Result<()> {
+        if !self.changes() {
+            return Ok(());
+        }
+        let deletes = |change: &SnapshotChange| matches!(change, SnapshotChange::Delete { .. });
+        let scope = match () {
+            () if self.overlay.is_some() || self.snapshots.iter().any(deletes) => Scope::Image,
+            () if self.snapshots.is_empty() => Scope::Bitmaps,
+            () => Scope::Snapshots,
+        };
+        let names: Vec<_> = self.bitmaps.iter().flat_map(BitmapChange::names).collect();
+        self.claim = Some(self.disk.claim(scope, &names, &self.kept.iter().collect::<Vec<_>>())?);
+        Ok(())
     }
 
     /// The bitmaps of the image on top, as they are by now.

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     error::{ErrorKind, Result},
     format::header::Header,
-    storage::{File, FileVersion, Storage},
+    storage::{File, Stamp, Storage},
 };
 
 /// An image's file, open and locked: to be checked, and repaired if it was opened for writing.
@@ -51,7 +51,7 @@ pub(crate) struct Checked<'a> {
     pub(crate) report: CheckReport,
     image: &'a ImageFile,
     /// The file as it was before, unless others may write it.
-    version: Option<FileVersion>,
+    stamp: Option<Stamp>,
     has_bitmaps: bool,
 }
 
@@ -68,13 +68,13 @@ impl ImageFile {
 
     /// Checks the image.
     pub(crate) fn check(&self) -> Result<Checked<'_>> {
-        let version = match self.sharing {
-            Sharing::Locked => Some(self.file.version()?),
+        let stamp = match self.sharing {
+            Sharing::Locked => Some(self.file.stamp()?),
             Sharing::ForceShare => None,
         };
         let checked = check_file(&self.file, &self.budget);
         let (report, has_bitmaps) = checked.map_err(|e| e.in_file(self.file.path()))?;
-        Ok(Checked { report, image: self, version, has_bitmaps })
+        Ok(Checked { report, image: self, stamp, has_bitmaps })
     }
 
     /// Repairs the image, which must have been opened for writing.
@@ -136,8 +136,8 @@ impl Checked<'_> {
     /// The report, unless somebody who does not heed locks has written the image meanwhile.
     pub(crate) fn finish(self) -> Result<CheckReport> {
         let file = &self.image.file;
-        match self.version {
-            Some(version) if file.version()? != version => {
+        match self.stamp {
+            Some(stamp) if !file.stamp()?.is_same(&stamp) => {
                 Err(file.error(ErrorKind::Io, "the image was written while it was checked"))
             }
             _ => Ok(self.report),

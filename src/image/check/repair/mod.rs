@@ -54,9 +54,9 @@ use crate::{
 
 /// Repairs the image in `file`, which is locked against everybody else.
 pub(super) fn repair(file: &File, budget: &Budget, mode: RepairMode) -> Result<Repaired> {
-    let version = file.version()?;
+    let stamp = file.stamp()?;
     let header = Header::parse_for_check(&read_first_cluster(file)?)?;
-    let mut session = Session::new(file, &header, version);
+    let mut session = Session::new(file, &header, stamp);
     let mut done = Repaired::default();
     {
         let mut report = CheckReport::new();
@@ -216,7 +216,7 @@ fn stale() -> LostBitmap {
 
 /// Clears the marks of an image in which nothing is corrupt any more; false if something is.
 fn clear_marks(file: &File, budget: &Budget) -> Result<bool> {
-    let version = file.version()?;
+    let stamp = file.stamp()?;
     let header = Header::parse_for_check(&read_first_cluster(file)?)?;
     let (report, _) = check_file(file, budget)?;
     if !header.has(MARKS) || report.is_corrupt() || report.check_errors > 0 {
@@ -228,6 +228,6 @@ fn clear_marks(file: &File, budget: &Budget) -> Result<bool> {
         return Ok(false);
     }
     let change = HeaderChange { clear_incompatible: header.incompatible & MARKS, ..HeaderChange::default() };
-    Session::new(file, &header, version).publish(&change)?;
+    Session::new(file, &header, stamp).publish(&change)?;
     Ok(true)
 }

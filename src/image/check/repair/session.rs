@@ -4,7 +4,7 @@ use crate::{
     error::{ErrorKind, Result},
     format::header::Header,
     image::edit::{HeaderChange, NewHeader, clear_unknown_autoclear},
-    storage::{File, FileVersion},
+    storage::{File, Stamp},
 };
 
 const SECTOR: usize = 512;
@@ -15,14 +15,14 @@ pub(super) struct Session<'a> {
     pub(super) file: &'a File,
     pub(super) header: &'a Header,
     /// The file as it was before it was looked at.
-    version: FileVersion,
+    stamp: Stamp,
     begun: bool,
     unsynced: bool,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(file: &'a File, header: &'a Header, version: FileVersion) -> Self {
-        Session { file, header, version, begun: false, unsynced: false }
+    pub(super) fn new(file: &'a File, header: &'a Header, stamp: Stamp) -> Self {
+        Session { file, header, stamp, begun: false, unsynced: false }
     }
 
     /// Whether anything was written, or is about to be.
@@ -35,7 +35,7 @@ impl<'a> Session<'a> {
         if self.begun {
             return Ok(());
         }
-        if self.file.version()? != self.version {
+        if !self.file.stamp()?.is_same(&self.stamp) {
             let text = "the image was written while it was checked; nothing was repaired";
             return Err(self.file.error(ErrorKind::Io, text));
         }
