@@ -1,5 +1,5 @@
-/* A thread loads the library, uses it with its own threads and errors, unloads it, and ends. Arguments:
- * LIBRARY IMAGES WORK. */
+/* A thread loads the library, uses it with its own threads and errors, unloads it, and ends; then the main thread does.
+ * Arguments: LIBRARY IMAGES WORK. */
 #include <holstein.h>
 
 #include <dlfcn.h>
@@ -34,6 +34,9 @@ static void *use(void *round)
     SYMBOL(last_error_message);
     SYMBOL(disk_open);
     SYMBOL(disk_close);
+    SYMBOL(disk_size);
+    SYMBOL(disk_read);
+    SYMBOL(recover);
     SYMBOL(action_backup);
     SYMBOL(txn_new);
     SYMBOL(txn_add);
@@ -51,8 +54,17 @@ static void *use(void *round)
     CHECK(txn != NULL && txn_add(txn, action_backup(disk, target, NULL)) == HOL_OK);
     CHECK(txn_commit(txn) == HOL_OK);
     txn_free(txn);
+    CHECK(recover(arguments[3], NULL, NULL, NULL) == HOL_OK);
+    /* A read that is large enough for threads of the disk. */
+    uint64_t size = 0;
+    CHECK(disk_size(disk, &size) == HOL_OK);
+    unsigned char *buffer = malloc((size_t)size);
+    CHECK(buffer != NULL && disk_read(disk, 0, buffer, (size_t)size) == HOL_OK);
+    free(buffer);
     CHECK(disk_close(disk) == HOL_OK);
     CHECK(dlclose(library) == 0);
+    /* Every handle is freed, and this thread goes on. */
+    CHECK(dlopen(arguments[1], RTLD_NOW | RTLD_NOLOAD) == NULL);
     return NULL;
 }
 
@@ -60,12 +72,15 @@ int main(int argc, char **argv)
 {
     CHECK(argc == 4);
     arguments = argv;
-    for (int round = 0; round < 3; round++) {
+    int round = 0;
+    for (; round < 3; round++) {
         pthread_t thread;
         CHECK(pthread_create(&thread, NULL, use, &round) == 0);
         CHECK(pthread_join(thread, NULL) == 0);
     }
-    /* Nothing of the library is left in the process but, at most, its mapped code. */
+    for (; round < 6; round++)
+        use(&round);
+    /* Nothing of the library is left in the process. */
     FILE *status = fopen("/proc/self/status", "r");
     char line[256];
     int threads = 0;

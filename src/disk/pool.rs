@@ -1,20 +1,20 @@
 //! Threads of our own.
 
-use std::{
-    num::NonZeroUsize,
-    thread::{Builder, JoinHandle},
-};
+use std::num::NonZeroUsize;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    storage::Thread,
+};
 
 /// A pool that no other user of rayon in the process meets, and whose threads have ended when it is dropped:
 /// a library that is unloaded must leave no thread behind.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pool: Option<ThreadPool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
 }
 
 impl Pool {
@@ -23,7 +23,7 @@ impl Pool {
         let mut threads = Vec::new();
         let builder = ThreadPoolBuilder::new().num_threads(worker_count());
         let pool = builder.spawn_handler(|worker| {
-            threads.push(Builder::new().name(name.to_owned()).spawn(|| worker.run())?);
+            threads.push(Thread::spawn(name, || worker.run())?);
             Ok(())
         });
         match pool.build() {
@@ -51,10 +51,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.pool = None;
-        for thread in self.threads.drain(..) {
-            // A worker that panicked has told its caller already.
-            let _ = thread.join();
-        }
+        self.threads.drain(..).for_each(Thread::join);
     }
 }
 

@@ -2,13 +2,16 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::CString,
+    ffi::{CString, c_void},
     fs, io,
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Component, Path},
+    ptr,
 };
 
 use super::RenameRule;
@@ -111,10 +114,11 @@ pub(super) fn rename(from: &Path, to: &Path, rule: RenameRule) -> io::Result<()>
         RenameRule::NoReplace => libc::RENAME_NOREPLACE,
         RenameRule::Exchange => libc::RENAME_EXCHANGE,
     };
+    let here = libc::AT_FDCWD;
+    // By number: musl has no such function before version 1.2.5.
     // SAFETY: both paths are NUL-terminated and live during the call.
-    let result =
-        unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) };
-    match check(result.into()) {
+    let result = unsafe { libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), flags) };
+    match check(result) {
         // Not every file system knows the flags; a second name that must be new does the same in two steps.
         Err(e) if rule == RenameRule::NoReplace && e.raw_os_error() == Some(libc::EINVAL) => {
             link_and_unlink(&from, &to)
@@ -217,7 +221,8 @@ pub(super) fn is_in_memory(file: &fs::File) -> bool {
     let mut status: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: `status` is valid for the whole call.
     let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut status) };
-    result == 0 && status.f_type == libc::TMPFS_MAGIC
+    // The C libraries do not agree on the field's type.
+    result == 0 && status.f_type as u64 == libc::TMPFS_MAGIC as u64
 }
 
 fn flock(kind: i32, byte: i64) -> libc::flock {
@@ -298,6 +303,104 @@ impl EventFd {
     }
 }
 
+/// A thread of our own, in which all signals are blocked: they are meant for the program that uses the library.
+///
+/// The standard library leaves a destructor with the thread that *starts* one. That would keep a shared library loaded
+/// until the program's own thread ends.
+#[derive(Debug)]
+pub(crate) struct Thread(libc::pthread_t);
+
+// SAFETY: the identity of a thread means the same in every thread.
+unsafe impl Send for Thread {}
+// SAFETY: as above, and a shared reference allows nothing.
+unsafe impl Sync for Thread {}
+
+/// What a new thread is to do.
+struct Task {
+    name: CString,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl Thread {
+    /// As in the standard library. The default of some systems is too small.
+    const STACK_SIZE: usize = 2 << 20;
+
+    pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+        let task = Box::into_raw(Box::new(Task { name: CString::new(name)?, work: Box::new(work) }));
+        let thread = start(task);
+        if thread.is_err() {
+            // SAFETY: no thread has begun, so the task is still ours.
+            drop(unsafe { Box::from_raw(task) });
+        }
+        thread
+    }
+
+    /// Waits for the end.
+    pub(crate) fn join(self) {
+        // SAFETY: the thread was neither joined nor detached, and `forget` keeps it from being detached.
+        unsafe { libc::pthread_join(self.0, ptr::null_mut()) };
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Thread {
+    /// The thread goes on, and leaves nothing when it ends.
+    fn drop(&mut self) {
+        // SAFETY: the thread was neither joined nor detached.
+        unsafe { libc::pthread_detach(self.0) };
+    }
+}
+
+/// Zero, or the number of an error.
+fn check_number(result: i32) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+fn start(task: *mut Task) -> io::Result<Thread> {
+    let mut attributes = MaybeUninit::uninit();
+    // SAFETY: the place can be written.
+    check_number(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
+    // SAFETY: the attributes were initialised.
+    let sized = unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), Thread::STACK_SIZE) };
+    let thread = check_number(sized).and_then(|()| {
+        let before = block_signals()?;
+        let mut thread = MaybeUninit::uninit();
+        // SAFETY: the attributes were initialised, the place can be written, and the task is the new thread's.
+        let created =
+            unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), run, task.cast()) };
+        // SAFETY: the set is one that the system gave; a set that is valid is never refused.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+        check_number(created)?;
+        // SAFETY: the call succeeded, so it has written the place.
+        Ok(Thread(unsafe { thread.assume_init() }))
+    });
+    // SAFETY: the attributes were initialised, and are not used again.
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+    thread
+}
+
+/// Blocks all signals in this thread, which a new one inherits; returns what was blocked before.
+fn block_signals() -> io::Result<libc::sigset_t> {
+    let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: the place can be written.
+    check(unsafe { libc::sigfillset(all.as_mut_ptr()) }.into())?;
+    // SAFETY: the first set is filled, and the place of the other can be written.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    check_number(result)?;
+    // SAFETY: the call succeeded, so it has written the place.
+    Ok(unsafe { before.assume_init() })
+}
+
+extern "C" fn run(task: *mut c_void) -> *mut c_void {
+    // SAFETY: `spawn` gave the task away, to this thread alone.
+    let task = unsafe { Box::from_raw(task.cast::<Task>()) };
+    // SAFETY: the name is NUL-terminated and lives during the call; one that is too long is refused, no more.
+    unsafe { libc::pthread_setname_np(libc::pthread_self(), task.name.as_ptr()) };
+    // Nothing may unwind into C, and what a panic carries could panic again when it is dropped.
+    std::mem::forget(catch_unwind(AssertUnwindSafe(task.work)));
+    ptr::null_mut()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,5 +425,35 @@ mod tests {
             }
             assert_eq!(open(&folder, Path::new("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
         }
+    }
+
+    fn line_of<'a>(status: &'a str, key: &str) -> &'a str {
+        status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim()
+    }
+
+    #[test]
+    fn a_thread_has_its_name_and_takes_no_signal_and_the_one_that_started_it_still_does() {
+        let blocked = || fs::read_to_string("/proc/thread-self/status").unwrap();
+        let before = blocked();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = Thread::spawn("holstein-test", move || tell.send(blocked()).unwrap()).unwrap();
+        let inside = told.recv().unwrap();
+        thread.join();
+        assert_eq!(line_of(&inside, "Name:"), "holstein-test");
+        let mask = u64::from_str_radix(line_of(&inside, "SigBlk:"), 16).unwrap();
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1, libc::SIGXFSZ]
+        {
+            assert!(mask >> (signal - 1) & 1 == 1, "signal {signal} is not blocked: {mask:x}");
+        }
+        assert_eq!(line_of(&blocked(), "SigBlk:"), line_of(&before, "SigBlk:"));
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_and_can_be_joined_or_let_go() {
+        Thread::spawn("holstein-test", || std::panic::resume_unwind(Box::new(7))).unwrap().join();
+        let (tell, told) = std::sync::mpsc::channel();
+        drop(Thread::spawn("holstein-test", move || tell.send(7).unwrap()).unwrap());
+        assert_eq!(told.recv(), Ok(7));
+        assert!(Thread::spawn("a\0b", || ()).is_err());
     }
 }

@@ -20,7 +20,6 @@ use std::{
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -39,7 +38,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
     job::{Backup, Board, Copy, Job, LastStep, NewFile, Prepared, seats},
-    storage::{HostStorage, Storage},
+    storage::{HostStorage, Storage, Thread},
 };
 
 /// What the failure of one action means for the others.
@@ -242,7 +241,7 @@ pub fn recover_in(storage: &Arc<dyn Storage>, folder: impl AsRef<Path>) -> Resul
 #[derive(Debug)]
 pub struct RunningTransaction {
     run: Arc<Run>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl RunningTransaction {
@@ -298,7 +297,7 @@ impl Drop for RunningTransaction {
         self.run.let_go();
         if let Some(thread) = self.thread.take().filter(|_| !self.run.events().is_telling_here()) {
             // Its result is known already; a panic in it became an error.
-            let _ = thread.join();
+            thread.join();
         }
     }
 }

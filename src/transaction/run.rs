@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Sender},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -24,6 +23,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::create::TargetFile,
     job::{Board, Copy, Job, Left, Partial, Permit, Scratch, Step, Verdict},
+    storage::Thread,
 };
 
 /// What a thread did at one job.
@@ -68,20 +68,20 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) struct Leader {
     work: Sender<Work>,
-    thread: JoinHandle<()>,
+    thread: Thread,
 }
 
 impl Leader {
     pub(crate) fn new() -> Result<Self> {
         let (work, given) = mpsc::channel::<Work>();
-        let builder = thread::Builder::new().name("holstein-txn".to_owned());
         let lead = move || given.recv().into_iter().for_each(Work::execute);
-        let thread = builder.spawn(lead).map_err(|e| Error::io("cannot start a thread", e))?;
+        let thread =
+            Thread::spawn("holstein-txn", lead).map_err(|e| Error::io("cannot start a thread", e))?;
         Ok(Leader { work, thread })
     }
 
     /// Begins.
-    pub(crate) fn lead(self, work: Work) -> JoinHandle<()> {
+    pub(crate) fn lead(self, work: Work) -> Thread {
         // It waits for nothing else, so it is there.
         let _ = self.work.send(work);
         self.thread
@@ -90,7 +90,7 @@ impl Leader {
     /// There is nothing to lead.
     pub(crate) fn dismiss(self) {
         drop(self.work);
-        let _ = self.thread.join();
+        self.thread.join();
     }
 }
 
