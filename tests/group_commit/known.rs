@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use holstein::{
     RecoveryKind,
     storage::{
-        SimulatedStorage, Storage, StorageFile,
+        SimulatedStorage, Storage,
         simulated::{Crash, Level},
     },
 };
