@@ -2,7 +2,7 @@
 #include "check.h"
 
 _Static_assert(sizeof(hol_disk_options) == 48, "hol_disk_options");
-_Static_assert(sizeof(hol_backup_options) == 88, "hol_backup_options");
+_Static_assert(sizeof(hol_backup_options) == 96, "hol_backup_options");
 _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 112, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 48, "hol_bitmap_details");
@@ -19,7 +19,8 @@ _Static_assert(sizeof(hol_report) == 40, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
 _Static_assert(offsetof(hol_disk_options, reserved) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed there was nothing behind");
-_Static_assert(offsetof(hol_backup_options, dismiss) == 84, "the last field ends the structure");
+_Static_assert(offsetof(hol_backup_options, dismiss) == 84, "a field keeps its place");
+_Static_assert(offsetof(hol_backup_options, reserved) == 92, "the last field ends the structure");
 _Static_assert(offsetof(hol_create_options, reserved) == 68, "the last field ends the structure");
 _Static_assert(offsetof(hol_disk_details, layers) == 108, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "the last field ends the structure");
@@ -61,6 +62,7 @@ _Static_assert(HOL_EVENT_ERROR == 7 && HOL_SIDE_SOURCE == 1 && HOL_SIDE_TARGET =
 _Static_assert(HOL_ACTION_REPORT == 1 && HOL_ACTION_IGNORE == 2 && HOL_ACTION_STOP == 3, "events");
 _Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ERROR_STOP == 3, "policies");
 _Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
+_Static_assert(HOL_LINEAGE_STRICT == 0 && HOL_LINEAGE_IGNORE == 1, "lineage");
 _Static_assert(HOL_LOG_ERROR == 1 && HOL_LOG_WARNING == 2 && HOL_LOG_INFO == 3, "log");
 _Static_assert(HOL_OK == 0 && HOL_ERR_NULL == -1 && HOL_ERR_PANIC == -2, "errors");
 _Static_assert(HOL_ERR_INVALID_ARGUMENT == -3 && HOL_ERR_NOT_FOUND == -4 && HOL_ERR_EXISTS == -5, "errors");

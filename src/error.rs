@@ -5,6 +5,8 @@
 
 use std::{fmt, io, sync::Arc};
 
+use crate::recovery::Recovery;
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -117,12 +119,13 @@ pub struct Error {
     source: Option<Arc<io::Error>>,
     /// The text has the operating system's word already.
     told: bool,
+    recovery: Option<Arc<Recovery>>,
 }
 
 impl Error {
     /// An error without an operating system error below it.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Error { kind, context: context.into(), source: None, told: false }
+        Error { kind, context: context.into(), source: None, told: false, recovery: None }
     }
 
     /// An error caused by the operating system; the kind follows from the cause.
@@ -135,12 +138,24 @@ impl Error {
             io::ErrorKind::OutOfMemory => ErrorKind::NoMemory,
             _ => ErrorKind::Io,
         };
-        Error { kind, context: context.into(), source: Some(Arc::new(source)), told: false }
+        Error { kind, context: context.into(), source: Some(Arc::new(source)), told: false, recovery: None }
     }
 
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// What the recovery found that is the reason of this error, if one is.
+    pub fn recovery(&self) -> Option<&Recovery> {
+        self.recovery.as_deref()
+    }
+
+    /// The same error with that.
+    #[must_use]
+    pub(crate) fn with_recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = Some(Arc::new(recovery));
+        self
     }
 
     /// The operating system's error number, where there is one.

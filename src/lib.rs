@@ -23,25 +23,30 @@ mod format;
 pub mod fuzzing;
 mod image;
 mod job;
+mod recovery;
 pub mod storage;
 mod transaction;
 
 pub use bitmap::{BitmapChange, BitmapInfo, DirtyBitmap, MergeSource, Recording};
 pub use disk::{Disk, DiskOptions};
 pub use error::{Error, ErrorKind, Result};
-pub use format::header::CompressionType;
+pub use format::{
+    header::CompressionType,
+    lineage::{Base, Identity},
+};
 pub use image::{
     Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,
     CheckReport, CheckSeverity, Compat, CreateOptions, DiskInfo, Existing, Format, ImageOptions, LayerInfo,
-    Layers, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode, RepairReport, Run, Sharing,
+    Layers, Link, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode, RepairReport, Run, Sharing,
     SnapshotChange, SnapshotInfo,
 };
 pub use job::{
-    Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobReport,
-    JobStatus, LastStep, Progress, SyncMode, Verb, ZeroDetection,
+    Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobLineage,
+    JobReport, JobStatus, LastStep, LineageCheck, Progress, SyncMode, Verb, ZeroDetection,
 };
+pub use recovery::{Recovery, RecoveryItem, RecoveryKind};
 pub use storage::FileKind;
 pub use transaction::{
-    Action, CompletionMode, Event, EventKind, LogLevel, MergeFrom, OverlayOptions, Recovery, RecoveryItem,
-    RecoveryKind, RunningTransaction, Transaction, recover, recover_in,
+    Action, CompletionMode, Event, EventKind, LogLevel, MergeFrom, OverlayOptions, RunningTransaction,
+    Transaction, recover, recover_in,
 };

@@ -55,6 +55,7 @@ CHOICES = {
     "ZERO_DETECTION": ("on", "off"),
     "ON_ERROR": ("report", "ignore", "enospc", "stop"),
     "LAST_STEP": ("auto", "manual"),
+    "LINEAGE": ("strict", "ignore"),
     "COMPLETION": ("grouped", "individual"),
     "LAYER": ("top", "below"),
 }
@@ -136,6 +137,8 @@ class BackupOptions(_Sized):
         ("on_target_error", c_uint32),
         ("finalize", c_uint32),
         ("dismiss", c_uint32),
+        ("lineage", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

@@ -226,6 +226,7 @@ class Transaction(Actions):
         on_target_error: str = "report",
         finalize: str = "auto",
         dismiss: str = "auto",
+        lineage: str = "strict",
     ) -> None:
         """Adds the copy of a disk to a new file. The options are those of hol_backup_options, by name; the disk may be
         closed afterwards."""
@@ -246,6 +247,7 @@ class Transaction(Actions):
             on_target_error=choice("ON_ERROR", "on_target_error", on_target_error),
             finalize=choice("LAST_STEP", "finalize", finalize),
             dismiss=choice("LAST_STEP", "dismiss", dismiss),
+            lineage=choice("LINEAGE", "lineage", lineage),
         )
         self._add(source._use(lib.hol_action_backup, path_bytes(target), byref(options)))
 

@@ -9,7 +9,11 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    format::{bitmap::Entry, text::printable},
+    format::{
+        bitmap::Entry,
+        lineage::{Base, Identity},
+        text::printable,
+    },
     image::Qcow2,
 };
 
@@ -35,6 +39,14 @@ pub enum BitmapChange {
     Clear {
         /// Its name.
         name: Vec<u8>,
+    },
+    /// It counts from a backup: that has the disk as it is at this point, or as it was when the bitmap began to count.
+    /// Backups do so by themselves; this is for one that another program made.
+    CountFrom {
+        /// Its name.
+        name: Vec<u8>,
+        /// The backup; `None` forgets what is known.
+        backup: Option<Identity>,
     },
     /// Writes are, or are not, recorded from now on.
     Record {
@@ -66,6 +78,7 @@ impl BitmapChange {
             BitmapChange::Add { name, .. }
             | BitmapChange::Remove { name }
             | BitmapChange::Clear { name }
+            | BitmapChange::CountFrom { name, .. }
             | BitmapChange::Record { name, .. } => vec![name],
             BitmapChange::Rename { name, to } => vec![name, to],
             BitmapChange::Merge { name, sources } => {
@@ -105,6 +118,8 @@ pub(super) struct Slot {
     pub(super) entry: Entry,
     /// New contents; `None` while those on disk stay.
     pub(super) contents: Option<DirtyBitmap>,
+    /// From which backup on it counts, if that is known.
+    pub(super) base: Option<Base>,
     /// The name that the contents on disk have.
     stored_as: Option<Vec<u8>>,
 }
@@ -122,9 +137,11 @@ impl<'a> Draft<'a> {
     pub(super) fn new(image: &'a Qcow2) -> Self {
         // Bitmaps that nobody kept up to date do not exist any more.
         let current = image.bitmaps().iter().filter(|_| image.header().bitmaps_are_current());
+        let lineage = image.header().extensions.lineage.as_ref();
         let slot = |entry: &Entry| Slot {
             entry: entry.clone(),
             contents: None,
+            base: lineage.and_then(|lineage| lineage.base(&entry.name)),
             stored_as: Some(entry.name.clone()),
         };
         Draft { image, slots: current.map(slot).collect(), tables: None }
@@ -144,11 +161,23 @@ impl<'a> Draft<'a> {
                 let size = self.image.header().size;
                 let slot = self.sound(name)?;
                 let bits = slot.entry.granularity_bits;
+                slot.base = None;
                 slot.contents = Some(DirtyBitmap::clean(name.clone(), bits, size));
                 Ok(())
             }
+            BitmapChange::CountFrom { name, backup } => {
+                let disk_size = self.image.header().size;
+                self.sound(name)?.base = backup.map(|backup| Base { backup, disk_size });
+                Ok(())
+            }
             BitmapChange::Record { name, recording } => {
-                self.sound(name)?.entry.auto = *recording == Recording::Enabled;
+                let slot = self.sound(name)?;
+                let enabled = *recording == Recording::Enabled;
+                // What was written while it did not record is missing in it.
+                if enabled && !slot.entry.auto {
+                    slot.base = None;
+                }
+                slot.entry.auto = enabled;
                 Ok(())
             }
             BitmapChange::Rename { name, to } => {
@@ -226,7 +255,7 @@ impl<'a> Draft<'a> {
         };
         self.check_new(&entry)?;
         let contents = Some(DirtyBitmap::clean(name.to_vec(), bits, self.image.header().size));
-        self.slots.push(Slot { entry, contents, stored_as: None });
+        self.slots.push(Slot { entry, contents, base: None, stored_as: None });
         Ok(())
     }
 
@@ -264,6 +293,11 @@ impl<'a> Draft<'a> {
             Some(stored) => ensure_recorded(self.image, stored),
             None => Ok(()),
         }
+    }
+
+    /// From which backup on a bitmap counts by now, if that is known.
+    pub(super) fn base(&self, name: &[u8]) -> Result<Option<Base>> {
+        Ok(self.slots[self.find(name)?].base)
     }
 
     /// The contents of a bitmap as they are by now.

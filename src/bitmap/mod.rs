@@ -14,6 +14,6 @@ pub use persistent::BitmapInfo;
 pub(crate) use persistent::{check, list, load};
 pub(crate) use record::Recorder;
 pub(crate) use store::{
-    DirectoryPlace, NewBitmaps, Purpose, change, changed, directory_offset, directory_place,
+    DirectoryPlace, NewBitmaps, Purpose, base_after, change, changed, directory_offset, directory_place,
     give_up_unless_moved, give_up_untrusted, load_after, resized, validate,
 };

@@ -14,6 +14,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         bitmap::{Entry, MAX_DIRECTORY_BYTES, TableEntry, check_directory},
+        lineage::{self, Base, Lineage},
         text::printable,
     },
     image::{
@@ -205,6 +206,11 @@ pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<NewBitmaps> {
 }
 
 impl NewBitmaps {
+    /// What they count from, if they change.
+    pub(crate) fn lineage(&self, image: &Qcow2) -> Option<Lineage> {
+        self.0.as_ref().map(|slots| lineage_of(image, slots))
+    }
+
     /// Writes them, as a part of a change; `None` if they stay.
     pub(crate) fn write(&self, image: &Qcow2, edit: &mut Edit<'_>) -> Result<Option<BitmapsField>> {
         self.0.as_ref().map(|slots| write_all(image, edit, slots)).transpose()
@@ -223,7 +229,26 @@ fn is_trusted(loaded: Result<DirtyBitmap>) -> Result<bool> {
 fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
     let mut edit = Edit::begin(image)?;
     let bitmaps = Some(write_all(image, &mut edit, slots)?);
-    edit.commit(HeaderChange { bitmaps, ..HeaderChange::default() })
+    let lineage = Some(lineage_of(image, slots));
+    edit.commit(HeaderChange { bitmaps, lineage, ..HeaderChange::default() })
+}
+
+/// The lineage of an image with these bitmaps; what is new in it comes first.
+fn lineage_of(image: &Qcow2, slots: &[Slot]) -> Lineage {
+    let old = image.header().extensions.lineage.clone().unwrap_or_default();
+    let base = |slot: &Slot| Some((lineage::key(&slot.entry.name), slot.base?));
+    let (known, new): (Vec<_>, Vec<_>) =
+        slots.iter().filter_map(base).partition(|base| old.bases.contains(base));
+    let mut bases = new;
+    bases.extend(old.bases.iter().filter(|base| known.contains(base)));
+    Lineage { bases, ..old }
+}
+
+/// From which backup on a bitmap counts after a list of changes, if that is known.
+pub(crate) fn base_after(image: &Qcow2, changes: &[BitmapChange], name: &[u8]) -> Result<Option<Base>> {
+    let mut draft = Draft::new(image);
+    changes.iter().try_for_each(|change| draft.apply(change))?;
+    draft.base(name)
 }
 
 /// Writes new contents and a new directory, and releases what they replace.

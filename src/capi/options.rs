@@ -8,7 +8,7 @@ use super::boundary::{Failure, as_path, invalid, optional_text};
 use super::structure::Grows;
 use crate::{
     Access, Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions,
-    ErrorPolicy, Existing, Format, LastStep, Layers, Sharing, SyncMode, ZeroDetection,
+    ErrorPolicy, Existing, Format, LastStep, Layers, LineageCheck, Sharing, SyncMode, ZeroDetection,
 };
 
 /// The image is qcow2. The default: a format is what the caller says and never guessed.
@@ -99,6 +99,11 @@ pub const HOL_LAST_STEP_AUTO: u32 = 0;
 /// The job takes its last step when it is told to.
 pub const HOL_LAST_STEP_MANUAL: u32 = 1;
 
+/// An increment over another image than the backup that its bitmap counts from is refused. The default.
+pub const HOL_LINEAGE_STRICT: u32 = 0;
+/// It is not: the caller knows better.
+pub const HOL_LINEAGE_IGNORE: u32 = 1;
+
 /// All jobs of a transaction succeed, or none leaves anything behind. The default.
 pub const HOL_COMPLETION_GROUPED: u32 = 0;
 /// Each job succeeds or fails by itself.
@@ -169,6 +174,10 @@ pub struct hol_backup_options {
     pub finalize: u32,
     /// HOL_LAST_STEP_MANUAL: the transaction is over only after hol_job_dismiss(); HOL_LAST_STEP_AUTO: when the job is.
     pub dismiss: u32,
+    /// Whether an increment must stand on the backup that its bitmap counts from, where that is known: HOL_LINEAGE_*
+    pub lineage: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
@@ -298,6 +307,9 @@ impl hol_backup_options {
             (HOL_BITMAP_MODE_NEVER, Some(BitmapMode::Never)),
             (HOL_BITMAP_MODE_ALWAYS, Some(BitmapMode::Always)),
         ];
+        let lineages =
+            [(HOL_LINEAGE_STRICT, LineageCheck::Strict), (HOL_LINEAGE_IGNORE, LineageCheck::Ignore)];
+        unused("options->reserved", self.reserved)?;
         let level = (self.compression_level != 0).then_some(self.compression_level);
         let compressions = [
             (HOL_COMPRESSION_NONE, Compression::None),
@@ -329,6 +341,7 @@ impl hol_backup_options {
             on_target_error: policy("options->on_target_error", self.on_target_error)?,
             finalize: last_step("options->finalize", self.finalize)?,
             dismiss: last_step("options->dismiss", self.dismiss)?,
+            lineage: choice("options->lineage", self.lineage, &lineages)?,
         })
     }
 }
@@ -374,6 +387,8 @@ mod tests {
             on_target_error: HOL_ON_ERROR_ENOSPC,
             finalize: HOL_LAST_STEP_MANUAL,
             dismiss: HOL_LAST_STEP_MANUAL,
+            lineage: HOL_LINEAGE_IGNORE,
+            reserved: 0,
         };
         // SAFETY: the texts are strings.
         let read = unsafe { options.read() }.ok().unwrap();
@@ -392,6 +407,7 @@ mod tests {
             on_target_error: ErrorPolicy::Enospc,
             finalize: LastStep::Manual,
             dismiss: LastStep::Manual,
+            lineage: LineageCheck::Ignore,
         };
         assert_eq!(format!("{read:?}"), format!("{expected:?}"));
     }

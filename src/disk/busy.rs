@@ -9,7 +9,7 @@ use super::Disk;
 use crate::{
     bitmap::{self, BitmapChange, DirtyBitmap, MergeSource, Purpose},
     error::{Error, ErrorKind, Result},
-    format::text::printable,
+    format::{lineage::Identity, text::printable},
 };
 
 /// The right to change one bitmap; given back on drop.
@@ -167,16 +167,22 @@ impl BusyBitmap {
         self.position
     }
 
-    /// The changes that make it clean.
-    pub(crate) fn clear(&self) -> Vec<BitmapChange> {
-        vec![BitmapChange::Clear { name: self.name.clone() }]
+    /// The changes that make it clean, and count from a backup from then on.
+    pub(crate) fn clear(&self, backup: Option<Identity>) -> Vec<BitmapChange> {
+        let name = || self.name.clone();
+        vec![BitmapChange::Clear { name: name() }, BitmapChange::CountFrom { name: name(), backup }]
     }
 
-    /// The changes that make it dirty where `dirty` is, and nowhere else.
-    pub(crate) fn replace(&self, dirty: DirtyBitmap) -> Vec<BitmapChange> {
+    /// The same, but dirty where `dirty` is.
+    pub(crate) fn replace(&self, dirty: DirtyBitmap, backup: Option<Identity>) -> Vec<BitmapChange> {
         let merge =
             BitmapChange::Merge { name: self.name.clone(), sources: vec![MergeSource::Loaded(dirty)] };
-        [self.clear(), vec![merge]].concat()
+        [self.clear(backup), vec![merge]].concat()
+    }
+
+    /// Whether it remembers that it counts from this backup: its image's header had room for that.
+    pub(crate) fn counts_from(&self, backup: Identity) -> bool {
+        self.disk.bitmap_base(&self.name).is_ok_and(|base| base.is_some_and(|base| base.backup == backup))
     }
 
     /// A clean bitmap of its disk with its granularity.

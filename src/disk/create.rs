@@ -265,5 +265,6 @@ fn layout(size: u64, options: &CreateOptions) -> LayoutOptions {
         compression: options.compression_type,
         backing,
         data_file,
+        ..LayoutOptions::new(size, options.cluster_size())
     }
 }

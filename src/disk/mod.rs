@@ -3,6 +3,7 @@
 mod busy;
 mod create;
 mod fingerprint;
+mod lineage;
 mod pool;
 mod redo;
 mod repair;

@@ -70,9 +70,15 @@ impl<'a> Written<'a> {
     pub(super) fn new(top: &'a Qcow2, bitmaps: &NewBitmaps, plan: &SnapshotPlan<'_>) -> Result<Self> {
         let mut edit = Edit::begin(top)?;
         let new = edit.change_snapshots(plan)?;
+        let lineage = bitmaps.lineage(top);
         let bitmaps = bitmaps.write(top, &mut edit)?;
-        let change =
-            HeaderChange { bitmaps, snapshots: new.table, disk: new.disk, ..HeaderChange::default() };
+        let change = HeaderChange {
+            bitmaps,
+            lineage,
+            snapshots: new.table,
+            disk: new.disk,
+            ..HeaderChange::default()
+        };
         Ok(Written { edit, change, frees_tables: new.frees_tables })
     }
 }

@@ -7,7 +7,7 @@ use zerocopy::{
     big_endian::{U32, U64},
 };
 
-use super::{corrupt, read_struct};
+use super::{corrupt, lineage::Lineage, read_struct};
 use crate::error::Result;
 
 pub(crate) const END: u32 = 0;
@@ -16,6 +16,8 @@ pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
 pub(crate) const BITMAPS: u32 = 0x2385_2875;
 pub(crate) const LUKS_HEADER: u32 = 0x0537_be77;
 pub(crate) const DATA_FILE: u32 = 0x4441_5441;
+/// Holstein's own: "HOLS".
+pub(crate) const LINEAGE: u32 = 0x484f_4c53;
 
 /// More than any program writes; each is kept.
 const MAX_EXTENSIONS: usize = 1024;
@@ -79,6 +81,7 @@ pub(crate) struct Extensions {
     pub(crate) bitmaps: Option<BitmapsExtension>,
     /// There is a pointer to an encryption header.
     pub(crate) luks: bool,
+    pub(crate) lineage: Option<Lineage>,
     pub(crate) unknown: Vec<UnknownExtension>,
 }
 
@@ -130,6 +133,7 @@ impl Extensions {
                 )));
             }
             LUKS_HEADER => self.luks = true,
+            LINEAGE if let Some(lineage) = Lineage::parse(data) => self.lineage = Some(lineage),
             _ => self.unknown.push(UnknownExtension { kind, data: data.to_vec() }),
         }
         Ok(())

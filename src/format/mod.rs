@@ -11,6 +11,7 @@ pub(crate) mod geometry;
 pub(crate) mod header;
 pub(crate) mod l1;
 pub(crate) mod l2;
+pub(crate) mod lineage;
 pub(crate) mod refcount;
 pub(crate) mod snapshot;
 pub(crate) mod text;

@@ -8,6 +8,7 @@ use crate::{
     format::{
         bitmap,
         header::{CompressionType, autoclear, compatible, incompatible},
+        lineage::{Base, Identity},
         snapshot::Snapshot,
     },
     storage::FileKind,
@@ -70,6 +71,10 @@ pub struct Qcow2Info {
     pub data_file_raw: bool,
     /// The bitmap directory, if its contents are maintained.
     pub bitmaps: Vec<BitmapEntryInfo>,
+    /// The identity of the image, if it is a backup that Holstein made, or a copy of one.
+    pub identity: Option<Identity>,
+    /// That of the backup below it.
+    pub parent: Option<Identity>,
     /// Types and lengths of header extensions that this version does not know.
     pub unknown_extensions: Vec<(u32, u32)>,
 }
@@ -85,6 +90,8 @@ pub struct BitmapEntryInfo {
     pub in_use: bool,
     /// Writes are recorded.
     pub auto: bool,
+    /// From which backup on it counts, if that is known.
+    pub base: Option<Base>,
 }
 
 /// An internal snapshot.
@@ -117,6 +124,37 @@ pub struct LayerInfo {
     pub format: Format,
     /// Its virtual size in bytes.
     pub size: u64,
+    /// Its identity, if it is a backup that Holstein made, or a copy of one.
+    pub identity: Option<Identity>,
+    /// That of the backup below it, by its own header.
+    pub parent: Option<Identity>,
+    /// Whether what lies below is that.
+    pub link: Link,
+}
+
+/// How an image of a chain stands on the one below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Nothing lies below, and nothing has to.
+    Bottom,
+    /// The image below is the backup that it was made over.
+    Proven,
+    /// It, or the image below, says nothing about that.
+    Unknown,
+    /// The image below is another backup, or nothing lies below an increment.
+    Broken,
+}
+
+impl Link {
+    fn between(parent: Option<Identity>, below: Option<Option<Identity>>) -> Self {
+        match (parent, below) {
+            (None, None) => Link::Bottom,
+            (Some(_), None) => Link::Broken,
+            (None, Some(_)) | (Some(_), Some(None)) => Link::Unknown,
+            (Some(parent), Some(Some(below))) if parent == below => Link::Proven,
+            (Some(_), Some(Some(_))) => Link::Broken,
+        }
+    }
 }
 
 impl Image {
@@ -152,13 +190,27 @@ impl Image {
     /// All images of the chain, the top first.
     pub(crate) fn chain(&self) -> Vec<LayerInfo> {
         let below = (0..self.below.len()).map(|index| self.below.facts(index).info.clone());
-        self.layers.iter().map(|layer| layer.info()).chain(below).collect()
+        let mut chain: Vec<_> = self.layers.iter().map(|layer| layer.info()).chain(below).collect();
+        for index in 0..chain.len() {
+            let below = chain.get(index + 1).map(|below| below.identity);
+            chain[index].link = Link::between(chain[index].parent, below);
+        }
+        chain
     }
 }
 
 impl Layer {
     pub(super) fn info(&self) -> LayerInfo {
-        LayerInfo { path: self.file().path().to_owned(), format: self.format(), size: self.size }
+        let lineage = self.qcow2().and_then(|top| top.header().extensions.lineage.as_ref());
+        LayerInfo {
+            path: self.file().path().to_owned(),
+            format: self.format(),
+            size: self.size,
+            identity: lineage.and_then(|lineage| lineage.identity),
+            parent: lineage.and_then(|lineage| lineage.parent),
+            // Told where the whole chain is.
+            link: Link::Unknown,
+        }
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -168,11 +220,13 @@ impl Layer {
     fn qcow2_info(&self) -> Option<Qcow2Info> {
         let image = self.qcow2()?;
         let header = image.header();
+        let lineage = header.extensions.lineage.as_ref();
         let entry = |entry: &bitmap::Entry| BitmapEntryInfo {
             name: entry.name.clone(),
             granularity: entry.granularity(),
             in_use: entry.in_use,
             auto: entry.auto,
+            base: lineage.and_then(|lineage| lineage.base(&entry.name)),
         };
         let bitmaps = match header.bitmaps_are_current() {
             true => image.bitmaps().iter().map(entry).collect(),
@@ -190,6 +244,8 @@ impl Layer {
             data_file: header.data_file().map(lossy),
             data_file_raw: header.autoclear & autoclear::DATA_FILE_RAW != 0,
             bitmaps,
+            identity: lineage.and_then(|lineage| lineage.identity),
+            parent: lineage.and_then(|lineage| lineage.parent),
             unknown_extensions: header
                 .extensions
                 .unknown

@@ -32,7 +32,7 @@ pub use check::{
 };
 pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use edit::SnapshotChange;
-pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Qcow2Info, SnapshotInfo};
+pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Link, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
 pub use open::{Access, Format, ImageOptions, Layers, Sharing};
 pub(crate) use overlap::for_each_metadata_range;

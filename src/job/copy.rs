@@ -104,7 +104,8 @@ pub(crate) enum Step {
 impl Copy {
     /// The copying of a prepared backup into `file`, which is empty.
     pub(crate) fn new(prepared: Prepared, file: File, board: Arc<Board>, index: usize) -> Result<Self> {
-        let Prepared { backup, set, bitmap, mut plan, layout, backing, record_zeros, watch, .. } = prepared;
+        let Prepared { backup, set, bitmap, mut plan, layout, backing, record_zeros, watch, lineage, .. } =
+            prepared;
         let source = backup.source;
         let image = source.image();
         let total = Planner::total(&image, &set, plan.cluster_size);
@@ -116,7 +117,7 @@ impl Copy {
             plan.batch_bytes = SMALL_BATCH_BYTES;
         }
         Ok(Copy {
-            job: Job::new(board, index, source.path(), &backup.target, total),
+            job: Job::new(board, index, source.path(), &backup.target, total, lineage),
             image,
             reader: Reader::new(&backup.options, plan.cluster_size as usize),
             target,

@@ -26,9 +26,12 @@ mod unit;
 pub(crate) use board::Board;
 pub(crate) use copy::{Copy, Partial, Step};
 pub(crate) use duty::{Left, Listener, Notice, Permit, Verdict};
-pub use options::{Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode, ZeroDetection};
+pub use options::{
+    Backup, BackupOptions, BitmapMode, Compression, LastStep, LineageCheck, SyncMode, ZeroDetection,
+};
+pub(crate) use plan::CopySet;
 pub use policy::{ErrorAction, ErrorPolicy, ErrorSide};
 pub(crate) use prepare::{BitmapView, NewFile, Prepared, check_together, prepare, seats};
 pub use states::{JobStatus, Verb};
-pub use status::{Job, JobReport, Progress};
+pub use status::{Job, JobLineage, JobReport, Progress};
 pub(crate) use unit::Scratch;

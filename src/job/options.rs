@@ -60,6 +60,17 @@ pub enum Compression {
     },
 }
 
+/// Whether an increment must stand on the backup that its bitmap counts from. Where that is not known (images and bitmaps of
+/// other programs) an increment is made, and [`Job::lineage`](crate::Job::lineage) tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineageCheck {
+    /// Another image below, and a target that would replace that backup, are refused.
+    #[default]
+    Strict,
+    /// They are not: the caller knows better.
+    Ignore,
+}
+
 /// Whether data is searched for clusters that are all zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroDetection {
@@ -94,6 +105,8 @@ pub struct BackupOptions {
     pub format: Format,
     /// The image below the target; it must exist and be readable.
     pub backing: Option<Backing>,
+    /// Whether the image below must be the backup that the bitmap counts from.
+    pub lineage: LineageCheck,
     /// Bytes of a target cluster: a power of two from 512 to 2 MiB. When not given: the source's, or 64 KiB.
     pub cluster_size: Option<u64>,
     /// How data is stored.
@@ -182,6 +195,18 @@ impl fmt::Display for BitmapMode {
             BitmapMode::Never => "never",
             BitmapMode::Always => "always",
         })
+    }
+}
+
+impl FromStr for LineageCheck {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "strict" => Ok(LineageCheck::Strict),
+            "ignore" => Ok(LineageCheck::Ignore),
+            _ => Err(unknown("lineage check", text, "strict or ignore")),
+        }
     }
 }
 

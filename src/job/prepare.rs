@@ -3,7 +3,7 @@
 use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
-    Backup, BackupOptions, BitmapMode, Compression, LastStep, SyncMode,
+    Backup, BackupOptions, BitmapMode, Compression, JobLineage, LastStep, LineageCheck, SyncMode,
     duty::Seat,
     hidden::add_hidden,
     plan::{CopySet, PlanOptions},
@@ -12,12 +12,16 @@ use crate::{
     bitmap::{BitmapChange, Purpose},
     disk::{BusyBitmap, Disk, Watch},
     error::{Error, ErrorKind, Result},
-    format::header::CompressionType,
+    format::{
+        header::CompressionType,
+        lineage::{Identity, Lineage},
+        text::printable,
+    },
     image::{
         Existing, Format, Layers, Sharing,
         create::{LayoutOptions, check_cluster_size, place, refuse_existing},
     },
-    storage::Storage,
+    storage::{self, Storage},
 };
 
 /// Clusters of a target whose source has none, and the unit that raw targets are written in.
@@ -47,6 +51,8 @@ pub(crate) struct Prepared {
     pub(crate) record_zeros: bool,
     /// Nobody writes the source from now on, or it is seen.
     pub(crate) watch: Watch,
+    /// What the target descends from.
+    pub(crate) lineage: JobLineage,
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -95,10 +101,14 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
                 );
                 return Err(invalid(text));
             }
-            let layout = layout(&backup, cluster_size)?;
-            (Some(layout), open_backing(&backup)?)
+            (Some(layout(&backup, cluster_size)?), open_backing(&backup)?)
         }
     };
+    let lineage = lineage(&backup, bitmaps, matches!(set, CopySet::Dirty(_)), backing.as_ref())?;
+    let layout = layout.map(|layout| LayoutOptions {
+        lineage: Lineage { identity: lineage.identity, parent: lineage.parent, bases: Vec::new() },
+        ..layout
+    });
     if let (CopySet::Dirty(bitmap), Some(backing)) = (&mut set, &backing) {
         add_hidden(bitmap, &image, &backing.image())?;
     }
@@ -108,7 +118,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     let copy_streams = copy_streams.collect::<Result<_>>()?;
     let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { action, storage, set, bitmap, plan, layout, backing, record_zeros, watch, backup })
+    Ok(Prepared { action, storage, set, bitmap, plan, layout, backing, record_zeros, watch, lineage, backup })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {
@@ -171,6 +181,64 @@ fn bitmap_mode_for(sync: SyncMode, mode: Option<BitmapMode>) -> Result<BitmapMod
         (_, mode) => return Ok(mode.unwrap_or(BitmapMode::Never)),
     };
     Err(invalid(wrong))
+}
+
+/// What the target will descend from. Refuses an increment that does not stand on the backup that its bitmap counts from, or
+/// that would replace it.
+fn lineage(
+    backup: &Backup,
+    bitmaps: BitmapView<'_>,
+    dirty: bool,
+    backing: Option<&Disk>,
+) -> Result<JobLineage> {
+    let Backup { source, target, options } = backup;
+    let identity = match options.format {
+        Format::Raw => None,
+        Format::Qcow2 => {
+            let random = storage::random().map_err(|e| Error::io("cannot get random bytes", e))?;
+            Some(Identity::from_random(random))
+        }
+    };
+    let below = backing.and_then(Disk::identity);
+    let Some(name) = options.bitmap.as_ref().filter(|_| dirty) else {
+        return Ok(JobLineage { identity, parent: below, notes: Vec::new() });
+    };
+    let bitmap = format!("bitmap '{}' of '{}'", printable(name), source.path().display());
+    let base = bitmaps.disk.base_after(bitmaps.before, name)?.map(|base| base.backup);
+    let strict = options.lineage == LineageCheck::Strict;
+    let mut notes = Vec::new();
+    match (base, backing) {
+        (Some(base), Some(disk)) if below.is_some_and(|below| below != base) && strict => {
+            let wrong = format!("{bitmap} counts from the backup {base}");
+            let found = disk
+                .find_beside(base)
+                .map_or_else(String::new, |path| format!(", which is '{}'", path.display()));
+            let text = format!(
+                "{wrong}{found}, and '{}' is the backup {}: an increment over it would lack what changed between the two; \
+                 use the first one as the backing file, or make a full copy",
+                disk.path().display(),
+                below.map_or_else(String::new, |below| below.to_string()),
+            );
+            return Err(Error::new(ErrorKind::WrongState, text));
+        }
+        (Some(base), Some(disk)) if below.is_none() => notes.push(format!(
+            "'{}' has no identity: whether it is the backup {base}, which {bitmap} counts from, is not known",
+            disk.path().display()
+        )),
+        (None, _) => notes.push(format!("from which backup {bitmap} counts is not known")),
+        (Some(_), _) => {}
+    }
+    if let (Some(base), Existing::Overwrite, true) = (base, options.existing, strict)
+        && source.identity_at(target) == Some(base)
+    {
+        let text = format!(
+            "the target '{}' is the backup {base}, which {bitmap} counts from: replacing it would lose what it has; choose \
+             another name",
+            target.display()
+        );
+        return Err(Error::new(ErrorKind::WrongState, text));
+    }
+    Ok(JobLineage { identity, parent: below.or(base.filter(|_| backing.is_none())), notes })
 }
 
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {

@@ -14,7 +14,10 @@ use super::{
     policy::{Decision, ErrorSide},
     states::JobStatus,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    format::lineage::Identity,
+};
 
 /// How far a job is, in bytes of the guest's disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,17 @@ pub struct JobReport {
     pub partial_end: Option<u64>,
 }
 
+/// What a backup descends from, and what is not known about that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobLineage {
+    /// The target's own identity; a raw image has none.
+    pub identity: Option<Identity>,
+    /// That of the backup below it.
+    pub parent: Option<Identity>,
+    /// What could not be checked or remembered, for people; empty if there is nothing to say.
+    pub notes: Vec<String>,
+}
+
 /// A handle of a job, valid for as long as one likes. Every method may be called from any thread.
 #[derive(Clone, Debug)]
 pub struct Job(Arc<Shared>);
@@ -57,10 +71,19 @@ struct Shared {
     zero: AtomicU64,
     stored: AtomicU64,
     partial_end: OnceLock<u64>,
+    lineage: JobLineage,
+    unremembered: OnceLock<String>,
 }
 
 impl Job {
-    pub(crate) fn new(board: Arc<Board>, index: usize, source: &Path, target: &Path, total: u64) -> Self {
+    pub(crate) fn new(
+        board: Arc<Board>,
+        index: usize,
+        source: &Path,
+        target: &Path,
+        total: u64,
+        lineage: JobLineage,
+    ) -> Self {
         Job(Arc::new(Shared {
             board,
             index,
@@ -72,6 +95,8 @@ impl Job {
             zero: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             partial_end: OnceLock::new(),
+            lineage,
+            unremembered: OnceLock::new(),
         }))
     }
 
@@ -122,6 +147,13 @@ impl Job {
             stored_bytes: self.0.stored.load(Ordering::Relaxed),
             partial_end: self.0.partial_end.get().copied(),
         }
+    }
+
+    /// What its target descends from.
+    pub fn lineage(&self) -> JobLineage {
+        let mut lineage = self.0.lineage.clone();
+        lineage.notes.extend(self.0.unremembered.get().cloned());
+        lineage
     }
 
     /// Asks it to begin nothing more, and returns at once; it is [`JobStatus::Paused`] when what was at work is done.
@@ -177,6 +209,11 @@ impl Job {
     /// Tells that its target is there with a part of what was to be copied.
     pub(crate) fn set_partial(&self, end: u64) {
         let _ = self.0.partial_end.set(end);
+    }
+
+    /// Its bitmap does not remember what it counts from.
+    pub(crate) fn set_unremembered(&self, text: String) {
+        let _ = self.0.unremembered.set(text);
     }
 
     /// Puts `text: ` before the error's text.

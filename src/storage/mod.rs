@@ -20,7 +20,7 @@ pub use host::HostStorage;
 pub use memory::MemoryStorage;
 pub use simulated::SimulatedStorage;
 pub(crate) use stamp::Stamp;
-pub(crate) use sys::{EventFd, Thread};
+pub(crate) use sys::{EventFd, Thread, random};
 
 /// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name
 /// that was found inside an image goes through [`Storage::open_beneath`] or a policy check first.

@@ -268,6 +268,15 @@ pub(super) fn could_lock_exclusive(file: &fs::File, byte: i64) -> io::Result<boo
 
 /// The time that the kernel gives to a file that is written now: it stands still for some milliseconds each time.
 /// Nanoseconds since 1970.
+/// Random bytes of the kernel.
+pub(crate) fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the buffer is valid for so many bytes, which the call fills.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Up to 256 bytes always come as a whole.
+    if got == bytes.len() as isize { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+}
+
 pub(super) fn coarse_time() -> io::Result<i128> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the structure is valid for the call, which fills it.
@@ -395,7 +404,9 @@ extern "C" fn run(task: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave the task away, to this thread alone.
     let task = unsafe { Box::from_raw(task.cast::<Task>()) };
     // SAFETY: the name is NUL-terminated and lives during the call; one that is too long is refused, no more.
-    unsafe { libc::pthread_setname_np(libc::pthread_self(), task.name.as_ptr()) };
+    let this = unsafe { libc::pthread_self() };
+    // SAFETY: it is the calling thread, and the name is a string that ends with a NUL.
+    unsafe { libc::pthread_setname_np(this, task.name.as_ptr()) };
     // Nothing may unwind into C, and what a panic carries could panic again when it is dropped.
     std::mem::forget(catch_unwind(AssertUnwindSafe(task.work)));
     ptr::null_mut()

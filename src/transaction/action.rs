@@ -151,6 +151,7 @@ impl Action {
                 BitmapChange::Add { .. } => "bitmap add",
                 BitmapChange::Remove { .. } => "bitmap remove",
                 BitmapChange::Clear { .. } => "bitmap clear",
+                BitmapChange::CountFrom { .. } => "bitmap count from",
                 BitmapChange::Record { recording: Recording::Enabled, .. } => "bitmap enable",
                 BitmapChange::Record { recording: Recording::Disabled, .. } => "bitmap disable",
                 BitmapChange::Rename { .. } => "bitmap rename",

@@ -20,6 +20,8 @@ pub(super) struct Change {
     pub(super) disk: Disk,
     /// Changes of its own bitmaps, in order.
     pub(super) bitmaps: Vec<BitmapChange>,
+    /// Its bitmaps that begin to count at the instant of a backup, and the job of that.
+    pub(super) counting: Option<(usize, Vec<Vec<u8>>)>,
     /// And of its own snapshots.
     pub(super) snapshots: Vec<SnapshotChange>,
     /// The image on top of it.
@@ -93,6 +95,17 @@ impl Changes {
             bitmaps: change.bitmaps.clone(),
             snapshots: &change.snapshots,
         })
+    }
+
+    /// The bitmaps that begin to count with a backup: of which disk, their names, and the job of the backup.
+    pub(super) fn counting(&self) -> impl Iterator<Item = (&Disk, &[u8], usize)> {
+        self.list
+            .iter()
+            .filter_map(move |change| {
+                let (job, names) = change.counting.as_ref()?;
+                Some(names.iter().map(move |name| (&change.disk, &name[..], *job)))
+            })
+            .flatten()
     }
 
     /// Writes the overlays, durably, under their temporary names.

@@ -28,7 +28,6 @@ use changes::Changes;
 use events::Events;
 pub use events::{Event, EventKind};
 use journal::Journal;
-pub use journal::{Recovery, RecoveryItem, RecoveryKind};
 use log::Log;
 pub use log::LogLevel;
 use plan::Plan;
@@ -38,6 +37,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
     job::{Backup, Board, Copy, Job, LastStep, NewFile, Prepared, seats},
+    recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{HostStorage, Storage, Thread},
 };
 
@@ -59,6 +59,7 @@ pub struct Transaction {
     completion: CompletionMode,
     journal: Option<PathBuf>,
     log: Option<LogSink>,
+    recovered: Recovery,
 }
 
 /// Where the log of a transaction goes.
@@ -87,6 +88,11 @@ impl Transaction {
         self.journal = Some(folder.into());
     }
 
+    /// Tells what a recovery found that the caller made just now, in the same folder: the start goes by it as by its own.
+    pub fn set_recovered(&mut self, recovery: Recovery) {
+        self.recovered = recovery;
+    }
+
     /// Lets `sink` receive, from the start on, a line for everything that happens but progress: how much it matters, the
     /// index of the job that it is about, and the text.
     ///
@@ -112,11 +118,13 @@ impl Transaction {
     ///
     /// # Errors
     /// Everything that can be known beforehand, in whatever completion mode: then nothing has been changed and
-    /// no file is left. `InvalidArgument`, `Exists`, `NotFound`, `BitmapNotFound`, `BitmapUnusable`,
+    /// no file is left. When a crash had interrupted another transaction, and its recovery changed bitmaps that this one
+    /// goes by, or completed a target that this one would replace, this one is not done: `WrongState`, and
+    /// [`Error::recovery`] has what was found. `InvalidArgument`, `Exists`, `NotFound`, `BitmapNotFound`, `BitmapUnusable`,
     /// `Unsupported`, `PolicyDenied`, `WrongState`, `Io`, the errors of [`crate::Disk::open`] for backing files, and
     /// `Cancelled` for [`Action::Abort`].
     pub fn start(self) -> Result<RunningTransaction> {
-        let Transaction { actions, completion, journal, log } = self;
+        let Transaction { actions, completion, journal, log, mut recovered } = self;
         let Some(disk) = actions.iter().find_map(Action::disk).cloned() else {
             Plan::new(actions, completion)?;
             return RunningTransaction::of_nothing(log);
@@ -127,7 +135,8 @@ impl Transaction {
         // What a dead transaction left comes first: it may be about these disks. What cannot be recovered now is no
         // reason not to go on.
         let disks: Vec<_> = actions.iter().filter_map(Action::disk).cloned().collect();
-        let _ = journal::recover(&storage, &folder, &disks);
+        recovered.items.extend(journal::recover(&storage, &folder, &disks).unwrap_or_default().items);
+        refuse_if_recovered(&*storage, &actions, &recovered)?;
 
         let (backups, list) = Plan::new(actions, completion)?.into_parts();
         let names: Vec<_> =
@@ -213,6 +222,61 @@ impl Transaction {
             _ => Ok(running.jobs().to_vec()),
         }
     }
+}
+
+/// Refuses a list that was made for what was there before a recovery: it can name another backup than the one that its bitmap
+/// counts from now, or replace one that has just become complete.
+fn refuse_if_recovered(storage: &dyn Storage, actions: &[Action], recovered: &Recovery) -> Result<()> {
+    let is = |path: &Path, other: &Path| {
+        let id = |path| storage.status(path).ok().map(|status| status.id);
+        path == other || id(path).is_some() && id(path) == id(other)
+    };
+    let goes_by = |path: &Path| {
+        let uses = |action: &&Action| match action {
+            Action::Backup(backup) => backup.options.bitmap.is_some(),
+            Action::Bitmap { .. } | Action::Merge { .. } => true,
+            _ => false,
+        };
+        let mut disks = actions.iter().filter(uses).filter_map(Action::disk);
+        disks.any(|disk| is(disk.path(), path))
+    };
+    let replaces = |path: &Path| actions.iter().filter_map(Action::target).any(|target| is(target, path));
+    let mut texts = Vec::new();
+    for item in &recovered.items {
+        let path = item.path.display();
+        match item.kind {
+            RecoveryKind::BitmapsChanged | RecoveryKind::BitmapsWereChanged if goes_by(&item.path) => {
+                texts.push(format!("the bitmaps of '{path}' count from that backup now"));
+            }
+            RecoveryKind::BitmapsGivenUp if goes_by(&item.path) => {
+                texts.push(format!("the bitmaps of '{path}' cannot be used any more ({})", item.reason));
+            }
+            RecoveryKind::TargetPublished | RecoveryKind::TargetWasPublished if replaces(&item.path) => {
+                texts.push(format!("'{path}', which would be replaced, is that backup"));
+            }
+            _ => {}
+        }
+    }
+    if texts.is_empty() {
+        return Ok(());
+    }
+    let published = |item: &&RecoveryItem| {
+        matches!(item.kind, RecoveryKind::TargetPublished | RecoveryKind::TargetWasPublished)
+    };
+    let complete: Vec<_> =
+        recovered.items.iter().filter(published).map(|item| format!("'{}'", item.path.display())).collect();
+    let found = match complete.is_empty() {
+        true => "a transaction that a crash had interrupted was ended".to_owned(),
+        false => format!(
+            "a transaction that a crash had interrupted was ended: {} is complete",
+            complete.join(" and ")
+        ),
+    };
+    let text = format!(
+        "{found}, and {}. Nothing else was done. The next increment stands on what is complete now: look, and start again",
+        texts.join(", ")
+    );
+    Err(Error::new(ErrorKind::WrongState, text).with_recovery(recovered.clone()))
 }
 
 /// Finishes or takes back every transaction that died, by a crash of the process or of the machine, and has its journal in

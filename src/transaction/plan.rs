@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::text::printable,
     image::{Existing, Sharing, SnapshotChange},
-    job::{Backup, BitmapMode, BitmapView, NewFile, Prepared, check_together, prepare},
+    job::{Backup, BitmapMode, BitmapView, CopySet, NewFile, Prepared, check_together, prepare},
 };
 
 /// What a list comes to.
@@ -245,12 +245,15 @@ impl Plan {
 
     /// The backups, and what the other actions make of each disk.
     pub(super) fn into_parts(self) -> (Vec<Prepared>, Vec<Change>) {
-        let changed = self.sites.into_iter().filter(Site::changes);
+        let Plan { backups, sites, completion } = self;
+        let changed = sites.into_iter().filter(Site::changes);
         let change = |site: Site| {
+            let counting = site.counting(&backups).filter(|_| completion == CompletionMode::Grouped);
             let Site { disk, pinned, bitmaps, snapshots, overlay, claim, .. } = site;
-            Change { disk, bitmaps, snapshots, overlay, _claim: claim, _pinned: pinned }
+            Change { disk, bitmaps, counting, snapshots, overlay, _claim: claim, _pinned: pinned }
         };
-        (self.backups, changed.map(change).collect())
+        let changes = changed.map(change).collect();
+        (backups, changes)
     }
 }
 
@@ -272,6 +275,31 @@ fn refuse_partial_groups(actions: &[Action]) -> Result<()> {
 impl Site {
     fn changes(&self) -> bool {
         self.changes_image() || self.overlay.is_some()
+    }
+
+    /// The bitmaps that the list adds or clears, and the one backup of the disk as it is at that instant, from which they
+    /// count then. With several backups nobody says which of them is meant.
+    fn counting(&self, backups: &[Prepared]) -> Option<(usize, Vec<Vec<u8>>)> {
+        let of_this = |prepared: &Prepared| {
+            prepared.backup.source.is_same(&self.disk) && !matches!(prepared.set, CopySet::Nothing)
+        };
+        let mut jobs = (0..backups.len()).filter(|index| of_this(&backups[*index]));
+        let (Some(job), None) = (jobs.next(), jobs.next()) else { return None };
+        let begins = |change: &BitmapChange| {
+            matches!(
+                change,
+                BitmapChange::Add { .. } | BitmapChange::Clear { .. } | BitmapChange::Record { .. }
+            )
+        };
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for change in &self.bitmaps {
+            match change {
+                BitmapChange::Add { name, .. } | BitmapChange::Clear { name } => names.push(name.clone()),
+                other => names.retain(|name| begins(other) || !other.names().contains(&name)),
+            }
+        }
+        names.dedup();
+        (!names.is_empty()).then_some((job, names))
     }
 
     /// The disk's own image changes.

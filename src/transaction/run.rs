@@ -19,8 +19,10 @@ use super::{
     journal::Journal,
 };
 use crate::{
+    bitmap::BitmapChange,
     disk::{BusyBitmap, Pool},
     error::{Error, ErrorKind, Result},
+    format::lineage::Identity,
     image::create::TargetFile,
     job::{Board, Copy, Job, Left, Partial, Permit, Scratch, Step, Verdict},
     storage::Thread,
@@ -363,7 +365,31 @@ impl Work {
         let Some(journal) = lock(self.journal(group[0])).take() else { return Ok(Vec::new()) };
         let problems = Commit::conclude(journal, targets, staged)?;
         lock(&self.changes).done();
+        if problems.is_empty() {
+            self.look_for_bases(group);
+        }
         Ok(problems)
+    }
+
+    /// Tells jobs whose bitmap does not remember which backup it counts from.
+    fn look_for_bases(&self, group: &[usize]) {
+        for &index in group {
+            let (Some(bitmap), Some(identity)) = (self.copies[index].bitmap(), self.identity(index)) else {
+                continue;
+            };
+            if !bitmap.counts_from(identity) {
+                let text = format!(
+                    "{} does not remember that it counts from this backup: the first sector of its image has no room for that",
+                    bitmap.text()
+                );
+                self.copies[index].job().set_unremembered(text);
+            }
+        }
+    }
+
+    /// The identity of a job's target.
+    fn identity(&self, index: usize) -> Option<Identity> {
+        self.copies[index].job().lineage().identity
     }
 
     /// The targets of a group that are not settled.
@@ -395,8 +421,8 @@ impl Work {
         bitmaps.sort_by_key(|(_, bitmap)| Reverse(bitmap.position()));
         for (index, bitmap) in bitmaps {
             let list = match partial.take() {
-                Some(Partial { rest, .. }) => bitmap.replace(rest),
-                None => bitmap.clear(),
+                Some(Partial { rest, .. }) => bitmap.replace(rest, self.identity(index)),
+                None => bitmap.clear(self.identity(index)),
             };
             if let Some(overlay) = changes.overlay_of(bitmap.disk()) {
                 // In memory: nobody has seen it yet.
@@ -415,6 +441,12 @@ impl Work {
                     bitmaps: list,
                     snapshots: &[],
                 }),
+            }
+        }
+        for (disk, name, job) in changes.counting() {
+            if let Some(to_stage) = disks.iter_mut().find(|to_stage| to_stage.disk.is_same(disk)) {
+                let (name, backup) = (name.to_vec(), self.identity(job));
+                to_stage.bitmaps.push(BitmapChange::CountFrom { name, backup });
             }
         }
         changes.write_overlays().map_err(|error| (group[0], error))?;

@@ -8,7 +8,9 @@ use holstein::{Format, RunningTransaction};
 use super::*;
 
 /// What changes a file's status and not its contents.
-const TOUCHES: [(&str, fn(&Path)); 5] = [
+type Touch = fn(&Path);
+
+const TOUCHES: [(&str, Touch); 5] = [
     ("chmod", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap()),
     ("chown", |path| chown(path, Some(own_uid()), None).unwrap()),
     ("ln", |path| fs::hard_link(path, path.with_extension("link")).unwrap()),

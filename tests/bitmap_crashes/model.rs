@@ -55,6 +55,7 @@ impl Bitmaps {
                     bitmaps.insert(text(name), Bitmap { granularity, recording, dirty: BTreeSet::new() });
                 }
                 BitmapChange::Remove { name } => drop(bitmaps.remove(&text(name)).unwrap()),
+                BitmapChange::CountFrom { .. } => {}
                 BitmapChange::Clear { name } => bitmaps.get_mut(&text(name)).unwrap().dirty.clear(),
                 BitmapChange::Record { name, recording } => {
                     bitmaps.get_mut(&text(name)).unwrap().recording = *recording == Recording::Enabled;

@@ -129,7 +129,7 @@ impl Night {
         Ok(side)
     }
 
-    fn side_without_refcounts(&self, storage: &SimulatedStorage) -> Result<Side, String> {
+    pub fn side_without_refcounts(&self, storage: &SimulatedStorage) -> Result<Side, String> {
         let targets = self.backups.iter().map(|backup| {
             let there = storage.contents(backup.target);
             if there == backup.replaced {

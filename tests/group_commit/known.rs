@@ -28,8 +28,8 @@ fn night() -> Night {
     recipe.make()
 }
 
-/// States behind the decision in which not every source has its new sector, each anew.
-fn undecided_sources(night: &Night) -> Vec<impl Fn() -> SimulatedStorage> {
+/// States behind the decision in which not every source has its new sector, each anew; and the end of the same run.
+fn undecided_sources(night: &Night) -> (Vec<impl Fn() -> SimulatedStorage>, SimulatedStorage) {
     let recording = night.recording();
     let first = decision(night, &recording) + 1;
     let old = night.disks.iter().map(|source| sector(&recording.after(&at(first)).unwrap(), &source.path));
@@ -45,7 +45,8 @@ fn undecided_sources(night: &Night) -> Vec<impl Fn() -> SimulatedStorage> {
         let recording = recording.clone();
         move || recording.after(&at(number)).unwrap()
     };
-    numbers.into_iter().map(state).collect()
+    let done = recording.after(&at(recording.operations().len())).unwrap();
+    (numbers.into_iter().map(state).collect(), done)
 }
 
 fn at(number: usize) -> Crash {
@@ -66,7 +67,7 @@ fn overwrite(storage: &SimulatedStorage, path: &Path, offset: u64, bytes: &[u8])
 #[test]
 fn another_change_time_alone_costs_nothing() {
     let night = night();
-    for state in undecided_sources(&night) {
+    for state in undecided_sources(&night).0 {
         let storage = state();
         for source in &night.disks {
             overwrite(&storage, Path::new(&source.path), 0, &sector(&storage, &source.path));
@@ -79,10 +80,9 @@ fn another_change_time_alone_costs_nothing() {
 #[test]
 fn a_torn_sector_is_written_again() {
     let night = night();
-    let done = night.recording();
-    let done = done.after(&at(done.operations().len())).unwrap();
+    let (states, done) = undecided_sources(&night);
     let mut torn = 0;
-    for state in undecided_sources(&night) {
+    for state in states {
         for source in &night.disks {
             let (old, new) = (sector(&state(), &source.path), sector(&done, &source.path));
             let differ: Vec<_> = (0..512).filter(|at| old[*at] != new[*at]).collect();
@@ -115,7 +115,7 @@ fn a_target_that_was_written_is_missing() {
         storage.contents(&night.disks[0].path).unwrap()
     };
     let mut missed = 0;
-    for state in undecided_sources(&night) {
+    for state in undecided_sources(&night).0 {
         for target in ["/backups/a.qcow2", "/backups/b.qcow2"] {
             for change in ["cut", "another image", "one byte of the header", "emptied"] {
                 let storage = state();
@@ -168,7 +168,7 @@ fn a_target_that_was_written_is_missing() {
 #[test]
 fn what_is_no_journal_of_this_version_stays() {
     let night = night();
-    let storage = undecided_sources(&night)[0]();
+    let storage = undecided_sources(&night).0[0]();
     let is_journal = |path: &PathBuf| path.to_string_lossy().ends_with(".journal");
     let journal = storage.paths().into_iter().find(is_journal).unwrap();
     overwrite(&storage, &journal, 16, &[1]);
@@ -188,4 +188,40 @@ fn what_is_no_journal_of_this_version_stays() {
     let version = "it has version 1, and this program knows version 2; use the program that wrote it; nothing was done about it";
     assert_eq!(reason(&journal), version);
     assert!(reason(foreign).starts_with("it is no journal of Holstein"), "{}", reason(foreign));
+}
+
+/// Somebody simply runs the same list again after a crash. Where that was decided, it is ended, the list is not done, and what
+/// it made stays.
+#[test]
+fn the_same_list_again_replaces_nothing() {
+    let night = night();
+    let recording = night.recording();
+    let (first, end) = (decision(&night, &recording), recording.operations().len());
+    let (mut done, mut refused) = (0, 0);
+    for number in 0..=end {
+        let storage = recording.killed(number).unwrap();
+        let result = night.run(&storage);
+        match result {
+            Ok(()) => {
+                done += 1;
+                assert!(number <= first + 1, "killed after {number} operations, behind the decision");
+            }
+            Err(error) => {
+                refused += 1;
+                // At the very end nothing is left to recover: the bitmaps count from what is there.
+                assert_eq!(error.kind(), holstein::ErrorKind::WrongState, "killed after {number}: {error}");
+                if let Some(recovery) = error.recovery() {
+                    assert!(error.to_string().contains("is complete"), "{error}");
+                    assert!(!recovery.items.is_empty());
+                } else {
+                    assert!(number >= end - 2, "killed after {number}: {error}");
+                }
+            }
+        }
+        // What the dead run had taken leaks.
+        assert_eq!(night.side_without_refcounts(&storage), Ok(Side::All), "killed after {number} operations");
+        night.again(&storage).unwrap();
+    }
+    println!("{done} times done, {refused} times refused");
+    assert!(done > 10 && refused > 5);
 }

@@ -210,6 +210,7 @@ impl Subject {
             }
             BitmapChange::Remove { name } => vec!["remove".into(), DISK.into(), text(name)],
             BitmapChange::Clear { name } => vec!["clear".into(), DISK.into(), text(name)],
+            BitmapChange::CountFrom { .. } => panic!("no command does {change:?}"),
             BitmapChange::Record { name, recording } => {
                 let word = if *recording == Recording::Enabled { "enable" } else { "disable" };
                 vec![word.into(), DISK.into(), text(name)]
@@ -240,6 +241,7 @@ impl Subject {
                 args.push("--remove".into());
                 name
             }
+            BitmapChange::CountFrom { .. } => panic!("QEMU does not do {change:?}"),
             BitmapChange::Clear { name } => {
                 args.push("--clear".into());
                 name

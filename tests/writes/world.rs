@@ -282,7 +282,7 @@ impl World {
                         self.since.insert(text(to), since);
                     }
                 }
-                BitmapChange::Clear { .. } | BitmapChange::Merge { .. } => {}
+                BitmapChange::Clear { .. } | BitmapChange::CountFrom { .. } | BitmapChange::Merge { .. } => {}
             }
             self.required = self.required.changed(std::slice::from_ref(change));
             self.allowed = self.allowed.changed(std::slice::from_ref(change));

@@ -4,24 +4,25 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use holstein::{
-    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, Disk, DiskOptions, ErrorKind, Format, Layers,
-    LostBitmap, RepairMode, RepairReport, Sharing,
+    BackingPolicy, CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, Disk, DiskOptions, ErrorKind,
+    Format, Layers, LostBitmap, RepairMode, RepairReport, Sharing,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     args::OutputFormat,
+    chain,
     failure::{FAILED, Failure},
     output::{self, escape, json_name, json_path, printable},
 };
 
 /// The exit codes of `qemu-img check`.
-const CORRUPT: u8 = 2;
-const LEAKS: u8 = 3;
+pub(crate) const CORRUPT: u8 = 2;
+pub(crate) const LEAKS: u8 = 3;
 const NO_CHECKS: u8 = 63;
 
 /// A check needs one or two bytes for each cluster of the file; with this much, 32 TiB at the usual cluster size.
-const MEMORY_LIMIT: u64 = 1 << 30;
+pub(crate) const MEMORY_LIMIT: u64 = 1 << 30;
 
 /// Check that an image is consistent: refcounts, tables, snapshots and bitmaps; and repair it.
 ///
@@ -32,7 +33,7 @@ const MEMORY_LIMIT: u64 = 1 << 30;
 #[derive(Args)]
 pub(crate) struct CheckArgs {
     /// The image
-    image: PathBuf,
+    pub(crate) image: PathBuf,
 
     /// Format of the image, never guessed [default: qcow2]
     #[arg(short, long, value_name = "qcow2|raw")]
@@ -47,9 +48,17 @@ pub(crate) struct CheckArgs {
     #[arg(short = 'U', long)]
     force_share: bool,
 
+    /// Check all images of the chain, and that each stands on the backup that it was made over
+    #[arg(long, conflicts_with = "repair")]
+    chain: bool,
+
+    /// With --chain: which files named inside an image may be opened [default: beside]
+    #[arg(long, value_name = "beside|under=DIR|any|deny", requires = "chain")]
+    pub(crate) backing_policy: Option<BackingPolicy>,
+
     /// What to print
     #[arg(long, value_enum, default_value_t)]
-    output: OutputFormat,
+    pub(crate) output: OutputFormat,
 }
 
 /// Runs the command.
@@ -61,6 +70,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         memory_limit: MEMORY_LIMIT,
         ..DiskOptions::default()
     };
+    if args.chain {
+        return chain::run(args, &options);
+    }
     let outcome = match args.repair {
         Some(mode) => Disk::repair(&args.image, &options, mode),
         // What a repair that does nothing finds.
@@ -81,7 +93,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(exit_code(&report.remaining)))
 }
 
-fn exit_code(report: &CheckReport) -> u8 {
+pub(crate) fn exit_code(report: &CheckReport) -> u8 {
     match report {
         _ if report.check_errors > 0 => FAILED,
         _ if report.is_corrupt() => CORRUPT,

@@ -15,7 +15,7 @@ use holstein::{
 use crate::{args::parse_size, output::escape};
 
 /// All keys, in the order in which help and errors name them.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "source",
     "source-format",
     "target",
@@ -32,6 +32,7 @@ const KEYS: [&str; 16] = [
     "speed",
     "on-source-error",
     "on-target-error",
+    "lineage",
 ];
 
 /// The keys that mean `on` when they stand alone.
@@ -88,6 +89,7 @@ impl DiskSpec {
             speed: values.parsed("speed", parse_size)?.unwrap_or_default(),
             on_source_error: values.policy("on-source-error")?,
             on_target_error: values.policy("on-target-error")?,
+            lineage: values.choice("lineage", "strict, ignore")?.unwrap_or_default(),
             // Nobody could tell a job of a command to take its last step.
             ..BackupOptions::default()
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use holstein::{DiskInfo, FileKind, Layers, Qcow2Info, SnapshotInfo};
+use holstein::{DiskInfo, FileKind, Identity, Layers, Qcow2Info, SnapshotInfo};
 use serde_json::{Value, json};
 
 use crate::{
@@ -146,6 +146,18 @@ fn file_json(image: &Path, info: &DiskInfo) -> Value {
 fn own_json(info: &DiskInfo) -> Value {
     let mut value = json!({ "file-length": info.file_length });
     if let Some(qcow2) = &info.qcow2 {
+        let text = |identity: Option<Identity>| identity.map(|identity| identity.to_string());
+        value["identity"] = json!(text(qcow2.identity));
+        value["parent"] = json!(text(qcow2.parent));
+        value["bitmaps-count-from"] = qcow2
+            .bitmaps
+            .iter()
+            .filter_map(|bitmap| {
+                let base = bitmap.base?;
+                let (name, backup) = (json_name(&bitmap.name), base.backup.to_string());
+                Some(json!({ "name": name, "backup": backup, "disk-size": base.disk_size }))
+            })
+            .collect();
         value["unknown-header-extensions"] = qcow2
             .unknown_extensions
             .iter()
@@ -187,6 +199,12 @@ fn as_text(image: &Path, info: &DiskInfo) -> String {
             line("data file", format!("{}{layout}", escape(data_file.as_bytes())));
         }
         line("features", features(qcow2));
+        if let Some(identity) = qcow2.identity {
+            line("identity", identity.to_string());
+        }
+        if let Some(parent) = qcow2.parent {
+            line("parent", parent.to_string());
+        }
         for (kind, length) in &qcow2.unknown_extensions {
             line("unknown header", format!("extension {kind:#010x}, {length} bytes, kept as it is"));
         }
@@ -252,10 +270,11 @@ fn bitmap_table(qcow2: &Qcow2Info) -> String {
         .iter()
         .map(|bitmap| {
             let flags = flags(bitmap.in_use, bitmap.auto);
-            [escape(&bitmap.name), output::size(bitmap.granularity), flags_text(&flags)]
+            let base = bitmap.base.map_or("not known".into(), |base| base.backup.to_string());
+            [escape(&bitmap.name), output::size(bitmap.granularity), flags_text(&flags), base]
         })
         .collect();
-    output::table(["NAME", "GRANULARITY", "FLAGS"], &rows)
+    output::table(["NAME", "GRANULARITY", "FLAGS", "COUNTS FROM"], &rows)
 }
 
 /// The flags of a bitmap for people.

@@ -6,6 +6,7 @@
 mod args;
 mod backup;
 mod bitmap;
+mod chain;
 mod check;
 mod compare;
 mod create;

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use holstein::{
-    CompletionMode, DiskOptions, Error, ErrorKind, Job, RunningTransaction, Transaction, recover,
+    CompletionMode, DiskOptions, Error, ErrorKind, Job, JobLineage, RunningTransaction, Transaction, recover,
 };
 use serde_json::{Value, json};
 
@@ -56,10 +56,11 @@ impl RunArgs {
         transaction.set_completion(completion);
         if let Some(folder) = self.journal.as_deref().or(first.map(folder_of)) {
             // A folder that is not there is told by the transaction.
-            if let Ok(recovery) = recover(folder)
-                && !self.quiet
-            {
-                eprint!("{}", recovery_text::as_text(&recovery));
+            if let Ok(recovery) = recover(folder) {
+                if !self.quiet {
+                    eprint!("{}", recovery_text::as_text(&recovery));
+                }
+                transaction.set_recovered(recovery);
             }
             transaction.set_journal(folder);
         }
@@ -147,6 +148,7 @@ struct DiskOutcome {
     stored: u64,
     /// How far a partial target goes that was kept.
     partial: Option<u64>,
+    lineage: JobLineage,
 }
 
 impl DiskOutcome {
@@ -158,6 +160,7 @@ impl DiskOutcome {
             zero: report.zero_bytes,
             stored: report.stored_bytes,
             partial: report.partial_end,
+            lineage: job.lineage(),
         }
     }
 }
@@ -177,6 +180,9 @@ impl Outcome {
                     "zero": disk.zero,
                     "stored": disk.stored,
                     "partial": disk.partial,
+                    "identity": disk.lineage.identity.map(|identity| identity.to_string()),
+                    "parent": disk.lineage.parent.map(|identity| identity.to_string()),
+                    "notes": disk.lineage.notes,
                     "error": error_json(disk.error.as_ref()),
                 })
             })
@@ -198,7 +204,7 @@ impl Outcome {
                     output::size(disk.data),
                     output::size(disk.zero),
                     output::size(disk.stored),
-                )
+                ) + &notes(&disk.lineage)
             })
             .collect()
     }
@@ -238,6 +244,11 @@ impl Outcome {
     }
 }
 
+/// What is not known of a backup, a line each.
+fn notes(lineage: &JobLineage) -> String {
+    lineage.notes.iter().map(|note| format!("  note: {}\n", output::printable(note))).collect()
+}
+
 fn error_json(error: Option<&Error>) -> Value {
     error.map_or(
         Value::Null,
@@ -269,7 +280,14 @@ mod tests {
     }
 
     fn disk(error: Option<Error>) -> DiskOutcome {
-        DiskOutcome { error, data: 65536, zero: 0, stored: 1024, partial: None }
+        DiskOutcome {
+            error,
+            data: 65536,
+            zero: 0,
+            stored: 1024,
+            partial: None,
+            lineage: JobLineage::default(),
+        }
     }
 
     #[test]
@@ -277,7 +295,8 @@ mod tests {
         let specs = specs(1);
         let outcome = Outcome { disks: vec![disk(None)], error: None };
         let expected = json!({ "completed": true, "disks": [{ "source": "s0", "target": "t0", "sync": "full",
-            "completed": true, "data": 65536, "zero": 0, "stored": 1024, "partial": null, "error": null }],
+            "completed": true, "data": 65536, "zero": 0, "stored": 1024, "partial": null, "identity": null, "parent": null,
+            "notes": [], "error": null }],
             "error": null });
         assert_eq!(outcome.as_json(&specs), expected);
         assert_eq!(outcome.summary(&specs), "s0 -> t0: full, 64 KiB of data, 0 B of zeros, 1 KiB stored\n");

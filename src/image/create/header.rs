@@ -9,6 +9,7 @@ use crate::{
         extension,
         geometry::Geometry,
         header::{self, CompressionType, RawHeader, V2_LENGTH, autoclear, compatible, incompatible},
+        lineage::Lineage,
     },
 };
 
@@ -27,6 +28,22 @@ pub(super) fn first_cluster(
     geometry: &Geometry,
     tables: &Tables,
 ) -> Result<Vec<u8>> {
+    match with_extensions(options, geometry, tables, &options.lineage)? {
+        Some(cluster) => Ok(cluster),
+        // What an image descends from is good to know, and no reason not to make it.
+        None => {
+            with_extensions(options, geometry, tables, &Lineage::default())?.ok_or_else(|| no_room(options))
+        }
+    }
+}
+
+/// The same with this lineage, if there is room for it.
+fn with_extensions(
+    options: &LayoutOptions,
+    geometry: &Geometry,
+    tables: &Tables,
+    lineage: &Lineage,
+) -> Result<Option<Vec<u8>>> {
     let length = if options.version == 2 { V2_LENGTH } else { size_of::<RawHeader>() };
     let mut raw = raw_header(options, geometry, tables, length);
     let mut extensions = Vec::new();
@@ -35,6 +52,9 @@ pub(super) fn first_cluster(
     }
     if let Some(data_file) = &options.data_file {
         extension::append(&mut extensions, extension::DATA_FILE, &data_file.name);
+    }
+    if !lineage.is_empty() {
+        extension::append(&mut extensions, extension::LINEAGE, &lineage.encode());
     }
     extension::append(&mut extensions, extension::END, &[]);
     if let Some((name, _)) = &options.backing {
@@ -47,15 +67,19 @@ pub(super) fn first_cluster(
     }
     let mut cluster = [&raw.as_bytes()[..length], &extensions].concat();
     if cluster.len() as u64 > options.cluster_size {
-        let names = match (&options.backing, &options.data_file) {
-            (Some(_), Some(_)) => "names of the backing file and the data file do",
-            (None, Some(_)) => "data file's name does",
-            _ => "backing file's name does",
-        };
-        return Err(invalid(format!("the {names} not fit into the first cluster; use larger clusters")));
+        return Ok(None);
     }
     cluster.resize(options.cluster_size as usize, 0);
-    Ok(cluster)
+    Ok(Some(cluster))
+}
+
+fn no_room(options: &LayoutOptions) -> Error {
+    let names = match (&options.backing, &options.data_file) {
+        (Some(_), Some(_)) => "names of the backing file and the data file do",
+        (None, Some(_)) => "data file's name does",
+        _ => "backing file's name does",
+    };
+    invalid(format!("the {names} not fit into the first cluster; use larger clusters"))
 }
 
 fn raw_header(options: &LayoutOptions, geometry: &Geometry, tables: &Tables, length: usize) -> RawHeader {

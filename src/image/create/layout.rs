@@ -22,7 +22,9 @@ use crate::{
         geometry::Geometry,
         header::{self, CompressionType},
         l1::COPIED,
-        l2, refcount,
+        l2,
+        lineage::Lineage,
+        refcount,
     },
     image::Format,
     storage::File,
@@ -44,6 +46,8 @@ pub(crate) struct LayoutOptions {
     /// Name and format of the image below.
     pub(crate) backing: Option<(Vec<u8>, Format)>,
     pub(crate) data_file: Option<DataFileName>,
+    /// Left out where the first cluster has no room for it.
+    pub(crate) lineage: Lineage,
 }
 
 /// How an image names the file that its guest data lies in.
@@ -108,6 +112,7 @@ impl LayoutOptions {
             compression: CompressionType::Zlib,
             backing: None,
             data_file: None,
+            lineage: Lineage::default(),
         }
     }
 

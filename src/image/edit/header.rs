@@ -15,6 +15,7 @@ use crate::{
     format::{
         extension::{self, BitmapsExtension, RawExtension},
         header::{Header, RawHeader, autoclear},
+        lineage::Lineage,
         read_struct,
     },
     storage::File,
@@ -27,6 +28,8 @@ const SECTOR: usize = 512;
 pub(crate) struct HeaderChange {
     /// `None`: the bitmaps extension stays as it is.
     pub(crate) bitmaps: Option<BitmapsField>,
+    /// What the bitmaps count from, where they change; as much of it as there is room for.
+    pub(crate) lineage: Option<Lineage>,
     pub(crate) refcount_table: Option<NewTable>,
     pub(crate) disk: Option<NewDisk>,
     pub(crate) snapshots: Option<SnapshotTable>,
@@ -138,7 +141,17 @@ impl NewHeader {
             file.error(ErrorKind::Unsupported, text)
         };
         let mut new = match change.bitmaps {
-            Some(bitmaps) => rearrange(header, &cluster, bitmaps)?.ok_or_else(no_room)?,
+            Some(bitmaps) => {
+                let own = || header.extensions.lineage.clone();
+                let mut lineage = change.lineage.clone().or_else(own).unwrap_or_default();
+                loop {
+                    match rearrange(header, &cluster, bitmaps, &lineage)? {
+                        Some(new) => break new,
+                        None if lineage.shorten() => {}
+                        None => return Err(no_room()),
+                    }
+                }
+            }
             None => NewHeader {
                 sector: cluster.get(..SECTOR.min(cluster.len())).unwrap_or_default().to_vec(),
                 moved_name: None,
@@ -197,7 +210,12 @@ impl NewHeader {
 }
 
 /// The first sector with another bitmaps extension; `None` when that has no room.
-fn rearrange(header: &Header, cluster: &[u8], bitmaps: BitmapsField) -> Result<Option<NewHeader>> {
+fn rearrange(
+    header: &Header,
+    cluster: &[u8],
+    bitmaps: BitmapsField,
+    lineage: &Lineage,
+) -> Result<Option<NewHeader>> {
     let cluster_size = header.geometry.cluster_size() as usize;
     let Some(mut sector) = cluster.get(..header.length).map(<[u8]>::to_vec) else { return Ok(None) };
     if let BitmapsField::Directory { count, offset, size } = bitmaps {
@@ -214,8 +232,12 @@ fn rearrange(header: &Header, cluster: &[u8], bitmaps: BitmapsField) -> Result<O
         match kind {
             extension::BITMAPS => {}
             extension::FEATURE_NAMES => names = Some(data),
+            extension::LINEAGE if header.extensions.lineage.is_some() => {}
             _ => extension::append(&mut sector, kind, data),
         }
+    }
+    if !lineage.is_empty() {
+        extension::append(&mut sector, extension::LINEAGE, &lineage.encode());
     }
     let room = cluster_size.min(SECTOR);
     let end_mark = size_of::<RawExtension>();

@@ -14,7 +14,6 @@ use std::{
 pub(crate) use record::Content;
 use record::{ALIGNMENT, Begun, Block, Decided, TargetRecord};
 pub(crate) use recover::recover;
-pub use recover::{Recovery, RecoveryItem, RecoveryKind};
 
 use crate::{
     disk::{Fingerprint, Switch},
