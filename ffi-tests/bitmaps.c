@@ -185,8 +185,6 @@ static void refusals(void)
     writing.access = 2;
     CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "access", hol_disk_open(path, &writing, &second));
     writing.access = HOL_ACCESS_READ;
-    writing.reserved = 1;
-    CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "reserved", hol_disk_open(path, &writing, &second));
     CHECK(second == NULL);
 }
 

@@ -108,7 +108,7 @@ static void refusals(const char *images, const char *work)
     REFUSED(HOL_ERR_INVALID_ARGUMENT, "compression_type cannot be 3", compression_type, 3);
     REFUSED(HOL_ERR_INVALID_ARGUMENT, "preallocation cannot be 2", preallocation, 2);
     REFUSED(HOL_ERR_INVALID_ARGUMENT, "existing cannot be 2", existing, 2);
-    REFUSED(HOL_ERR_INVALID_ARGUMENT, "flags cannot be 2", flags, HOL_DISK_CORRUPT);
+    REFUSED(HOL_ERR_INVALID_ARGUMENT, "flags that are not known here: 0x2", flags, HOL_DISK_CORRUPT);
     REFUSED(HOL_ERR_INVALID_ARGUMENT, "only a data file can be raw", flags, HOL_DISK_DATA_FILE_RAW);
     REFUSED(HOL_ERR_INVALID_ARGUMENT, "backing_format is only for", backing_format, HOL_FORMAT_RAW);
     REFUSED(HOL_ERR_INVALID_ARGUMENT, "reserved must be 0", reserved, 1);

@@ -74,7 +74,7 @@ build link_shared link.c clang "${c11[@]}" "${with_shared[@]}"
 run "shared library" "$BUILD/link_shared"
 build dlopen dlopen.c gcc "${c11[@]}" -ldl -lpthread
 run "loaded and unloaded in a thread" "$BUILD/dlopen" "$LIBDIR/libholstein.so"
-run "loaded and unloaded in a thread, valgrind" "${memcheck[@]}" "$BUILD/dlopen" "$LIBDIR/libholstein.so"
+run "loaded and unloaded in a thread, valgrind" "${memcheck[@]}" "--suppressions=$here/unloaded.supp" "$BUILD/dlopen" "$LIBDIR/libholstein.so"
 
 # What it does: plainly, under valgrind, under AddressSanitizer.
 for test in "${behaviour[@]}"; do

@@ -17,7 +17,7 @@ _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
 _Static_assert(sizeof(hol_recover_report) == 56, "hol_recover_report");
 _Static_assert(sizeof(hol_report) == 40, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
-_Static_assert(offsetof(hol_disk_options, reserved) == 44, "the last field ends the structure");
+_Static_assert(offsetof(hol_disk_options, chain_limit) == 44, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed there was nothing behind");
 _Static_assert(offsetof(hol_backup_options, dismiss) == 84, "a field keeps its place");
 _Static_assert(offsetof(hol_backup_options, reserved) == 92, "the last field ends the structure");

@@ -334,6 +334,16 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_LAST_STEP_MANUAL 1
 
 /**
+ * An increment over another image than the backup that its bitmap counts from is refused. The default.
+ */
+#define HOL_LINEAGE_STRICT 0
+
+/**
+ * It is not: the caller knows better.
+ */
+#define HOL_LINEAGE_IGNORE 1
+
+/**
  * All jobs of a transaction succeed, or none leaves anything behind. The default.
  */
 #define HOL_COMPLETION_GROUPED 0
@@ -1109,6 +1119,14 @@ typedef struct hol_backup_options {
    * HOL_LAST_STEP_MANUAL: the transaction is over only after hol_job_dismiss(); HOL_LAST_STEP_AUTO: when the job is.
    */
   uint32_t dismiss;
+  /**
+   * Whether an increment must stand on the backup that its bitmap counts from, where that is known: HOL_LINEAGE_*
+   */
+  uint32_t lineage;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } hol_backup_options;
 
 /**
