@@ -1,7 +1,7 @@
 //! What tells later whether a file was written.
 
 use super::File;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// So much of a file's start is compared: all fields of a header.
 const HEAD: usize = 4096;
@@ -21,7 +21,15 @@ impl Stamp {
         let version = file.version()?;
         let changed = file.content_time()?.unwrap_or(version.modified);
         let mut head = [0; HEAD];
-        let head = file.read_up_to(&mut head, 0).ok().map(|got| blake3::hash(&head[..got]));
+        let head = &mut head[..version.length.min(HEAD as u64) as usize];
+        let head = match file.read_up_to(head, 0) {
+            // What a short read did not bring is not known.
+            Ok(got) if got < head.len() => {
+                let text = format!("it ends at byte {got}, and has {} bytes", version.length);
+                return Err(file.error(ErrorKind::Corrupt, text));
+            }
+            read => read.ok().map(|_| blake3::hash(head)),
+        };
         Ok(Stamp { length: version.length, changed, head })
     }
 

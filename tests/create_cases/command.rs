@@ -85,7 +85,7 @@ pub fn wrong_usage_and_failures() {
         (&[], 2, &["<IMAGE>"]),
         (&["new.qcow2"], 2, &["new.qcow2", "a size is needed"]),
         (&["new.qcow2", "1000"], 2, &["multiple of 512", "use 512 or 1024"]),
-        (&["new.qcow2", "1.5G"], 2, &["1.5G", "not a size"]),
+        (&["new.qcow2", "1.5.5G"], 2, &["1.5.5G", "not a size"]),
         (&["new.qcow2", "1M", "--cluster-size=3k"], 2, &["cluster size 3072", "power of two"]),
         (&["new.qcow2", "1M", "--compat=0.10", "--extended-l2"], 2, &["version 2", "extended L2"]),
         (&["new.qcow2", "1M", "--compat=2"], 2, &["compatibility level '2'", "0.10 or 1.1"]),

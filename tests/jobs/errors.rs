@@ -81,7 +81,7 @@ fn what_failed_once_is_made_up_for() {
                 assert!(result.is_ok(), "{what}");
                 let made = site.storage.contents(target("one")).unwrap();
                 if options.compression == Compression::None {
-                    assert!(made == expected, "{what}");
+                    assert!(without_identity(made) == without_identity(expected.clone()), "{what}");
                 }
                 tried += 1;
             }
@@ -324,4 +324,12 @@ fn a_stopped_job_holds_no_thread() {
         site.complete("one");
         site.complete("two");
     }
+}
+
+/// A target without what is random in it: the data of the extension "HOLS".
+fn without_identity(mut image: Vec<u8>) -> Vec<u8> {
+    if let Some(at) = image.windows(4).take(512).position(|bytes| bytes == b"HOLS") {
+        image[at + 8..at + 48].fill(0);
+    }
+    image
 }

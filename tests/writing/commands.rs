@@ -133,7 +133,7 @@ fn resize_errors() {
         (&["+18446744073709551615"], 2, &["the disk of 4194304 bytes cannot be changed by so much"]),
         (&["1000", "--shrink"], 2, &["the size 1000 is no multiple of 512 bytes"]),
         (&["0", "--shrink"], 2, &["a disk of 0 bytes cannot be made"]),
-        (&["8191P"], 2, &["'8191P' is not a size"]),
+        (&["8191X"], 2, &["'8191X' is not a size"]),
         (&[], 2, &["SIZE"]),
         (&["--5"], 2, &["--5"]),
         (&["8M", "-f", "raw"], 1, &["only qcow2 images are written"]),

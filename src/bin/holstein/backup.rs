@@ -1,9 +1,12 @@
 //! `holstein backup`: one transaction that copies disks.
 
-use std::{ffi::OsString, fs, os::unix::fs::MetadataExt, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Args;
-use holstein::{Access, Backup, CompletionMode, Disk, DiskOptions, RunningTransaction};
+use holstein::{
+    Access, Backup, CompletionMode, Disk, DiskOptions, RunningTransaction,
+    storage::{HostStorage, Storage},
+};
 
 use crate::{disk_spec::DiskSpec, failure::Failure, output::escape_path, progress, run::RunArgs};
 
@@ -76,7 +79,7 @@ fn parse_disks(texts: &[OsString]) -> Result<Vec<DiskSpec>, Failure> {
 
 /// One disk whose bitmap changes can be copied once in a run: it is locked against everybody, this command included.
 fn refuse_twice(specs: &[DiskSpec]) -> Result<(), Failure> {
-    let file = |spec: &DiskSpec| fs::metadata(&spec.source).ok().map(|file| (file.dev(), file.ino()));
+    let file = |spec: &DiskSpec| HostStorage.status(&spec.source).ok().map(|status| status.id);
     for (index, spec) in specs.iter().enumerate() {
         let same = |other: &&DiskSpec| file(other).is_some_and(|one| Some(one) == file(spec));
         let changes = |other: &&DiskSpec| [*other, spec].iter().any(|spec| spec.access() == Access::Write);
