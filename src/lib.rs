@@ -45,7 +45,7 @@ pub use job::{
     JobReport, JobStatus, LastStep, LineageCheck, Progress, SyncMode, Verb, ZeroDetection,
 };
 pub use recovery::{Recovery, RecoveryItem, RecoveryKind};
-pub use storage::FileKind;
+pub use storage::{FileKind, same_file};
 pub use transaction::{
     Action, CompletionMode, Event, EventKind, LogLevel, MergeFrom, OverlayOptions, RunningTransaction,
     Transaction, recover, recover_in,

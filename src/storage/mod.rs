@@ -22,6 +22,12 @@ pub use simulated::SimulatedStorage;
 pub(crate) use stamp::Stamp;
 pub(crate) use sys::{EventFd, Thread, random};
 
+/// Whether two paths lead to one file, also by links. False where one of them cannot be looked at.
+pub fn same_file(a: impl AsRef<Path>, b: impl AsRef<Path>) -> bool {
+    let id = |path: &Path| HostStorage.status(path).ok().map(|status| status.id);
+    id(a.as_ref()).is_some_and(|a| Some(a) == id(b.as_ref()))
+}
+
 /// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name
 /// that was found inside an image goes through [`Storage::open_beneath`] or a policy check first.
 pub trait Storage: fmt::Debug + Send + Sync {

@@ -3,10 +3,7 @@
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Args;
-use holstein::{
-    Access, Backup, CompletionMode, Disk, DiskOptions, RunningTransaction,
-    storage::{HostStorage, Storage},
-};
+use holstein::{Access, Backup, CompletionMode, Disk, DiskOptions, RunningTransaction, same_file};
 
 use crate::{disk_spec::DiskSpec, failure::Failure, output::escape_path, progress, run::RunArgs};
 
@@ -79,9 +76,8 @@ fn parse_disks(texts: &[OsString]) -> Result<Vec<DiskSpec>, Failure> {
 
 /// One disk whose bitmap changes can be copied once in a run: it is locked against everybody, this command included.
 fn refuse_twice(specs: &[DiskSpec]) -> Result<(), Failure> {
-    let file = |spec: &DiskSpec| HostStorage.status(&spec.source).ok().map(|status| status.id);
     for (index, spec) in specs.iter().enumerate() {
-        let same = |other: &&DiskSpec| file(other).is_some_and(|one| Some(one) == file(spec));
+        let same = |other: &&DiskSpec| same_file(&other.source, &spec.source);
         let changes = |other: &&DiskSpec| [*other, spec].iter().any(|spec| spec.access() == Access::Write);
         if let Some(other) = specs[..index].iter().filter(same).find(changes) {
             let (one, two) = (escape_path(&other.source), escape_path(&spec.source));
