@@ -28,6 +28,7 @@ impl Stamp {
                 let text = format!("it ends at byte {got}, and has {} bytes", version.length);
                 return Err(file.error(ErrorKind::Corrupt, text));
             }
+            Err(error) if error.errno().is_none() => return Err(error),
             read => read.ok().map(|_| blake3::hash(head)),
         };
         Ok(Stamp { length: version.length, changed, head })
