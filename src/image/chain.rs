@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Image, Mapping, Run};
+use super::{Image, Mapping, Run, file_extents::FileExtents};
 use crate::error::Result;
 
 impl Image {
@@ -33,6 +33,8 @@ pub(crate) struct Walk {
     /// For each layer the run found last: a layer's long run is looked up once, not once for every short run
     /// of the layers beside it.
     cursors: Vec<Option<Cursor>>,
+    /// For each layer what its file said last.
+    extents: Vec<FileExtents>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +47,9 @@ impl Walk {
     /// Over a guest range, clipped to the disk.
     pub(crate) fn new(image: &Image, range: Range<u64>) -> Self {
         let end = range.end.min(image.size());
-        Walk { at: range.start.min(end), end, cursors: vec![None; image.layer_count()] }
+        let count = image.layer_count();
+        let (cursors, extents) = (vec![None; count], vec![FileExtents::default(); count]);
+        Walk { at: range.start.min(end), end, cursors, extents }
     }
 
     /// The next run of `image`, which must be the same in each call.
@@ -83,7 +87,7 @@ impl Walk {
         {
             return Ok((mapping.advance(start - range.start), length.min(range.end - start)));
         }
-        let (mapping, found) = image.layer(depth)?.map_at(start, length)?;
+        let (mapping, found) = image.layer(depth)?.map_at(start, length, &mut self.extents[depth])?;
         self.cursors[depth] = Some(Cursor { range: start..start + found, mapping });
         Ok((mapping, found))
     }

@@ -10,6 +10,7 @@ mod chain;
 mod check;
 pub(crate) mod create;
 pub(crate) mod edit;
+mod file_extents;
 mod info;
 mod mapping;
 mod open;
@@ -32,6 +33,7 @@ pub use check::{
 };
 pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use edit::SnapshotChange;
+use file_extents::FileExtents;
 pub use info::{BackingInfo, BitmapEntryInfo, DiskInfo, LayerInfo, Link, Qcow2Info, SnapshotInfo};
 pub use mapping::{Mapping, Run};
 pub use open::{Access, Format, ImageOptions, Layers, Sharing};
@@ -201,10 +203,10 @@ impl Layer {
     }
 
     /// Where the start of a guest range is, and how far (up to `length`) it goes on so.
-    fn map_at(&self, offset: u64, length: u64) -> Result<(Mapping, u64)> {
+    fn map_at(&self, offset: u64, length: u64, extents: &mut FileExtents) -> Result<(Mapping, u64)> {
         match &self.kind {
-            LayerKind::Qcow2(image) => image.map_at(offset, length),
-            LayerKind::Raw(image) => image.map_at(offset, length),
+            LayerKind::Qcow2(image) => image.map_at(offset, length, extents),
+            LayerKind::Raw(image) => image.map_at(offset, length, extents),
         }
     }
 

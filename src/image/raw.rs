@@ -1,6 +1,6 @@
 //! The raw format: the file is the disk.
 
-use super::Mapping;
+use super::{Mapping, file_extents::FileExtents};
 use crate::{error::Result, storage::File};
 
 /// A raw image, open for reading.
@@ -25,11 +25,16 @@ impl Raw {
         self.length.next_multiple_of(512)
     }
 
-    pub(crate) fn map_at(&self, offset: u64, length: u64) -> Result<(Mapping, u64)> {
+    pub(crate) fn map_at(
+        &self,
+        offset: u64,
+        length: u64,
+        extents: &mut FileExtents,
+    ) -> Result<(Mapping, u64)> {
         if offset >= self.length {
             return Ok((Mapping::Zero { host: Some(offset) }, length));
         }
-        let extent = self.file.extent_at(offset)?;
+        let extent = extents.at(&self.file, offset)?;
         let end = extent.end.min(self.length).min(offset + length);
         let mapping = match extent.hole {
             true => Mapping::Zero { host: Some(offset) },

@@ -7,7 +7,10 @@ use std::{
 
 use zerocopy::{FromBytes, big_endian::U64};
 
-use super::{super::Mapping, Qcow2};
+use super::{
+    super::{Mapping, file_extents::FileExtents},
+    Qcow2,
+};
 use crate::{
     error::{ErrorKind, Result},
     format::{
@@ -18,7 +21,12 @@ use crate::{
 
 impl Qcow2 {
     /// Where the start of a guest range is, and how far it goes on so. The range must lie in the disk.
-    pub(crate) fn map_at(&self, offset: u64, length: u64) -> Result<(Mapping, u64)> {
+    pub(crate) fn map_at(
+        &self,
+        offset: u64,
+        length: u64,
+        extents: &mut FileExtents,
+    ) -> Result<(Mapping, u64)> {
         let end = offset + length;
         let (mapping, mut found) = self.map_piece(offset, end)?;
         while offset + found < end {
@@ -29,13 +37,19 @@ impl Qcow2 {
             found += more;
         }
         match mapping {
-            Mapping::Data { host, .. } => self.resolve_data(offset, host, found),
+            Mapping::Data { host, .. } => self.resolve_data(offset, host, found, extents),
             _ => Ok((mapping, found)),
         }
     }
 
     /// Data must lie inside its file; only the last cluster may be cut short.
-    fn resolve_data(&self, guest: u64, host: u64, length: u64) -> Result<(Mapping, u64)> {
+    fn resolve_data(
+        &self,
+        guest: u64,
+        host: u64,
+        length: u64,
+        extents: &mut FileExtents,
+    ) -> Result<(Mapping, u64)> {
         let file = self.data_file()?;
         let last = self.geometry().cluster_start(host + length - 1);
         // The length is asked again only when it matters: a shared image may have grown.
@@ -60,7 +74,7 @@ impl Qcow2 {
         if host >= self.data_length.load(Ordering::Relaxed) {
             return Ok((Mapping::Data { host, hole: true }, length));
         }
-        let extent = file.extent_at(host)?;
+        let extent = extents.at(file, host)?;
         let end = extent.end.clamp(host + 1, host + length);
         Ok((Mapping::Data { host, hole: extent.hole }, end - host))
     }
