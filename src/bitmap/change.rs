@@ -147,6 +147,13 @@ impl<'a> Draft<'a> {
         Draft { image, slots: current.map(slot).collect(), tables: None }
     }
 
+    /// The same after a list of changes.
+    pub(super) fn after(image: &'a Qcow2, changes: &[BitmapChange]) -> Result<Self> {
+        let mut draft = Draft::new(image);
+        changes.iter().try_for_each(|change| draft.apply(change))?;
+        Ok(draft)
+    }
+
     /// Carries out one change.
     pub(super) fn apply(&mut self, change: &BitmapChange) -> Result<()> {
         match change {

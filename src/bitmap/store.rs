@@ -49,8 +49,7 @@ pub(crate) fn load_after(
         }
         return Ok(bitmap);
     }
-    let mut draft = Draft::new(image);
-    changes.iter().try_for_each(|change| draft.apply(change))?;
+    let mut draft = Draft::after(image, changes)?;
     if purpose == Purpose::Backup {
         draft.ensure_recorded(name)?;
     }
@@ -68,10 +67,7 @@ pub(crate) enum Purpose {
 
 /// The bitmaps as a list of changes makes them.
 fn draft(image: &Qcow2, changes: &[BitmapChange]) -> Result<Vec<Slot>> {
-    let mut draft = Draft::new(image);
-    for change in changes {
-        draft.apply(change)?;
-    }
+    let draft = Draft::after(image, changes)?;
     let mut directory = Vec::new();
     draft.slots.iter().for_each(|slot| slot.entry.append(&mut directory));
     check_directory(draft.slots.len(), directory.len())?;
@@ -246,9 +242,7 @@ fn lineage_of(image: &Qcow2, slots: &[Slot]) -> Lineage {
 
 /// From which backup on a bitmap counts after a list of changes, if that is known.
 pub(crate) fn base_after(image: &Qcow2, changes: &[BitmapChange], name: &[u8]) -> Result<Option<Base>> {
-    let mut draft = Draft::new(image);
-    changes.iter().try_for_each(|change| draft.apply(change))?;
-    draft.base(name)
+    Draft::after(image, changes)?.base(name)
 }
 
 /// Writes new contents and a new directory, and releases what they replace.

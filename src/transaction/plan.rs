@@ -285,17 +285,12 @@ impl Site {
         };
         let mut jobs = (0..backups.len()).filter(|index| of_this(&backups[*index]));
         let (Some(job), None) = (jobs.next(), jobs.next()) else { return None };
-        let begins = |change: &BitmapChange| {
-            matches!(
-                change,
-                BitmapChange::Add { .. } | BitmapChange::Clear { .. } | BitmapChange::Record { .. }
-            )
-        };
         let mut names: Vec<Vec<u8>> = Vec::new();
         for change in &self.bitmaps {
             match change {
                 BitmapChange::Add { name, .. } | BitmapChange::Clear { name } => names.push(name.clone()),
-                other => names.retain(|name| begins(other) || !other.names().contains(&name)),
+                BitmapChange::Record { .. } => {}
+                other => names.retain(|name| !other.names().contains(&name)),
             }
         }
         names.dedup();

@@ -75,8 +75,12 @@ pub(crate) fn clear_unknown_autoclear(file: &File, header: &Header) -> Result<bo
     if known == header.autoclear {
         return Ok(false);
     }
-    file.write_all(&known.to_be_bytes(), AUTOCLEAR as u64)?;
+    write_autoclear(file, known)?;
     Ok(true)
+}
+
+fn write_autoclear(file: &File, bits: u64) -> Result<()> {
+    file.write_all(&bits.to_be_bytes(), AUTOCLEAR as u64)
 }
 
 /// Marks the header of an image whose change is staged ([`autoclear::STAGED`]). False for version 2, which has no such bits.
@@ -84,13 +88,13 @@ pub(super) fn mark_staged(file: &File, header: &Header) -> Result<bool> {
     if header.version < 3 {
         return Ok(false);
     }
-    file.write_all(&(known_autoclear(header) | autoclear::STAGED).to_be_bytes(), AUTOCLEAR as u64)?;
+    write_autoclear(file, known_autoclear(header) | autoclear::STAGED)?;
     Ok(true)
 }
 
 /// Takes that mark away again, of a change that is not made.
 pub(super) fn clear_mark(file: &File, header: &Header) -> Result<()> {
-    file.write_all(&known_autoclear(header).to_be_bytes(), AUTOCLEAR as u64)
+    write_autoclear(file, known_autoclear(header))
 }
 
 fn known_autoclear(header: &Header) -> u64 {
