@@ -94,10 +94,32 @@ fn increment(image: &Image, bitmap: &str, base: &str, rng: &mut Rng) {
     let (disk, cluster_size) = target(image, "increment.copy", rng);
     let disk = disk.with("bitmap", bitmap).with("backing", base).with("backing-format", "qcow2");
     Holstein::new(&image.workshop).backup(&disk);
-    let dirty = image.workshop.dirty_extents(image.top, &[bitmap.to_string()]).remove(0);
-    holds_exactly(&image.workshop, "increment.copy", &dirty, cluster_size, (base, "qcow2"));
+    let mut wanted = image.workshop.dirty_extents(image.top, &[bitmap.to_string()]).remove(0);
+    wanted.extend(behind(image, bitmap, base));
+    wanted.sort_by_key(|extent| extent.start);
+    let wanted = merged(wanted.into_iter());
+    holds_exactly(&image.workshop, "increment.copy", &wanted, cluster_size, (base, "qcow2"));
     judge(image, "increment.copy", rng);
     fs::remove_file(image.workshop.path("increment.copy")).unwrap();
+}
+
+/// What the disk has behind the end of the image below an increment, in whole granules of the bitmap: that image says nothing
+/// about it, and a disk that grew can hold there what its bitmaps do not tell.
+fn behind(image: &Image, bitmap: &str, base: &str) -> Vec<Extent> {
+    let workshop = &image.workshop;
+    let info = workshop.img_json(&["info", "-f", image.format, image.top]);
+    let bitmaps = info["format-specific"]["data"]["bitmaps"].as_array().unwrap();
+    let granularity =
+        bitmaps.iter().find(|info| info["name"] == bitmap).unwrap()["granularity"].as_u64().unwrap();
+    let end = workshop.img_json(&["info", "-f", "qcow2", base])["virtual-size"].as_u64().unwrap();
+    let map = workshop.img_json(&["map", "-f", image.format, image.top]);
+    let held = map.as_array().unwrap().iter().filter(|run| run["zero"] == false).map(extent);
+    let cut = |extent: Extent| {
+        let start = extent.start.max(end);
+        Extent { start, length: extent.end().saturating_sub(start) }
+    };
+    let behind: Vec<_> = held.map(cut).filter(|extent| extent.length > 0).collect();
+    rounded_out(&behind, granularity, info["virtual-size"].as_u64().unwrap())
 }
 
 /// QEMU finds nothing wrong in a copy, reads from it what it reads from the source, and goes on writing into it.

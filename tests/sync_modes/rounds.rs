@@ -96,7 +96,8 @@ fn a_disk_that_grew() {
                 part
             })
             .collect();
-        assert_eq!(site.dirty(), rounded_out(&rest, granularity, 40 * MIB));
+        // Behind the end of the image below whole clusters are copied, whatever the bitmap says.
+        assert_eq!(site.dirty(), rounded_out(&rest, granularity.max(64 * KIB), 40 * MIB));
         site.next_increment_is_complete("target.qcow2");
     }
 }
@@ -123,7 +124,7 @@ fn nothing_to_copy() {
     site.workshop.img(&["convert", "-O", "qcow2", "disk.qcow2", "now.qcow2"]);
     let options = BackupOptions { backing: Some(backing("now.qcow2")), ..by_bitmap(Always).options() };
     let ended = site.back_up_as(options.clone(), &by_bitmap(Always), &[Trouble::Rename]);
-    assert_eq!(ended.job.error().unwrap().kind(), ErrorKind::Io);
+    assert_eq!(ended.job.error().unwrap().kind(), ErrorKind::Permission);
     assert!(!site.path("target.qcow2").exists());
     let ended = site.back_up_as(options, &by_bitmap(Always), &[]);
     ended.result.unwrap();
