@@ -219,11 +219,17 @@ impl StorageFile for HostFile {
         if self.kind == FileKind::BlockDevice {
             return Ok(FileExtent { hole: false, end: length });
         }
-        match sys::seek_data(&self.file, offset)? {
+        let all_data = Ok(FileExtent { hole: false, end: length.max(offset) });
+        let Ok(data) = sys::seek_data(&self.file, offset) else {
+            // Some file systems cannot tell, and say so by various errors: a read tells of what is truly broken.
+            return all_data;
+        };
+        match data {
             None => Ok(FileExtent { hole: true, end: length.max(offset) }),
             Some(data) if data > offset => Ok(FileExtent { hole: true, end: data }),
             Some(_) => {
-                Ok(FileExtent { hole: false, end: sys::seek_hole(&self.file, offset)?.unwrap_or(length) })
+                let hole = sys::seek_hole(&self.file, offset).ok().flatten();
+                hole.filter(|hole| *hole > offset).map_or(all_data, |end| Ok(FileExtent { hole: false, end }))
             }
         }
     }

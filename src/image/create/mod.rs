@@ -20,7 +20,7 @@ use layout::Layout;
 pub(crate) use layout::{DataFileName, Extent, LayoutOptions};
 pub(crate) use options::check_cluster_size;
 pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
-pub(crate) use target_file::{TargetFile, place, refuse_existing};
+pub(crate) use target_file::{TargetFile, is_absent, place, refuse_existing};
 
 use super::Format;
 use crate::{error::Result, storage::File};

@@ -34,6 +34,8 @@ pub(crate) struct TargetFile {
 enum State {
     /// The data is under the temporary name.
     Temporary,
+    /// The rename failed, and which name the data has is not known.
+    Unknown,
     /// The data is under the final name, which was free.
     Published,
     /// The data is under the final name and the file that was there under the temporary one.
@@ -101,23 +103,64 @@ impl TargetFile {
                 (RenameRule::Exchange, State::Exchanged)
             }
         };
-        self.storage.rename(&self.temporary, &self.path, rule).map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => exists_already(&self.path),
-            _ => Error::io(format!("cannot rename the finished target to '{}'", self.path.display()), e),
-        })?;
+        if let Err(e) = self.storage.rename(&self.temporary, &self.path, rule) {
+            // Network file systems report an error of what they did, too.
+            self.state = self.look();
+            if self.state != state {
+                return Err(match e.kind() {
+                    io::ErrorKind::AlreadyExists => exists_already(&self.path),
+                    _ => Error::io(
+                        format!("cannot rename the finished target to '{}'", self.path.display()),
+                        e,
+                    ),
+                });
+            }
+        }
         self.state = state;
         Ok(())
     }
 
+    /// The state that the two names tell.
+    fn look(&self) -> State {
+        if self.leads_to(&self.temporary, &self.file) {
+            return State::Temporary;
+        }
+        match &self.replaced {
+            _ if !self.leads_to(&self.path, &self.file) => State::Unknown,
+            None => State::Published,
+            Some(old) if self.leads_to(&self.temporary, old) => State::Exchanged,
+            Some(_) => State::Unknown,
+        }
+    }
+
+    /// Whether it is proven that a name is that of this file.
+    fn leads_to(&self, path: &Path, file: &File) -> bool {
+        match (self.storage.entry(path), file.id()) {
+            (Ok(entry), Ok(id)) => entry.id == id,
+            _ => false,
+        }
+    }
+
     /// Takes the final name back: the file has its temporary name, and what was there before its own.
     pub(crate) fn withdraw(&mut self) -> Result<()> {
+        if self.state == State::Unknown {
+            self.state = self.look();
+        }
         let (from, to, rule) = match self.state {
             State::Published => (&self.path, &self.temporary, RenameRule::NoReplace),
             State::Exchanged => (&self.temporary, &self.path, RenameRule::Exchange),
             State::Temporary | State::Staying | State::Settled => return Ok(()),
+            State::Unknown => {
+                let text = "which file has this name is not known after a rename that failed";
+                return Err(self.file.error(ErrorKind::Io, text));
+            }
         };
         let context = || format!("cannot take back the name '{}'", self.path.display());
-        self.storage.rename(from, to, rule).map_err(|e| Error::io(context(), e))?;
+        if let Err(e) = self.storage.rename(from, to, rule)
+            && !self.leads_to(&self.temporary, &self.file)
+        {
+            return Err(Error::io(context(), e));
+        }
         self.state = State::Temporary;
         Ok(())
     }
@@ -169,21 +212,27 @@ impl TargetFile {
     }
 
     fn undo(&mut self) -> bool {
-        match mem::replace(&mut self.state, State::Settled) {
+        let state = match mem::replace(&mut self.state, State::Settled) {
+            State::Unknown => self.look(),
+            state => state,
+        };
+        match state {
             State::Staying | State::Settled => true,
+            // Nothing is removed that is not proven to be our own file: each of the names may have the only copy of
+            // what was there before.
+            State::Unknown => true,
             State::Temporary => self.remove(&self.temporary),
-            State::Published => self.remove(&self.path),
+            State::Published => !self.leads_to(&self.path, &self.file) || self.remove(&self.path),
             State::Exchanged => {
-                // Else the temporary name has the only copy of what was there before, and nobody shall remove it.
-                self.storage.rename(&self.temporary, &self.path, RenameRule::Exchange).is_err()
-                    || self.remove(&self.temporary)
+                let back = self.storage.rename(&self.temporary, &self.path, RenameRule::Exchange);
+                (back.is_err() && !self.leads_to(&self.temporary, &self.file)) || self.remove(&self.temporary)
             }
         }
     }
 
     fn remove(&self, path: &Path) -> bool {
         let gone = self.storage.unlink(path);
-        let gone = gone.is_ok() || gone.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        let gone = gone.is_ok() || is_absent(&*self.storage, path);
         // Where this fails a power cut may bring the name back, which harms nobody.
         let _ = self.sync_folder();
         gone
@@ -194,6 +243,11 @@ impl Drop for TargetFile {
     fn drop(&mut self) {
         let _ = self.undo();
     }
+}
+
+/// Whether it is certain that nothing has this name: an unlink can have happened that reports an error.
+pub(crate) fn is_absent(storage: &dyn Storage, path: &Path) -> bool {
+    storage.entry(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// Opens and locks a file that will be replaced: somebody who has it open would go on with a file that has no
@@ -254,4 +308,96 @@ fn exists_already(path: &Path) -> Error {
     let text =
         format!("the target '{}' exists already; choose another name or allow overwriting", path.display());
     Error::new(ErrorKind::Exists, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        SimulatedStorage,
+        simulated::{Failure, Fault, OperationKind},
+    };
+
+    const TARGET: &str = "/d/target";
+
+    fn simulated() -> (SimulatedStorage, Arc<dyn Storage>) {
+        let simulated = SimulatedStorage::new();
+        simulated.make_folder("/d");
+        let storage: Arc<dyn Storage> = Arc::new(simulated.clone());
+        storage.create(TARGET.as_ref()).unwrap().write_at(b"old", 0).unwrap();
+        (simulated, storage)
+    }
+
+    fn late(storage: &SimulatedStorage, kind: OperationKind) {
+        let failure = Failure::Late(libc::ETIMEDOUT);
+        storage.fail(Fault { kinds: vec![kind], nth: 1, failure, lasting: false });
+    }
+
+    fn contents(storage: &dyn Storage) -> Vec<u8> {
+        let mut bytes = [0; 3];
+        storage.open(TARGET.as_ref()).unwrap().read_at(&mut bytes, 0).unwrap();
+        bytes.to_vec()
+    }
+
+    fn names(storage: &dyn Storage) -> usize {
+        storage.list("/d".as_ref()).unwrap().len()
+    }
+
+    fn target(storage: &Arc<dyn Storage>) -> TargetFile {
+        let target = TargetFile::create(storage.clone(), TARGET.as_ref(), Existing::Overwrite).unwrap();
+        target.file().write_all(b"new", 0).unwrap();
+        target
+    }
+
+    #[test]
+    fn a_rename_that_happened_counts_whatever_it_reports() {
+        for replaces in [true, false] {
+            let (simulated, storage) = simulated();
+            if !replaces {
+                storage.unlink(TARGET.as_ref()).unwrap();
+            }
+            let mut file = target(&storage);
+            late(&simulated, OperationKind::Rename);
+            file.publish().unwrap();
+            assert!(file.settle());
+            assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1));
+        }
+    }
+
+    #[test]
+    fn what_was_replaced_comes_back_whatever_the_way_back_reports() {
+        for withdraws in [true, false] {
+            let (simulated, storage) = simulated();
+            let mut file = target(&storage);
+            file.publish().unwrap();
+            late(&simulated, OperationKind::Rename);
+            if withdraws {
+                file.withdraw().unwrap();
+            }
+            assert!(file.take_back());
+            assert_eq!((contents(&*storage), names(&*storage)), (b"old".to_vec(), 1));
+        }
+    }
+
+    #[test]
+    fn a_removal_that_happened_counts_whatever_it_reports() {
+        let (simulated, storage) = simulated();
+        let mut file = target(&storage);
+        file.publish().unwrap();
+        late(&simulated, OperationKind::Unlink);
+        assert!(file.settle());
+        assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1));
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_put_there_stays() {
+        let (_, storage) = simulated();
+        storage.unlink(TARGET.as_ref()).unwrap();
+        let mut file = target(&storage);
+        file.publish().unwrap();
+        storage.unlink(TARGET.as_ref()).unwrap();
+        storage.create(TARGET.as_ref()).unwrap().write_at(b"his", 0).unwrap();
+        assert!(file.take_back());
+        assert_eq!((contents(&*storage), names(&*storage)), (b"his".to_vec(), 1));
+    }
 }

@@ -18,6 +18,7 @@ pub(crate) use recover::recover;
 use crate::{
     disk::{Fingerprint, Switch},
     error::{Error, ErrorKind, Result},
+    image::create::is_absent,
     storage::{File, Lock, Storage, create_under_own_name},
 };
 
@@ -133,7 +134,11 @@ impl Journal {
 
     fn remove(&self) -> Result<()> {
         let context = || format!("cannot remove the journal '{}'", self.path.display());
-        self.storage.unlink(&self.path).map_err(|e| Error::io(context(), e))?;
+        match self.storage.unlink(&self.path) {
+            // It happened, whatever was reported.
+            Err(_) if is_absent(&*self.storage, &self.path) => {}
+            other => other.map_err(|e| Error::io(context(), e))?,
+        }
         self.sync_folder()
     }
 

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
     error::{Error, ErrorKind, Result},
+    image::create::is_absent,
     recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -251,9 +252,14 @@ impl Dead<'_> {
             }
             Place::Ready(rule) => rule,
         };
-        self.storage.rename(&target.temporary, &target.path, rule).map_err(|e| {
-            Error::io(format!("cannot rename the finished target to '{}'", target.path.display()), e)
-        })?;
+        if let Err(e) = self.storage.rename(&target.temporary, &target.path, rule) {
+            // It may have happened all the same.
+            let there = self.storage.entry(&target.path).map(|entry| entry.id.inode);
+            if there.ok() != Some(target.content.inode) {
+                let text = format!("cannot rename the finished target to '{}'", target.path.display());
+                return Err(Error::io(text, e));
+            }
+        }
         self.tell(RecoveryKind::TargetPublished, &target.path, "");
         Ok(())
     }
@@ -291,6 +297,8 @@ impl Dead<'_> {
         match self.storage.unlink(path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            // It happened, whatever was reported.
+            Err(_) if is_absent(&**self.storage, path) => Ok(true),
             Err(e) => Err(Error::io(format!("cannot remove '{}'", path.display()), e)),
         }
     }
