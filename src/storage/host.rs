@@ -279,6 +279,14 @@ fn is_now(changed: i128, now: i128) -> bool {
 mod tests {
     use super::*;
 
+    /// The kernel's own files know no SEEK_DATA and answer EINVAL, as some network file systems do.
+    #[test]
+    fn a_file_that_cannot_tell_its_holes_is_all_data() {
+        let file = HostStorage.open("/proc/self/status".as_ref()).unwrap();
+        assert_eq!(file.extent_at(0).unwrap(), FileExtent { hole: false, end: 0 });
+        assert_eq!(file.extent_at(10).unwrap(), FileExtent { hole: false, end: 10 });
+    }
+
     #[test]
     fn a_write_shows_in_the_version_however_soon_it_comes() {
         let folder = tempfile::tempdir().unwrap();

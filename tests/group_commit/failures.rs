@@ -29,7 +29,6 @@ fn ways(kind: OperationKind) -> Vec<(Failure, bool)> {
             | OperationKind::Status
             | OperationKind::Extent
             | OperationKind::Lock
-            | OperationKind::Rename
     );
     list.extend(changes.then_some((Failure::Late(libc::EIO), false)));
     // What it was to make durable is gone.
