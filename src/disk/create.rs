@@ -21,7 +21,7 @@ use crate::{
     format::text::printable,
     image::{
         Access, Backing, Compat, CreateOptions, Existing, check_name,
-        create::{DataFileName, LayoutOptions, Target, TargetFile, place, refuse_existing},
+        create::{DataFileName, LayoutOptions, Target, TargetFile, place, refuse_existing, refuse_own_name},
         folder_of,
     },
     storage::{File, FileId, HostStorage, Lock, Storage},
@@ -198,6 +198,7 @@ impl DataFile {
         let bytes = name.as_os_str().as_bytes();
         refuse_strange_name("data file", bytes)?;
         let whole = folder_of(path).join(name);
+        refuse_own_name("data file", &whole)?;
         let file = match options.open.backing_policy.open(storage, path, bytes, "data file") {
             Ok(file) if options.data_file_raw => file,
             // A link that leads nowhere is a name in use as well.

@@ -70,6 +70,20 @@ fn one_bad_action_among_good_ones() {
             "which this run reads",
         ),
         (
+            site.backup(&c, ".holstein-0123456789abcdef.journal", BackupOptions::default()),
+            ErrorKind::InvalidArgument,
+            "choose a name that does not begin with '.holstein-'",
+        ),
+        (
+            Action::ExternalSnapshot {
+                disk: c.clone(),
+                overlay: site.path(".holstein-0123456789abcdef.tmp"),
+                options: OverlayOptions::default(),
+            },
+            ErrorKind::InvalidArgument,
+            "choose a name that does not begin with '.holstein-'",
+        ),
+        (
             Action::ExternalSnapshot {
                 disk: c.clone(),
                 overlay: site.folder.path().join("none/over"),

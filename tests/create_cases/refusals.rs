@@ -225,6 +225,10 @@ pub fn data_files() {
     place.refused(NEW, None, &raw("odd.raw"), invalid, &["odd.raw", "1000 bytes", "make it longer"]);
     place.refused(NEW, size, &raw("folder"), ErrorKind::Io, &["folder"]);
     place.refused(NEW, size, &data("missing/new.data"), ErrorKind::NotFound, &["data file", "missing"]);
+    let own = ["the data file '", "does not begin with '.holstein-'"];
+    place.refused(NEW, size, &data(".holstein-1.tmp"), invalid, &own);
+    fs::copy(place.workshop.path("disk.raw"), place.workshop.path(".holstein-1.journal")).unwrap();
+    place.refused(NEW, size, &raw("./.holstein-1.journal"), invalid, &own);
     place.refused(NEW, size, &data("json:{}"), invalid, &["data file's name", "./"]);
     let outside = ["data file", "lies outside", "under=DIR or any"];
     place.refused(NEW, size, &data("../new.data"), ErrorKind::PolicyDenied, &outside);
@@ -269,6 +273,9 @@ pub fn targets() {
     place.refused("folder", size, &overwrite, invalid, &["folder", "no regular file"]);
     place.refused("folder/", size, &overwrite, invalid, &["no file name"]);
     place.refused("missing/new.qcow2", size, &plain, ErrorKind::NotFound, &["missing"]);
+    let own = ["called like", "does not begin with '.holstein-'"];
+    place.refused(".holstein-0123456789abcdef.journal", size, &plain, invalid, &own);
+    place.refused("folder/.holstein-1.tmp", size, &overwrite, invalid, &own);
 
     let reader = Disk::open(place.workshop.path("old.qcow2"), &DiskOptions::default()).unwrap();
     place.refused("old.qcow2", size, &overwrite, ErrorKind::Locked, &["old.qcow2", "in use"]);

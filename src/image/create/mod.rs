@@ -20,7 +20,7 @@ use layout::Layout;
 pub(crate) use layout::{DataFileName, Extent, LayoutOptions};
 pub(crate) use options::check_cluster_size;
 pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
-pub(crate) use target_file::{TargetFile, is_absent, place, refuse_existing};
+pub(crate) use target_file::{OWN_PREFIX, TargetFile, is_absent, place, refuse_existing, refuse_own_name};
 
 use super::Format;
 use crate::{error::Result, storage::File};

@@ -18,6 +18,9 @@ use crate::{
     storage::{File, FileId, FileKind, Lock, RenameRule, Storage, create_under_own_name},
 };
 
+/// What the names of temporary files and journals begin with. A recovery removes such files, so nothing else has such a name.
+pub(crate) const OWN_PREFIX: &str = ".holstein-";
+
 /// A target file that is not published, or can still be withdrawn.
 #[derive(Debug)]
 pub(crate) struct TargetFile {
@@ -51,7 +54,7 @@ impl TargetFile {
     pub(crate) fn temporary_name(path: &Path) -> PathBuf {
         // The hasher's keys are random, and differ for each one that is made.
         let number = RandomState::new().build_hasher().finish();
-        folder_of(path).join(format!(".holstein-{number:016x}.tmp"))
+        folder_of(path).join(format!("{OWN_PREFIX}{number:016x}.tmp"))
     }
 
     /// Creates the temporary file under a name of its own, locked against everybody else.
@@ -288,13 +291,15 @@ pub(crate) fn refuse_existing(
     Ok(())
 }
 
-/// What tells one target from another, whatever way leads there: the folder and the name in it.
+/// What tells one target from another, whatever way leads there: the folder and the name in it. Refuses a name that no target
+/// may have.
 pub(crate) fn place(storage: &dyn Storage, path: &Path) -> Result<(FileId, Vec<u8>)> {
     let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
     let Some(name) = name else {
         let text = format!("the target '{}' has no file name", path.display());
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     };
+    refuse_own_name("target", path)?;
     let folder = folder_of(path);
     let status = storage.status(folder).map_err(|e| {
         let text =
@@ -302,6 +307,20 @@ pub(crate) fn place(storage: &dyn Storage, path: &Path) -> Result<(FileId, Vec<u
         Error::io(text, e)
     })?;
     Ok((status.id, name.as_bytes().to_vec()))
+}
+
+/// Refuses a file called like our own temporary files and journals: the next recovery in its folder could remove it.
+pub(crate) fn refuse_own_name(role: &str, path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    if !name.as_bytes().starts_with(OWN_PREFIX.as_bytes()) {
+        return Ok(());
+    }
+    let text = format!(
+        "the {role} '{}' is called like the temporary files and journals of Holstein, which a recovery removes; choose a \
+         name that does not begin with '{OWN_PREFIX}'",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 fn exists_already(path: &Path) -> Error {

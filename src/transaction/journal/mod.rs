@@ -18,15 +18,14 @@ pub(crate) use recover::recover;
 use crate::{
     disk::{Fingerprint, Switch},
     error::{Error, ErrorKind, Result},
-    image::create::is_absent,
+    image::create::{OWN_PREFIX, is_absent},
     storage::{File, Lock, Storage, create_under_own_name},
 };
 
 /// How often a new journal is tried that others take away.
 const ATTEMPTS: usize = 8;
 
-/// What the name of a journal begins and ends with.
-const PREFIX: &str = ".holstein-";
+/// What the name of a journal ends with.
 const SUFFIX: &str = ".journal";
 
 /// The journal of a transaction at work. Its file is locked, so nobody takes it for that of one that died.
@@ -72,7 +71,7 @@ impl Journal {
     fn create(storage: Arc<dyn Storage>, folder: &Path, second: u64) -> Result<Self> {
         let context = |e| Error::io(format!("cannot create the journal in '{}'", folder.display()), e);
         for _ in 0..ATTEMPTS {
-            let path = folder.join(format!("{PREFIX}{}{SUFFIX}", random_name()));
+            let path = folder.join(format!("{OWN_PREFIX}{}{SUFFIX}", random_name()));
             let file = File::new(create_under_own_name(&*storage, &path).map_err(context)?, &path);
             let folder = folder.to_owned();
             let journal = Journal { storage: storage.clone(), file, folder, path, second, settled: false };

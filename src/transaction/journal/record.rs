@@ -25,6 +25,7 @@ use crate::{
     disk::{Fingerprint, Switch, Versions},
     error::Result,
     image::Format,
+    image::create::OWN_PREFIX,
     storage::{File, FileVersion},
 };
 
@@ -335,7 +336,8 @@ impl<'a> Fields<'a> {
     fn temporary(&mut self) -> Option<PathBuf> {
         let path = self.path()?;
         let name = path.file_name()?.as_bytes();
-        (name.starts_with(b".holstein-") && name.ends_with(b".tmp") && path.is_absolute()).then_some(path)
+        (name.starts_with(OWN_PREFIX.as_bytes()) && name.ends_with(b".tmp") && path.is_absolute())
+            .then_some(path)
     }
 
     fn list<T>(&mut self, each: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {

@@ -6,13 +6,13 @@
 use std::{collections::BTreeSet, io, path::Path, sync::Arc};
 
 use super::{
-    PREFIX, SUFFIX, folder_of,
+    SUFFIX, folder_of,
     record::{ALIGNMENT, Begun, Block, Content, Decided, LARGEST, Look, TargetRecord},
 };
 use crate::{
     disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
     error::{Error, ErrorKind, Result},
-    image::create::is_absent,
+    image::create::{OWN_PREFIX, is_absent},
     recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -24,7 +24,7 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) 
         .list(folder)
         .map_err(|e| Error::io(format!("cannot look into the journal folder '{}'", folder.display()), e))?;
     let is_journal = |name: &&std::ffi::OsString| {
-        name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+        name.to_str().is_some_and(|name| name.starts_with(OWN_PREFIX) && name.ends_with(SUFFIX))
     };
     let mut recovery = Recovery::default();
     let sorted: BTreeSet<_> = names.iter().filter(is_journal).collect();
