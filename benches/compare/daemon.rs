@@ -1,12 +1,12 @@
 //! The peer of an incremental copy: `qemu-storage-daemon` running one `blockdev-backup` job, driven over QMP.
 
 use crate::Result;
+use crate::qmp::{Client, Patience};
 use crate::tools::Sample;
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How the daemon is set up; every setting is tried and the fastest one counts.
@@ -94,11 +94,20 @@ fn node(name: &str, file: &str, read_only: bool, no_flush: bool) -> Value {
            "file": {"driver": "file", "filename": file, "aio": "threads", "cache": {"no-flush": no_flush}}})
 }
 
+/// How long the daemon may be silent. A job may wait for the disk for minutes.
+const PATIENCE: Patience = Patience {
+    answer: Duration::from_secs(300),
+    job: Duration::from_secs(300),
+    event: Duration::from_secs(10),
+};
+
+/// How long the daemon may take to end.
+const END: Duration = Duration::from_secs(300);
+
 /// A running daemon; killed when it is dropped before [`Daemon::quit`].
 struct Daemon {
     process: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
+    client: Client,
 }
 
 impl Daemon {
@@ -111,48 +120,23 @@ impl Daemon {
             .spawn()
             .map_err(|e| format!("qemu-storage-daemon: {e}"))?;
         let input = process.stdin.take().ok_or("no way to the daemon")?;
-        let output = BufReader::new(process.stdout.take().ok_or("no way from the daemon")?).lines();
-        let mut daemon = Daemon { process, input, output };
-        daemon.receive()?; // its greeting
-        daemon.execute("qmp_capabilities", json!({}))?;
-        Ok(daemon)
+        let output = process.stdout.take().ok_or("no way from the daemon")?;
+        match Client::greet(input, output, PATIENCE) {
+            Ok(client) => Ok(Daemon { process, client }),
+            Err(error) => {
+                let _ = process.kill();
+                let _ = process.wait();
+                Err(error)
+            }
+        }
     }
 
-    fn receive(&mut self) -> Result<Value> {
-        let line = self.output.next().ok_or("the daemon went away")??;
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    /// Sends one command and gives its answer. Events that come meanwhile are not needed: a job's state
-    /// is asked for before it is waited for.
     fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        writeln!(self.input, "{}", json!({"execute": command, "arguments": arguments}))?;
-        self.input.flush()?;
-        loop {
-            let mut message = self.receive()?;
-            if let Some(error) = message.get("error") {
-                return Err(format!("qemu-storage-daemon: {command}: {error}").into());
-            }
-            if let Some(answer) = message.get_mut("return") {
-                return Ok(answer.take());
-            }
-        }
+        self.client.execute(command, arguments)
     }
 
-    /// Waits until the job has ended; its failure is ours.
     fn wait_for(&mut self, id: &str) -> Result<()> {
-        loop {
-            let jobs = self.execute("query-jobs", json!({}))?;
-            let job = jobs.as_array().and_then(|jobs| jobs.iter().find(|job| job["id"] == id));
-            let job = job.ok_or("the daemon lost its job")?;
-            if job["status"] == "concluded" {
-                return match job.get("error") {
-                    Some(error) => Err(format!("qemu-storage-daemon: {error}").into()),
-                    None => Ok(()),
-                };
-            }
-            self.receive()?; // sleeps until the job's state changes
-        }
+        self.client.wait_for(id)
     }
 
     fn peak_kib(&self) -> Option<u64> {
@@ -163,7 +147,7 @@ impl Daemon {
 
     fn quit(mut self) -> Result<()> {
         self.execute("quit", json!({}))?;
-        let status = self.process.wait()?;
+        let status = self.client.closed(END).and_then(|()| Ok(self.process.wait()?))?;
         if status.success() { Ok(()) } else { Err(format!("qemu-storage-daemon: {status}").into()) }
     }
 }

@@ -10,14 +10,14 @@ mod disks;
 mod measure;
 mod options;
 mod plain;
+mod qmp;
 mod report;
 mod rows;
 mod tools;
 
 use std::process::ExitCode;
 
-/// Whatever goes wrong ends the run with its text.
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(crate) use qmp::Result;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
