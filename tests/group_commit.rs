@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
+#[path = "group_commit/again.rs"]
+mod again;
 #[path = "group_commit/clocks.rs"]
 mod clocks;
 #[path = "support/crash.rs"]
@@ -88,6 +90,11 @@ macro_rules! nights {
             #[test]
             fn strangers_are_noticed_through_a_power_cut() {
                 strangers::are_noticed_through_a_power_cut(night());
+            }
+
+            #[test]
+            fn the_same_command_again_loses_nothing() {
+                again::loses_nothing(night());
             }
 
             #[test]

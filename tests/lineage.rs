@@ -167,7 +167,11 @@ fn what_is_not_known_is_told() {
 
     // The bitmap counts from inc1 now, and a copy that another program made has no identity.
     run("qemu-img", &["convert", "-q", "-O", "qcow2", &place.name("inc1"), &place.name("copy")]);
-    let out = place.ok(&["backup", "--output", "json", "--disk", &inc("inc2", "copy")]);
+    let text = place.refused(&inc("inc2", "copy"));
+    assert!(text.contains("copy' has no identity") && text.contains("lineage=ignore"), "{text}");
+    assert!(text.contains(&place.identity("inc1")) && text.contains("inc1'"), "{text}");
+    let wanted = format!("{},lineage=ignore", inc("inc2", "copy"));
+    let out = place.ok(&["backup", "--output", "json", "--disk", &wanted]);
     let json: Value = serde_json::from_str(&out).unwrap();
     let note = json["disks"][0]["notes"][0].as_str().unwrap();
     assert!(note.contains("copy' has no identity") && note.contains(&place.identity("inc1")), "{note}");

@@ -60,7 +60,7 @@ pub enum Compression {
     },
 }
 
-/// Whether an increment must stand on the backup that its bitmap counts from. Where that is not known (images and bitmaps of
+/// Whether an increment must stand on the backup that its bitmap counts from. Where that is not known (bitmaps of
 /// other programs) an increment is made, and [`Job::lineage`](crate::Job::lineage) tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineageCheck {

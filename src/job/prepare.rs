@@ -208,23 +208,17 @@ fn lineage(
     let strict = options.lineage == LineageCheck::Strict;
     let mut notes = Vec::new();
     match (base, backing) {
-        (Some(base), Some(disk)) if below.is_some_and(|below| below != base) && strict => {
-            let wrong = format!("{bitmap} counts from the backup {base}");
-            let found = disk
-                .find_beside(base)
-                .map_or_else(String::new, |path| format!(", which is '{}'", path.display()));
-            let text = format!(
-                "{wrong}{found}, and '{}' is the backup {}: an increment over it would lack what changed between the two; \
-                 use the first one as the backing file, or make a full copy",
-                disk.path().display(),
-                below.map_or_else(String::new, |below| below.to_string()),
-            );
-            return Err(Error::new(ErrorKind::WrongState, text));
+        (Some(base), Some(disk)) if below != Some(base) => {
+            if strict {
+                return Err(other_base(&bitmap, base, disk));
+            }
+            let what =
+                below.map_or_else(|| "has no identity".into(), |below| format!("is the backup {below}"));
+            notes.push(format!(
+                "'{}' {what}: whether it holds the backup {base}, which {bitmap} counts from, is not known",
+                disk.path().display()
+            ));
         }
-        (Some(base), Some(disk)) if below.is_none() => notes.push(format!(
-            "'{}' has no identity: whether it is the backup {base}, which {bitmap} counts from, is not known",
-            disk.path().display()
-        )),
         (None, _) => notes.push(format!("from which backup {bitmap} counts is not known")),
         (Some(_), _) => {}
     }
@@ -239,6 +233,25 @@ fn lineage(
         return Err(Error::new(ErrorKind::WrongState, text));
     }
     Ok(JobLineage { identity, parent: below.or(base.filter(|_| backing.is_none())), notes })
+}
+
+/// The backing file `disk` is not the backup `base`, from which `bitmap` counts.
+fn other_base(bitmap: &str, base: Identity, disk: &Disk) -> Error {
+    let found =
+        disk.find_beside(base).map_or_else(String::new, |path| format!(", which is '{}'", path.display()));
+    let (what, insist) = disk.identity().map_or_else(
+        || {
+            let insist = "; say lineage=ignore only for a copy of that backup that another program made";
+            ("has no identity".into(), insist)
+        },
+        |identity| (format!("is the backup {identity}"), ""),
+    );
+    let text = format!(
+        "{bitmap} counts from the backup {base}{found}, and '{}' {what}: an increment over another backup would lack what \
+         changed between the two; use the first one as the backing file, or make a full copy{insist}",
+        disk.path().display(),
+    );
+    Error::new(ErrorKind::WrongState, text)
 }
 
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {

@@ -129,6 +129,20 @@ impl Night {
         Ok(side)
     }
 
+    /// No cluster in use counts as free: of sources that are laid out as no recording has them.
+    pub fn gives_no_cluster_away(&self, storage: &SimulatedStorage) -> Result<(), String> {
+        for source in &self.disks {
+            let options = holstein::DiskOptions::default();
+            let report =
+                holstein::Disk::check_in(std::sync::Arc::new(storage.clone()), &source.path, &options)
+                    .map_err(|e| format!("'{}': {e}", source.path))?;
+            if report.corruptions + report.check_errors + report.further_corruptions > 0 {
+                return Err(format!("'{}': {:?}", source.path, report.problems));
+            }
+        }
+        Ok(())
+    }
+
     pub fn side_without_refcounts(&self, storage: &SimulatedStorage) -> Result<Side, String> {
         let targets = self.backups.iter().map(|backup| {
             let there = storage.contents(backup.target);

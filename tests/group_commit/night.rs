@@ -225,10 +225,32 @@ impl Night {
         })
     }
 
+    /// The same command again, which may replace what is there, or has other names.
+    pub fn again_as(
+        &self,
+        storage: &SimulatedStorage,
+        overwrite: bool,
+        place: impl Fn(&str) -> PathBuf,
+    ) -> holstein::Result<Transaction> {
+        self.made(storage, self.others, overwrite, |backup| {
+            (place(backup.target), full_name(backup.disk), SyncMode::Incremental)
+        })
+    }
+
     fn following(
         &self,
         storage: &SimulatedStorage,
         others: &[Other],
+        place: impl Fn(&Planned) -> (PathBuf, String, SyncMode),
+    ) -> holstein::Result<Transaction> {
+        self.made(storage, others, false, place)
+    }
+
+    fn made(
+        &self,
+        storage: &SimulatedStorage,
+        others: &[Other],
+        overwrite: bool,
         place: impl Fn(&Planned) -> (PathBuf, String, SyncMode),
     ) -> holstein::Result<Transaction> {
         let disks = (0..self.count)
@@ -244,7 +266,11 @@ impl Night {
                 sync: Some(sync),
                 bitmap: Some(backup.bitmap.into()),
                 backing: Some(Backing { name: below.into(), format: Format::Qcow2 }),
-                existing: if backup.replaced.is_some() { Existing::Overwrite } else { Existing::Refuse },
+                existing: if overwrite || backup.replaced.is_some() {
+                    Existing::Overwrite
+                } else {
+                    Existing::Refuse
+                },
                 ..BackupOptions::default()
             };
             transaction.add(Backup { source: disks[backup.disk].clone(), target, options });
