@@ -24,7 +24,7 @@ use crate::{
         create::{DataFileName, LayoutOptions, Target, TargetFile, place, refuse_existing, refuse_own_name},
         folder_of,
     },
-    storage::{File, FileId, HostStorage, Lock, Storage},
+    storage::{File, FileId, HostStorage, Lock, NewRights, Storage},
 };
 
 /// An image that has been found possible. Nothing has been created yet.
@@ -153,13 +153,17 @@ impl Plan {
 
     fn carry_out(self, storage: &Arc<dyn Storage>, path: &Path, existing: Existing) -> Result<()> {
         // What is dropped first is taken back first: the image before the file that it names.
-        let mut data_file = match &self.data_file {
-            Some(DataFile::New(data)) => Some(TargetFile::create(storage.clone(), data, Existing::Refuse)?),
-            _ => None,
-        };
-        let mut image = TargetFile::create(storage.clone(), path, existing)?;
+        let mut data_file = None;
+        let mut image = TargetFile::create(storage.clone(), path, existing, NewRights::PLAIN)?;
+        if let Some(DataFile::New(data)) = &self.data_file {
+            // Who may not use the image may not use its data.
+            let kept = image.replaced().map(File::rights).transpose()?.flatten();
+            let rights = kept.map_or(NewRights::PLAIN, NewRights::As);
+            data_file = Some(TargetFile::create(storage.clone(), data, Existing::Refuse, rights)?);
+        }
         if let Some(data) = &data_file {
             data.file().set_len(self.layout.size)?;
+            data.file().open_up()?;
             data.file().sync()?;
         }
         let target = Target::qcow2(image.file().clone(), self.layout)?;

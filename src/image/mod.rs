@@ -144,6 +144,11 @@ impl Image {
         staying.chain((0..self.below.len()).map(|index| Ok(self.below.facts(index).clone())))
     }
 
+    /// What all of its files allow: a copy has something of each.
+    pub(crate) fn mode(&self) -> Result<u32> {
+        self.facts().try_fold(0o777, |mode, facts| Ok(mode & facts?.mode))
+    }
+
     /// The top layer, if it is a qcow2 image.
     pub(crate) fn qcow2(&self) -> Option<&Qcow2> {
         self.layers[0].qcow2()
@@ -199,7 +204,10 @@ impl Layer {
         let files =
             self.files().map(|file| Ok((file.id()?, file.path().to_owned()))).collect::<Result<_>>()?;
         let streams = self.qcow2().map(|image| (image.header().compression, image.geometry().cluster_size()));
-        Ok(LayerFacts { info: self.info(), streams, files })
+        let mode = self
+            .files()
+            .try_fold(0o777, |mode, file| Ok(mode & file.rights()?.map_or(0o777, |rights| rights.mode)))?;
+        Ok(LayerFacts { info: self.info(), streams, files, mode })
     }
 
     /// Where the start of a guest range is, and how far (up to `length`) it goes on so.

@@ -43,6 +43,8 @@ pub(crate) struct LayerFacts {
     pub(crate) streams: Option<(CompressionType, u64)>,
     /// Its files: the image, then its data file.
     pub(crate) files: Vec<(FileId, PathBuf)>,
+    /// The mode bits that all of them have.
+    pub(crate) mode: u32,
 }
 
 /// The lower images of one chain.

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{FileExtent, FileId, FileKind, FileVersion, Lock, Stamp, StorageFile};
+use super::{FileExtent, FileId, FileKind, FileRights, FileVersion, Lock, Stamp, StorageFile};
 use crate::error::{Error, ErrorKind, Result, shown};
 
 /// A [`StorageFile`] that knows its name. Clones share the file.
@@ -58,6 +58,15 @@ impl File {
 
     pub(crate) fn telling_version(&self) -> Result<Option<FileVersion>> {
         self.inner.telling_version().map_err(|e| self.fail("get the status of", e))
+    }
+
+    pub(crate) fn rights(&self) -> Result<Option<FileRights>> {
+        self.inner.rights().map_err(|e| self.fail("get the status of", e))
+    }
+
+    /// Lets others use a new file, as was said when it was created.
+    pub(crate) fn open_up(&self) -> Result<()> {
+        self.inner.open_up().map_err(|e| self.fail("set the permissions of", e))
     }
 
     pub(crate) fn allocated(&self) -> Result<u64> {

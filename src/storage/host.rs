@@ -12,7 +12,8 @@ use std::{
 };
 
 use super::{
-    FileExtent, FileId, FileKind, FileStatus, FileVersion, Lock, RenameRule, Storage, StorageFile, sys,
+    FileExtent, FileId, FileKind, FileRights, FileStatus, FileVersion, Lock, NewRights, RenameRule, Storage,
+    StorageFile, rights, sys,
 };
 
 /// How long [`StorageFile::telling_version`] waits for a clock.
@@ -41,8 +42,13 @@ impl Storage for HostStorage {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        let mut options = fs::OpenOptions::new();
-        HostFile::checked(sys::open(options.read(true).write(true).create_new(true).mode(0o666), path)?)
+        HostFile::checked(create_new(path, 0o600)?)
+    }
+
+    fn create_with(&self, path: &Path, rights: NewRights) -> io::Result<Arc<dyn StorageFile>> {
+        let file = create_new(path, rights.first_mode())?;
+        let rights = Some(rights::close(&file, rights)?);
+        Ok(Arc::new(HostFile { file, kind: FileKind::Regular, rights }))
     }
 
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
@@ -72,6 +78,10 @@ impl Storage for HostStorage {
     }
 }
 
+fn create_new(path: &Path, mode: u32) -> io::Result<fs::File> {
+    sys::open(fs::OpenOptions::new().read(true).write(true).create_new(true).mode(mode), path)
+}
+
 fn file_id(status: &fs::Metadata) -> FileId {
     // Two nodes of one block device are one disk.
     if status.file_type().is_block_device() {
@@ -92,6 +102,8 @@ fn file_kind(status: &fs::Metadata) -> FileKind {
 struct HostFile {
     file: fs::File,
     kind: FileKind,
+    /// Of a file that is being made: what it will have.
+    rights: Option<NewRights>,
 }
 
 impl HostFile {
@@ -101,7 +113,7 @@ impl HostFile {
             let text = "not a regular file or block device";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        Ok(Arc::new(HostFile { file, kind }))
+        Ok(Arc::new(HostFile { file, kind, rights: None }))
     }
 }
 
@@ -147,6 +159,14 @@ impl StorageFile for HostFile {
             thread::sleep(Duration::from_millis(1));
         }
         Ok(None)
+    }
+
+    fn rights(&self) -> io::Result<Option<FileRights>> {
+        rights::of(&self.file).map(Some)
+    }
+
+    fn open_up(&self) -> io::Result<()> {
+        self.rights.map_or(Ok(()), |rights| rights::give(&self.file, rights))
     }
 
     fn allocated(&self) -> io::Result<u64> {
@@ -319,11 +339,11 @@ mod tests {
         let file = HostStorage.create(&path).unwrap();
         drop(file);
         let open = || fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        let ours = HostFile { file: open(), kind: FileKind::Regular };
+        let ours = HostFile { file: open(), kind: FileKind::Regular, rights: None };
         // What a fork has of it.
         let forked = ours.file.try_clone().unwrap();
         ours.lock(Lock::Write).unwrap();
-        let other = HostFile { file: open(), kind: FileKind::Regular };
+        let other = HostFile { file: open(), kind: FileKind::Regular, rights: None };
         assert_eq!(other.lock(Lock::Source).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(ours);
         other.lock(Lock::Write).unwrap();

@@ -9,6 +9,7 @@
 mod file;
 mod host;
 mod memory;
+mod rights;
 pub mod simulated;
 mod stamp;
 mod sys;
@@ -18,6 +19,7 @@ use std::{any::Any, ffi::OsString, fmt, io, path::Path, sync::Arc};
 pub(crate) use file::File;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;
+pub use rights::{FileRights, NewRights};
 pub use simulated::SimulatedStorage;
 pub(crate) use stamp::Stamp;
 pub(crate) use sys::{EventFd, Thread, random};
@@ -42,8 +44,13 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// `folder`, whatever symbolic links say.
     fn open_beneath(&self, folder: &Path, name: &Path) -> io::Result<Arc<dyn StorageFile>>;
 
-    /// Creates a file that must not exist yet, for reading and writing.
+    /// Creates a file that must not exist yet, for reading and writing, which its owner alone may use.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// The same for a file that others may use as `rights` say, from [`StorageFile::open_up`] on. By default they never may.
+    fn create_with(&self, path: &Path, _rights: NewRights) -> io::Result<Arc<dyn StorageFile>> {
+        self.create(path)
+    }
 
     /// Renames within one file system, atomically.
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()>;
@@ -85,6 +92,17 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
     /// storage cannot say, which is the default.
     fn content_time(&self) -> io::Result<Option<i128>> {
         Ok(None)
+    }
+
+    /// Who may use the file; `None` where files have no rights, which is the default.
+    fn rights(&self) -> io::Result<Option<FileRights>> {
+        Ok(None)
+    }
+
+    /// Gives a new file the rights that it was created with. What the process or the file system cannot give is left out,
+    /// and then nobody gets more instead. It can be done again.
+    fn open_up(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// Bytes that the file occupies on its file system.
@@ -220,10 +238,18 @@ pub enum Lock {
     Write,
 }
 
-/// Creates a file under a name that nobody else uses. A network file system can make it and report an error: what is there
-/// then is ours, and goes, durably.
-pub(crate) fn create_under_own_name(storage: &dyn Storage, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-    storage.create(path).inspect_err(|e| {
+/// Creates a file under a name that nobody else uses, with rights or for its owner alone. A network file system can make it
+/// and report an error: what is there then is ours, and goes, durably.
+pub(crate) fn create_under_own_name(
+    storage: &dyn Storage,
+    path: &Path,
+    rights: Option<NewRights>,
+) -> io::Result<Arc<dyn StorageFile>> {
+    let created = match rights {
+        Some(rights) => storage.create_with(path, rights),
+        None => storage.create(path),
+    };
+    created.inspect_err(|e| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if e.kind() != io::ErrorKind::AlreadyExists && storage.unlink(path).is_ok() {
             let _ = storage.sync_folder(folder.unwrap_or(Path::new(".")));

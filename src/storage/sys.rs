@@ -139,6 +139,14 @@ fn link_and_unlink(from: &CString, to: &CString) -> io::Result<()> {
     unlinked.map(drop)
 }
 
+/// Whether others than owner and group have rights of their own.
+pub(super) fn has_access_list(file: &fs::File) -> bool {
+    let name = c"system.posix_acl_access";
+    // SAFETY: the name is NUL-terminated, and a buffer of no length is not touched.
+    let length = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), ptr::null_mut(), 0) };
+    length > 0
+}
+
 /// The size of a block device.
 pub(super) fn seek_end(file: &fs::File) -> io::Result<u64> {
     seek(file, 0, libc::SEEK_END)
@@ -436,6 +444,33 @@ mod tests {
             }
             assert_eq!(open(&folder, Path::new("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
         }
+    }
+
+    #[test]
+    fn a_file_with_an_access_list_gives_its_group_no_more_than_all() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = fs::File::create(folder.path().join("f")).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o664)).unwrap();
+        assert!(!has_access_list(&file));
+        assert_eq!(super::super::rights::of(&file).unwrap().mode, 0o664);
+        // Version 2; owner rw-, user 7 rw-, group ---, mask rw-, others r--.
+        let none = u32::MAX;
+        let mut list = 2u32.to_le_bytes().to_vec();
+        for (tag, allowed, id) in [(1u16, 6u16, none), (2, 6, 7), (4, 0, none), (16, 6, none), (32, 4, none)]
+        {
+            list.extend([&tag.to_le_bytes()[..], &allowed.to_le_bytes(), &id.to_le_bytes()].concat());
+        }
+        let name = c"system.posix_acl_access";
+        // SAFETY: the name is NUL-terminated, and the list is valid for its length.
+        let set =
+            unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), list.as_ptr().cast(), list.len(), 0) };
+        match check(set.into()) {
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
+            result => result.unwrap(),
+        };
+        assert!(has_access_list(&file));
+        assert_eq!(super::super::rights::of(&file).unwrap().mode, 0o644);
     }
 
     fn line_of<'a>(status: &'a str, key: &str) -> &'a str {

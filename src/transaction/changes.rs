@@ -12,6 +12,7 @@ use crate::{
     disk::{Claim, Disk, Pinned},
     error::Result,
     image::{Existing, Format, SnapshotChange, create::TargetFile},
+    storage::{FileRights, NewRights},
 };
 
 /// What becomes of one disk.
@@ -74,7 +75,12 @@ impl Changes {
     pub(super) fn begin(list: Vec<Change>, names: &[PathBuf]) -> Result<Self> {
         let create = |((disk, overlay), name): ((&Disk, &Overlay), &PathBuf)| {
             let storage = disk.image().storage().clone();
-            TargetFile::create_as(storage, overlay.path(), name.clone(), Existing::Refuse)
+            // The guest goes on in it: who may use its disk shall be able to.
+            let rights = match disk.image().top().file().rights()? {
+                Some(rights) => NewRights::As(FileRights { mode: rights.mode | 0o600, ..rights }),
+                None => NewRights::PLAIN,
+            };
+            TargetFile::create_as(storage, overlay.path(), name.clone(), Existing::Refuse, rights)
         };
         let files = overlays(&list).zip(names).map(create).collect::<Result<_>>()?;
         Ok(Changes { list, files })

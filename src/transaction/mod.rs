@@ -38,7 +38,7 @@ use crate::{
     image::{create::TargetFile, folder_of},
     job::{Backup, Board, Copy, Job, LastStep, NewFile, Prepared, seats},
     recovery::{Recovery, RecoveryItem, RecoveryKind},
-    storage::{HostStorage, Storage, Thread},
+    storage::{HostStorage, NewRights, Storage, Thread},
 };
 
 /// What the failure of one action means for the others.
@@ -151,7 +151,8 @@ impl Transaction {
         };
         let create = |(prepared, name): (&Prepared, PathBuf)| {
             let NewFile { path, existing, .. } = prepared.new_file();
-            TargetFile::create_as(prepared.storage.clone(), path, name, existing)
+            let rights = NewRights::Within(prepared.backup.source.image().mode()?);
+            TargetFile::create_as(prepared.storage.clone(), path, name, existing, rights)
         };
         let targets: Vec<_> = backups.iter().zip(names).map(create).collect::<Result<_>>()?;
         // What is decided with the backups, and what is decided before them.

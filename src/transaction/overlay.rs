@@ -74,6 +74,7 @@ impl Overlay {
             to.write_all(piece, at)?;
             at += piece.len() as u64;
         }
+        to.open_up()?;
         to.sync()
     }
 }

@@ -135,6 +135,7 @@ impl Target {
     /// error it can be called again while [`Target::can_be_retried`].
     pub(crate) fn finish(&self) -> Result<u64> {
         let Some(layout) = &self.layout else {
+            self.file.open_up()?;
             self.file.sync()?;
             return self.file.len();
         };
@@ -142,6 +143,7 @@ impl Target {
         let header = layout.finish(&self.file)?;
         self.file.sync()?;
         self.file.write_all(&header, 0)?;
+        self.file.open_up()?;
         self.file.sync()?;
         self.file.len()
     }

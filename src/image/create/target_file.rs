@@ -15,7 +15,7 @@ use super::Existing;
 use crate::{
     error::{Error, ErrorKind, Result},
     image::folder_of,
-    storage::{File, FileId, FileKind, Lock, RenameRule, Storage, create_under_own_name},
+    storage::{File, FileId, FileKind, Lock, NewRights, RenameRule, Storage, create_under_own_name},
 };
 
 /// What the names of temporary files and journals begin with. A recovery removes such files, so nothing else has such a name.
@@ -57,9 +57,15 @@ impl TargetFile {
         folder_of(path).join(format!("{OWN_PREFIX}{number:016x}.tmp"))
     }
 
-    /// Creates the temporary file under a name of its own, locked against everybody else.
-    pub(crate) fn create(storage: Arc<dyn Storage>, path: &Path, existing: Existing) -> Result<Self> {
-        Self::create_as(storage, path, Self::temporary_name(path), existing)
+    /// Creates the temporary file under a name of its own, locked against everybody else. When it is complete others may
+    /// use it as `rights` say, or as the file that it replaces.
+    pub(crate) fn create(
+        storage: Arc<dyn Storage>,
+        path: &Path,
+        existing: Existing,
+        rights: NewRights,
+    ) -> Result<Self> {
+        Self::create_as(storage, path, Self::temporary_name(path), existing, rights)
     }
 
     /// The same under this temporary name, in the folder of the final one.
@@ -68,12 +74,15 @@ impl TargetFile {
         path: &Path,
         temporary: PathBuf,
         existing: Existing,
+        rights: NewRights,
     ) -> Result<Self> {
         let replaced = match existing {
             Existing::Overwrite if storage.entry(path).is_ok() => Some(lock_existing(&*storage, path)?),
             _ => None,
         };
-        let inner = create_under_own_name(&*storage, &temporary)
+        let kept = replaced.as_ref().map(File::rights).transpose()?.flatten();
+        let rights = kept.map_or(rights, NewRights::As);
+        let inner = create_under_own_name(&*storage, &temporary, Some(rights))
             .map_err(|e| Error::io(format!("cannot create the target '{}'", path.display()), e))?;
         // Messages name the file by the name that people know.
         let file = File::new(inner, path);
@@ -363,7 +372,9 @@ mod tests {
     }
 
     fn target(storage: &Arc<dyn Storage>) -> TargetFile {
-        let target = TargetFile::create(storage.clone(), TARGET.as_ref(), Existing::Overwrite).unwrap();
+        let target =
+            TargetFile::create(storage.clone(), TARGET.as_ref(), Existing::Overwrite, NewRights::PLAIN)
+                .unwrap();
         target.file().write_all(b"new", 0).unwrap();
         target
     }

@@ -72,7 +72,7 @@ impl Journal {
         let context = |e| Error::io(format!("cannot create the journal in '{}'", folder.display()), e);
         for _ in 0..ATTEMPTS {
             let path = folder.join(format!("{OWN_PREFIX}{}{SUFFIX}", random_name()));
-            let file = File::new(create_under_own_name(&*storage, &path).map_err(context)?, &path);
+            let file = File::new(create_under_own_name(&*storage, &path, None).map_err(context)?, &path);
             let folder = folder.to_owned();
             let journal = Journal { storage: storage.clone(), file, folder, path, second, settled: false };
             match journal.file.lock(Lock::Write) {
