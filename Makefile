@@ -3,7 +3,9 @@
 # make check-long  the same, with the exhaustive forms of the tests, and one that mounts a small file system
 # make fuzz        runs each fuzz target for a minute: FUZZ_SECONDS= (see fuzz/README.md)
 # make bench       beside QEMU's tools: ROWS= PAIRS= SIZE= DIR= TMPFS= SIDES= (see docs/performance.md)
-# make install     the libraries, header and pkg-config file: PREFIX= DESTDIR= LIBDIR=
+# make release     optimised: the command in target/release, the libraries for C in target/release/lib
+# make install     command, libraries, header, pkg-config and CMake files, Python package, pages:
+#                  PREFIX= DESTDIR= LIBDIR= PYTHONDIR= (see docs/embedding.md)
 # make header      writes include/holstein.h anew from src/capi
 # make clean       removes what was built
 
@@ -14,10 +16,11 @@ DESTDIR ?=
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
+LIBRARIES := $(RELEASE)/lib
 
 export PYTHONPATH := $(CURDIR)/python
 export PYTHONDONTWRITEBYTECODE := 1
-export HOLSTEIN_LIBRARY := $(RELEASE)/libholstein.so
+export HOLSTEIN_LIBRARY := $(LIBRARIES)/libholstein.so
 
 heading = @printf '\n== %s\n' '$(1)'
 
@@ -60,10 +63,11 @@ doc:
 release:
 	$(call heading,Release build)
 	$(CARGO) build --release --locked
+	packaging/libraries.sh '$(RELEASE)' '$(LIBRARIES)'
 
 ffi: release
 	$(call heading,C ABI)
-	@$(MAKE) --no-print-directory -C ffi-tests check LIBDIR=$(RELEASE)
+	@$(MAKE) --no-print-directory -C ffi-tests check LIBDIR='$(LIBRARIES)' COMMAND='$(RELEASE)/holstein'
 
 python: release
 	$(call heading,Python)
@@ -71,7 +75,7 @@ python: release
 
 examples: release
 	$(call heading,Examples)
-	@PYTHON='$(PYTHON)' tools/examples.sh $(RELEASE)
+	@PYTHON='$(PYTHON)' tools/examples.sh '$(LIBRARIES)'
 
 fuzz:
 	@tools/setup.sh fuzz
@@ -83,7 +87,8 @@ bench:
 		--dir '$(DIR)' --tmpfs '$(TMPFS)' --sides '$(SIDES)'
 
 install: release
-	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' TARGET_DIR='$(RELEASE)' packaging/install.sh
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' LIBRARIES='$(LIBRARIES)' COMMAND='$(RELEASE)/holstein' \
+		PYTHON='$(PYTHON)' packaging/install.sh
 
 header:
 	@$(MAKE) --no-print-directory -C ffi-tests header

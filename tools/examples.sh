@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds and runs the examples in C and Python on a disk made for them.
 #
-# usage: tools/examples.sh RELEASE_FOLDER
+# usage: tools/examples.sh FOLDER_OF_THE_LIBRARIES
 set -eu
-release=$1
+libraries=$1
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 
@@ -12,19 +12,16 @@ qemu-io -f qcow2 -c 'write -q -P 1 0 1M' "$folder/disk.qcow2"
 qemu-img bitmap --add "$folder/disk.qcow2" nightly
 qemu-io -f qcow2 -c 'write -q -P 2 4M 128k' "$folder/disk.qcow2"
 
-# The name that programs look for, as an installation has it.
-ln -s "$release/libholstein.so" "$folder/libholstein.so.0"
-
 echo "c-examples/backup.c"
-"${CC:-cc}" -std=c11 -Wall -Wextra -Werror -Iinclude c-examples/backup.c -L"$release" -lholstein \
-    -Wl,-rpath,"$folder" -o "$folder/backup"
+"${CC:-cc}" -std=c11 -Wall -Wextra -Werror -Iinclude c-examples/backup.c -L"$libraries" -lholstein \
+    -Wl,-rpath,"$libraries" -o "$folder/backup"
 mkdir "$folder/copies"
 "$folder/backup" "$folder/copies" "$folder/disk.qcow2"
 qemu-img compare -f qcow2 -F qcow2 "$folder/disk.qcow2" "$folder/copies/disk.qcow2"
 
 echo "c-examples/transaction.c"
-"${CC:-cc}" -std=c11 -Wall -Wextra -Werror -D_POSIX_C_SOURCE=200809L -Iinclude c-examples/transaction.c -L"$release" \
-    -lholstein -Wl,-rpath,"$folder" -o "$folder/transaction"
+"${CC:-cc}" -std=c11 -Wall -Wextra -Werror -D_POSIX_C_SOURCE=200809L -Iinclude c-examples/transaction.c -L"$libraries" \
+    -lholstein -Wl,-rpath,"$libraries" -o "$folder/transaction"
 mkdir "$folder/night"
 for name in one two three; do cp "$folder/disk.qcow2" "$folder/$name.qcow2"; done
 "$folder/transaction" "$folder/night" "$folder/one.qcow2" "$folder/two.qcow2" "$folder/three.qcow2" | tee "$folder/said"

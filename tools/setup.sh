@@ -4,7 +4,7 @@
 # usage: tools/setup.sh demo|check|fuzz
 #   demo   what `make demo` needs: qemu-img and qemu-io
 #   check  what `make check` and `make bench` need: QEMU's tools from version 10 on, C and C++ compilers with
-#          AddressSanitizer, valgrind, pkg-config, Python, and the toolchain's rustfmt and clippy
+#          AddressSanitizer, valgrind, pkg-config, CMake, Python, and the toolchain's rustfmt and clippy
 #   fuzz   what `make fuzz` needs: a C++ compiler, for libFuzzer
 #
 # Does nothing and prints nothing when everything is there.
@@ -99,6 +99,8 @@ setup_check() {
     have clang || packages="$packages clang"
     have valgrind || packages="$packages valgrind"
     have pkg-config || packages="$packages pkg-config"
+    have cmake || packages="$packages cmake"
+    have make || packages="$packages make"
     have python3 || packages="$packages python3"
     # shellcheck disable=SC2086 # a list of packages
     [ -z "$packages" ] || install_packages $packages
