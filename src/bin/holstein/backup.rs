@@ -50,7 +50,7 @@ Keys of --disk (write a comma inside a value twice):
   on-source-error=WHAT  when reading fails: report (default), or ignore: try again for some seconds, then fail
   on-target-error=WHAT  the same when writing fails
 
-Exit codes: 0 all disks were copied, 1 failed, 2 wrong usage.";
+Exit codes: 0 all disks were copied, 1 failed, 2 wrong usage, 5 all disks were copied, but the report of it could not be written.";
 
 /// Runs the command.
 pub(crate) fn run(args: &BackupArgs) -> Result<ExitCode, Failure> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     args::OutputFormat,
     check::{CORRUPT, CheckArgs, LEAKS, MEMORY_LIMIT, exit_code},
-    failure::Failure,
+    failure::{Failure, verdict_of},
     output::{self, escape_path, json_path},
 };
 
@@ -36,12 +36,13 @@ pub(crate) fn run(args: &CheckArgs, options: &DiskOptions) -> Result<ExitCode, F
         Ok(Checked { layer, code })
     };
     let chain = disk.chain().into_iter().map(check).collect::<holstein::Result<Vec<_>>>()?;
-    match args.output {
+    let printed = match args.output {
         OutputFormat::Json => {
-            output::print_json(&json!({ "images": chain.iter().map(as_json).collect::<Vec<_>>() }))?
+            output::print_json(&json!({ "images": chain.iter().map(as_json).collect::<Vec<_>>() }))
         }
-        OutputFormat::Human => output::print(&chain.iter().map(as_text).collect::<String>())?,
-    }
+        OutputFormat::Human => output::print(&chain.iter().map(as_text).collect::<String>()),
+    };
+    verdict_of("the check is complete", printed)?;
     let broken = chain.iter().any(|image| image.layer.link == Link::Broken);
     let codes = || chain.iter().filter_map(|image| image.code);
     // What is worst comes first: damage before leaks.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     args::OutputFormat,
     chain,
-    failure::{FAILED, Failure},
+    failure::{FAILED, Failure, report_of, verdict_of},
     output::{self, escape, json_name, json_path, printable},
 };
 
@@ -29,7 +29,7 @@ pub(crate) const MEMORY_LIMIT: u64 = 1 << 30;
 /// Only the image itself is opened, so files it refers to may be missing. Nothing is changed without --repair,
 /// and guest data never. The JSON has the keys of `qemu-img check`; what Holstein adds is under the key
 /// "holstein". Exit codes, after a repair for what remains: 0 consistent, 1 not checked or not repaired,
-/// 2 corrupt, 3 only leaked clusters, 63 the format has nothing to check.
+/// 2 corrupt, 3 only leaked clusters, 5 done and not reported, 63 the format has nothing to check.
 #[derive(Args)]
 pub(crate) struct CheckArgs {
     /// The image
@@ -86,9 +86,13 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         };
         Failure::new(code, error.to_string())
     })?;
-    match args.output {
-        OutputFormat::Json => output::print_json(&as_json(args, &report))?,
-        OutputFormat::Human => output::print(&as_text(args, &report))?,
+    let printed = match args.output {
+        OutputFormat::Json => output::print_json(&as_json(args, &report)),
+        OutputFormat::Human => output::print(&as_text(args, &report)),
+    };
+    match args.repair {
+        Some(_) => report_of("the repair was done", printed)?,
+        None => verdict_of("the check is complete", printed)?,
     }
     Ok(ExitCode::from(exit_code(&report.remaining)))
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     args::ImageArgs,
-    failure::Failure,
+    failure::{Failure, verdict_of},
     output::{self, escape_path},
     progress,
 };
@@ -73,7 +73,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode, Failure> {
     if !args.quiet {
         // As in QEMU, it is worth a warning only once the comparison comes to where one disk ends.
         let before_the_end = matches!(difference, Some(Difference::Content(offset)) if offset < smaller);
-        print_verdict(args, sizes_differ && !before_the_end, difference.as_ref())?;
+        let printed = print_verdict(args, sizes_differ && !before_the_end, difference.as_ref());
+        verdict_of("the images were compared", printed)?;
     }
     Ok(match difference {
         None => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use holstein::{Backing, Compat, CompressionType, CreateOptions, Disk, Existing, 
 
 use crate::{
     args::{ChainArgs, OutputFormat, parse_size},
-    failure::Failure,
+    failure::{Failure, report_of},
     info,
 };
 
@@ -83,7 +83,9 @@ pub(crate) struct CreateArgs {
 /// Runs the command.
 pub(crate) fn run(args: &CreateArgs) -> Result<ExitCode, Failure> {
     let disk = Disk::create(&args.image, args.size, &args.options())?;
-    info::show(&args.image, &disk.info()?, args.output)?;
+    let shown = disk.info().map_err(Failure::from);
+    let shown = shown.and_then(|info| info::show(&args.image, &info, args.output));
+    report_of(&format!("'{}' was made", args.image.display()), shown)?;
     Ok(ExitCode::SUCCESS)
 }
 

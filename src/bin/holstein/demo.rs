@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     args::OutputFormat,
-    failure::{FAILED, Failure},
+    failure::{FAILED, Failure, unless_reader_gone},
     output::{self, escape_path},
     progress,
 };
@@ -161,7 +161,9 @@ impl Story {
         }
         self.lines.push(line);
         match (self.output, self.lines.last()) {
-            (OutputFormat::Human, Some(line)) => output::print(&format!("{:2}. {line}\n", self.lines.len())),
+            (OutputFormat::Human, Some(line)) => {
+                unless_reader_gone(output::print(&format!("{:2}. {line}\n", self.lines.len())))
+            }
             _ => Ok(()),
         }
     }

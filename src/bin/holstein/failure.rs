@@ -15,7 +15,10 @@ pub(crate) const FAILED: u8 = 1;
 /// The exit code of a command that was used wrongly.
 pub(crate) const USAGE: u8 = 2;
 
-/// Why a command ends without having done its work.
+/// The exit code of a command that has done its work, and could not write what it has to say about it.
+pub(crate) const UNREPORTED: u8 = 5;
+
+/// Why a command ends without having done its work, or without having told of it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
@@ -43,6 +46,17 @@ impl Failure {
         Failure { code: 0, texts: Vec::new() }
     }
 
+    /// Whether it says only that nobody reads our output.
+    fn is_reader_gone(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// The same with another text.
+    pub(crate) fn and_also(mut self, other: Failure) -> Self {
+        self.texts.extend(other.texts);
+        self
+    }
+
     /// The exit code for an error of the library.
     pub(crate) fn code_of(error: &Error) -> u8 {
         match error.kind() {
@@ -59,6 +73,31 @@ impl Failure {
             let _ = writeln!(stderr, "holstein: {}", printable(text));
         }
         ExitCode::from(self.code)
+    }
+}
+
+/// The report of work that is done, and cannot be undone: a script must not take it for undone because its output cannot be
+/// written. `done` says what it is.
+pub(crate) fn report_of(done: &str, report: Result<(), Failure>) -> Result<(), Failure> {
+    report.map_err(|failure| {
+        let reason = match failure.is_reader_gone() {
+            true => "nobody reads standard output any more".to_owned(),
+            false => failure.texts.join("; "),
+        };
+        Failure::new(UNREPORTED, format!("{done}; only the report of it is missing: {reason}"))
+    })
+}
+
+/// The same for what the exit code tells as well: a reader that went away does not miss the text.
+pub(crate) fn verdict_of(done: &str, report: Result<(), Failure>) -> Result<(), Failure> {
+    report_of(done, unless_reader_gone(report))
+}
+
+/// Goes on although nobody reads standard output any more.
+pub(crate) fn unless_reader_gone(report: Result<(), Failure>) -> Result<(), Failure> {
+    match report {
+        Err(failure) if failure.is_reader_gone() => Ok(()),
+        other => other,
     }
 }
 

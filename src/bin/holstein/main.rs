@@ -35,7 +35,7 @@ use crate::failure::Failure;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; `compare` and `check` have those of qemu-img."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 5 done, but the report of it could not be written; `compare` and `check` have those of qemu-img."
 )]
 struct Cli {
     #[command(subcommand)]

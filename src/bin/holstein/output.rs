@@ -12,12 +12,9 @@ use serde_json::Value;
 
 use crate::failure::{FAILED, Failure};
 
-/// Prints a whole text. A reader that went away is no failure: what the command did it has done.
+/// Prints a whole text.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    match write_out(text.as_bytes()) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(cannot_write),
-    }
+    write_out(text.as_bytes()).map_err(cannot_write)
 }
 
 /// Prints JSON over several lines.
@@ -46,6 +43,9 @@ fn write_out(bytes: &[u8]) -> io::Result<()> {
 }
 
 fn cannot_write(error: io::Error) -> Failure {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return Failure::reader_gone();
+    }
     Failure::new(FAILED, format!("cannot write to standard output: {error}"))
 }
 
@@ -114,10 +114,7 @@ impl Listing {
         let written = write_out(&self.buffer);
         self.buffer.clear();
         self.limit = Self::PIECE;
-        written.map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => Failure::reader_gone(),
-            _ => cannot_write(e),
-        })
+        written.map_err(cannot_write)
     }
 }
 

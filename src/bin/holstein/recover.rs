@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::OutputFormat,
-    failure::{FAILED, Failure},
+    failure::{FAILED, Failure, report_of},
     output::{self, escape_path, json_path, printable},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 /// Looks for journals in DIR, the folder of a backup's first target unless it was run with --journal. A backup that was
 /// decided is finished: its targets get their names, its bitmaps change. One that was not leaves nothing. Backups at work
 /// are left alone; doing it again changes nothing. Every `holstein backup` does the same first. Exit codes: 0 nothing is
-/// left to do, 1 something cannot be finished now.
+/// left to do, 1 something cannot be finished now, 5 done and not reported.
 #[derive(Args)]
 pub(crate) struct RecoverArgs {
     /// The journal folder
@@ -31,12 +31,18 @@ pub(crate) struct RecoverArgs {
 /// Runs the command.
 pub(crate) fn run(args: &RecoverArgs) -> Result<ExitCode, Failure> {
     let recovery = recover(&args.dir)?;
-    match args.output {
-        OutputFormat::Json => output::print_json(&as_json(&recovery))?,
-        OutputFormat::Human => output::print(&as_text(&recovery))?,
+    let printed = match args.output {
+        OutputFormat::Json => output::print_json(&as_json(&recovery)),
+        OutputFormat::Human => output::print(&as_text(&recovery)),
+    };
+    let unfinished = recovery.items.iter().filter(|item| item.kind == RecoveryKind::Unfinished);
+    let unfinished: Vec<_> = unfinished.map(|item| line(item).trim_end().to_owned()).collect();
+    match (report_of("the recovery was done", printed), unfinished.is_empty()) {
+        (Ok(()), true) => Ok(ExitCode::SUCCESS),
+        (Ok(()), false) => Ok(ExitCode::from(FAILED)),
+        (Err(unreported), true) => Err(unreported),
+        (Err(unreported), false) => Err(Failure::several(FAILED, unfinished).and_also(unreported)),
     }
-    let unfinished = recovery.items.iter().any(|item| item.kind == RecoveryKind::Unfinished);
-    Ok(ExitCode::from(if unfinished { FAILED } else { 0 }))
 }
 
 /// One line for each thing that was found.

@@ -1,6 +1,7 @@
 //! What `backup` and `transaction` have in common: the options of a run, a bar for each disk, and a report at the end.
 
 use std::{
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{ChainArgs, OutputFormat},
     disk_spec::DiskSpec,
-    failure::{FAILED, Failure},
+    failure::{FAILED, Failure, report_of},
     output::{self, escape_path, json_path},
     progress, recover as recovery_text,
 };
@@ -58,7 +59,8 @@ impl RunArgs {
             // A folder that is not there is told by the transaction.
             if let Ok(recovery) = recover(folder) {
                 if !self.quiet {
-                    eprint!("{}", recovery_text::as_text(&recovery));
+                    // What nobody can be told is no reason not to go on.
+                    let _ = io::stderr().write_all(recovery_text::as_text(&recovery).as_bytes());
                 }
                 transaction.set_recovered(recovery);
             }
@@ -81,14 +83,15 @@ impl RunArgs {
                 Outcome { disks, error: result.err() }
             }
         };
-        if self.output == OutputFormat::Json {
-            output::print_json(&outcome.as_json(specs))?;
-        } else if !self.quiet {
-            output::print(&outcome.summary(specs))?;
-        }
-        match outcome.failure(specs) {
-            None => Ok(ExitCode::SUCCESS),
-            Some(failure) => Err(failure),
+        let printed = match self.output {
+            OutputFormat::Json => output::print_json(&outcome.as_json(specs)),
+            OutputFormat::Human if self.quiet => Ok(()),
+            OutputFormat::Human => output::print(&outcome.summary(specs)),
+        };
+        match (outcome.failure(specs), printed) {
+            (None, printed) => report_of("the transaction is complete", printed).map(|()| ExitCode::SUCCESS),
+            (Some(failure), Ok(())) => Err(failure),
+            (Some(failure), Err(unreported)) => Err(failure.and_also(unreported)),
         }
     }
 }

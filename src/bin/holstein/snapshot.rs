@@ -13,7 +13,7 @@ use holstein::{Access, Disk, DiskOptions, Format, Layers};
 
 use crate::{
     args::{ImageArgs, OutputFormat},
-    failure::{FAILED, Failure},
+    failure::{Failure, report_of},
     info,
 };
 
@@ -88,12 +88,12 @@ pub(crate) fn run(args: &SnapshotArgs) -> Result<ExitCode, Failure> {
         SnapshotCommand::Create(args) => {
             let disk = open(&args.image.image, args.image.format)?;
             disk.create_snapshot(args.name.as_bytes(), SystemTime::now())?;
-            print_changed(&disk, args.image.output)?;
+            report_of("the snapshot was made", print(&disk, args.image.output))?;
         }
         SnapshotCommand::Delete(args) => {
             let disk = open(&args.image.image, args.image.format)?;
             disk.delete_snapshot(args.snapshot.as_bytes())?;
-            print_changed(&disk, args.image.output)?;
+            report_of("the deletion was done", print(&disk, args.image.output))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -107,11 +107,4 @@ fn open(image: &Path, format: Option<Format>) -> holstein::Result<Disk> {
 
 fn print(disk: &Disk, output: OutputFormat) -> Result<(), Failure> {
     info::print_snapshots(&disk.info()?.snapshots, output)
-}
-
-fn print_changed(disk: &Disk, output: OutputFormat) -> Result<(), Failure> {
-    let snapshots = disk.info().map_err(|error| {
-        Failure::new(FAILED, format!("the change is done, but the snapshots cannot be listed: {error}"))
-    })?;
-    info::print_snapshots(&snapshots.snapshots, output)
 }

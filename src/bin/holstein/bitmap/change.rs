@@ -12,7 +12,7 @@ use holstein::{Access, BitmapChange, Disk, DiskOptions, Format, Layers, MergeSou
 use super::{show, steps};
 use crate::{
     args::{OutputFormat, parse_size},
-    failure::{FAILED, Failure},
+    failure::{Failure, report_of},
 };
 
 #[derive(Subcommand)]
@@ -128,10 +128,8 @@ pub(super) fn run(command: &ChangeCommand) -> Result<(), Failure> {
     let image = image(command);
     let disk = image.open()?;
     disk.change_bitmaps(&changes)?;
-    let bitmaps = disk.bitmaps().map_err(|error| {
-        Failure::new(FAILED, format!("the change is done, but the bitmaps cannot be listed: {error}"))
-    })?;
-    show::print_list(&bitmaps, image.output)
+    let listed = disk.bitmaps().map_err(Failure::from);
+    report_of("the change was made", listed.and_then(|bitmaps| show::print_list(&bitmaps, image.output)))
 }
 
 fn image(command: &ChangeCommand) -> &ImageToChange {

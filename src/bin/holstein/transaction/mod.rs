@@ -52,7 +52,7 @@ Without properties it is grouped: nothing is done unless everything can be. Type
 Each action sees what those before it did. Behind a snapshot the path of the new image is that of the disk; that of the
 old one serves to merge from its bitmaps.
 
-Exit codes: 0 all is done, 1 failed, 2 wrong usage."#;
+Exit codes: 0 all is done, 1 failed, 2 wrong usage, 5 all is done, but the report of it could not be written."#;
 
 /// Runs the command.
 pub(crate) fn run(args: &TransactionArgs) -> Result<ExitCode, Failure> {
