@@ -11,7 +11,7 @@ passed=0 failed=0
 step() {
     local name=$1 status
     shift
-    timeout -k 5 600 "$@" > "$BUILD/step.log" 2>&1
+    timeout -k 5 600 "$@" > "$BUILD/step.$$.log" 2>&1
     status=$?
     if [ $status -eq 0 ]; then
         passed=$((passed + 1))
@@ -19,7 +19,7 @@ step() {
     else
         failed=$((failed + 1))
         echo "FAILED  $name ($status)"
-        sed 's/^/    /' "$BUILD/step.log"
+        sed 's/^/    /' "$BUILD/step.$$.log"
     fi
     return $status
 }
@@ -31,7 +31,7 @@ with_shared=("-L$LIBDIR" "-Wl,-rpath,$LIBDIR" -lholstein -lpthread)
 # What the static library needs from the system, as holstein.pc tells it.
 read -ra system <<< "$(sed -n 's/^Libs.private: //p' "$root/holstein.pc.in")"
 with_static=("$LIBDIR/libholstein.a" "${system[@]}")
-behaviour=(sizes nulls errors told options threads reading create bitmaps writing snapshots defaults event_loop cancel jobs partial grouped actions recover lifetimes streams)
+behaviours=(sizes nulls errors told options threads reading create bitmaps writing snapshots defaults event_loop cancel jobs partial grouped actions recover lifetimes streams)
 
 # build NAME SOURCE COMPILER OPTION...: BUILD/NAME from SOURCE.
 build() {
@@ -44,12 +44,26 @@ build() {
 run() {
     local name=$1
     shift
-    rm -rf "$BUILD/work" && mkdir "$BUILD/work"
-    step "$name" "$@" "$BUILD/images" "$BUILD/work"
+    rm -rf "$BUILD/work.$$" && mkdir "$BUILD/work.$$"
+    step "$name" "$@" "$BUILD/images" "$BUILD/work.$$"
 }
 
 memcheck=(valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect
     --keep-debuginfo=yes)
+
+# behaviour NAME: one test plainly, under valgrind, under AddressSanitizer.
+behaviour() {
+    local test=$1
+    build "$test" "$test.c" gcc "${c11[@]}" "${with_shared[@]}" && run "$test" "$BUILD/$test" &&
+        run "$test, valgrind" "${memcheck[@]}" "$BUILD/$test"
+    build "$test.asan" "$test.c" gcc "${c11[@]}" -fsanitize=address "${with_static[@]}" &&
+        run "$test, AddressSanitizer" "$BUILD/$test.asan"
+}
+if [ "${1:-}" = --behaviour ]; then
+    told=$(behaviour "$2")
+    echo "$told"
+    exit 0
+fi
 
 rm -rf "$BUILD" && mkdir -p "$BUILD" || exit 1
 step "make the images" "$here/images.sh" "$BUILD/images" || exit 1
@@ -78,13 +92,11 @@ build dlopen dlopen.c gcc "${c11[@]}" -ldl -lpthread
 run "loaded and unloaded in a thread" "$BUILD/dlopen" "$LIBDIR/libholstein.so"
 run "loaded and unloaded in a thread, valgrind" "${memcheck[@]}" "--suppressions=$here/unloaded.supp" "$BUILD/dlopen" "$LIBDIR/libholstein.so"
 
-# What it does: plainly, under valgrind, under AddressSanitizer.
-for test in "${behaviour[@]}"; do
-    build "$test" "$test.c" gcc "${c11[@]}" "${with_shared[@]}" && run "$test" "$BUILD/$test" &&
-        run "$test, valgrind" "${memcheck[@]}" "$BUILD/$test"
-    build "$test.asan" "$test.c" gcc "${c11[@]}" -fsanitize=address "${with_static[@]}" &&
-        run "$test, AddressSanitizer" "$BUILD/$test.asan"
-done
+# What it does. Several at a time: valgrind runs one thread at a time.
+printf '%s\n' "${behaviours[@]}" | xargs -P "$(nproc)" -n 1 "$here/run.sh" --behaviour | tee "$BUILD/behaviour.log"
+passed=$((passed + $(grep -c '^ok ' "$BUILD/behaviour.log")))
+failed=$((failed + $(grep -c '^FAILED ' "$BUILD/behaviour.log")))
+step "every test was run" test "$(grep -c '^\(ok\|FAILED\) .*, AddressSanitizer' "$BUILD/behaviour.log")" = ${#behaviours[@]}
 step "AddressSanitizer is in" bash -c "nm '$BUILD/errors.asan' | grep -q __asan_init"
 step "AddressSanitizer is out elsewhere" bash -c "nm '$BUILD/errors' && ! nm '$BUILD/errors' | grep -q __asan_init"
 
