@@ -4,8 +4,10 @@
 _Static_assert(sizeof(hol_disk_options) == 48, "hol_disk_options");
 _Static_assert(sizeof(hol_backup_options) == 96, "hol_backup_options");
 _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
-_Static_assert(sizeof(hol_disk_details) == 112, "hol_disk_details");
-_Static_assert(sizeof(hol_bitmap_details) == 48, "hol_bitmap_details");
+_Static_assert(sizeof(hol_disk_details) == 128, "hol_disk_details");
+_Static_assert(sizeof(hol_bitmap_details) == 64, "hol_bitmap_details");
+_Static_assert(sizeof(hol_layer) == 56, "hol_layer");
+_Static_assert(sizeof(hol_lineage) == 32, "hol_lineage");
 _Static_assert(sizeof(hol_bitmap_options) == 24, "hol_bitmap_options");
 _Static_assert(sizeof(hol_bitmap_change) == 64, "hol_bitmap_change");
 _Static_assert(sizeof(hol_merge_source) == 32, "hol_merge_source");
@@ -22,8 +24,8 @@ _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed
 _Static_assert(offsetof(hol_backup_options, dismiss) == 84, "a field keeps its place");
 _Static_assert(offsetof(hol_backup_options, reserved) == 92, "the last field ends the structure");
 _Static_assert(offsetof(hol_create_options, reserved) == 68, "the last field ends the structure");
-_Static_assert(offsetof(hol_disk_details, layers) == 108, "the last field ends the structure");
-_Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "the last field ends the structure");
+_Static_assert(offsetof(hol_disk_details, layers) == 108, "before identity there was nothing behind");
+_Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "before base there was nothing behind");
 _Static_assert(offsetof(hol_bitmap_options, reserved) == 20, "the last field ends the structure");
 _Static_assert(offsetof(hol_bitmap_change, recording) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_extent, flags) == 36, "the last field ends the structure");
@@ -63,6 +65,9 @@ _Static_assert(HOL_ACTION_REPORT == 1 && HOL_ACTION_IGNORE == 2 && HOL_ACTION_ST
 _Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ERROR_STOP == 3, "policies");
 _Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
 _Static_assert(HOL_LINEAGE_STRICT == 0 && HOL_LINEAGE_IGNORE == 1, "lineage");
+_Static_assert(HOL_LINK_BOTTOM == 1 && HOL_LINK_PROVEN == 2 && HOL_LINK_UNKNOWN == 3, "links");
+_Static_assert(HOL_LINK_BROKEN == 4 && HOL_VERDICT_NONE == 0 && HOL_VERDICT_CONSISTENT == 1, "verdicts");
+_Static_assert(HOL_VERDICT_LEAKS == 2 && HOL_VERDICT_CORRUPT == 3 && HOL_VERDICT_INCOMPLETE == 4, "verdicts");
 _Static_assert(HOL_LOG_ERROR == 1 && HOL_LOG_WARNING == 2 && HOL_LOG_INFO == 3, "log");
 _Static_assert(HOL_OK == 0 && HOL_ERR_NULL == -1 && HOL_ERR_PANIC == -2, "errors");
 _Static_assert(HOL_ERR_INVALID_ARGUMENT == -3 && HOL_ERR_NOT_FOUND == -4 && HOL_ERR_EXISTS == -5, "errors");
@@ -93,6 +98,8 @@ int main(void)
     SAME_SIZE(hol_bitmap_change);
     SAME_SIZE(hol_merge_source);
     SAME_SIZE(hol_overlay_options);
+    SAME_SIZE(hol_layer);
+    SAME_SIZE(hol_lineage);
     SAME_SIZE(hol_extent);
     SAME_SIZE(hol_error_details);
     SAME_SIZE(hol_event);

@@ -424,6 +424,51 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_DISK_FLAGS_MASK 31
 
 /**
+ * Nothing lies below, and nothing has to.
+ */
+#define HOL_LINK_BOTTOM 1
+
+/**
+ * The image below is the backup that this one was made over.
+ */
+#define HOL_LINK_PROVEN 2
+
+/**
+ * This image, or the one below, says nothing about that.
+ */
+#define HOL_LINK_UNKNOWN 3
+
+/**
+ * The image below is another backup, or nothing lies below an increment.
+ */
+#define HOL_LINK_BROKEN 4
+
+/**
+ * The image was not checked: nobody asked for it, or it is raw and has nothing to check.
+ */
+#define HOL_VERDICT_NONE 0
+
+/**
+ * Nothing is wrong.
+ */
+#define HOL_VERDICT_CONSISTENT 1
+
+/**
+ * Space is wasted, and nothing else is wrong.
+ */
+#define HOL_VERDICT_LEAKS 2
+
+/**
+ * Data is damaged, or will be when the image is written; of a chain also: a link is broken.
+ */
+#define HOL_VERDICT_CORRUPT 3
+
+/**
+ * A part could not be checked.
+ */
+#define HOL_VERDICT_INCOMPLETE 4
+
+/**
  * Version 3 of the qcow2 format. The default.
  */
 #define HOL_COMPAT_1_1 0
@@ -705,6 +750,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 typedef struct hol_action hol_action;
 
 /**
+ * What a check of a chain found. Several threads may use it at the same time; only hol_chain_free() must come alone.
+ */
+typedef struct hol_chain hol_chain;
+
+/**
  * An open disk: an image with the files it is made of. Several threads may use it at the same time; only
  * hol_disk_close() must come alone. What was made from it (actions, transactions, jobs) keeps what it needs of it and may
  * outlive it.
@@ -840,6 +890,14 @@ typedef struct hol_disk_details {
    * Number of images in the chain, with this one.
    */
   uint32_t layers;
+  /**
+   * The identity of the image, in the form of a UUID, if it is a backup that Holstein made or a copy of one; else NULL.
+   */
+  const char *identity;
+  /**
+   * The identity of the backup below it, by its own header; NULL: not known.
+   */
+  const char *parent;
 } hol_disk_details;
 
 /**
@@ -878,6 +936,49 @@ typedef struct hol_extent {
  * anything else to stop. No exception may leave it.
  */
 typedef int (*hol_extent_cb)(const struct hol_extent *extent, void *opaque);
+
+/**
+ * One image of a chain. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills the
+ * rest. Texts belong to the handle that was asked and stay until it is freed.
+ */
+typedef struct hol_layer {
+  /**
+   * sizeof(hol_layer)
+   */
+  size_t struct_size;
+  /**
+   * Where the image was opened.
+   */
+  const char *path;
+  /**
+   * The identity of the image, in the form of a UUID; NULL: it has none.
+   */
+  const char *identity;
+  /**
+   * The identity of the backup that it was made over, by its own header; NULL: not known.
+   */
+  const char *parent;
+  /**
+   * Size of its disk in bytes.
+   */
+  uint64_t virtual_size;
+  /**
+   * HOL_FORMAT_*
+   */
+  uint32_t format;
+  /**
+   * How it stands on the image below: HOL_LINK_*
+   */
+  uint32_t link;
+  /**
+   * What a check of the image alone found: HOL_VERDICT_*
+   */
+  uint32_t verdict;
+  /**
+   * 0
+   */
+  uint32_t reserved;
+} hol_layer;
 
 /**
  * What a new image shall be. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -974,6 +1075,14 @@ typedef struct hol_bitmap_details {
    * 0
    */
   uint32_t reserved;
+  /**
+   * The identity of the backup from which on the bitmap has every change, in the form of a UUID; NULL: not known.
+   */
+  const char *base;
+  /**
+   * With base: size of the disk at that time, in bytes; else 0.
+   */
+  uint64_t base_size;
 } hol_bitmap_details;
 
 /**
@@ -1226,6 +1335,29 @@ typedef struct hol_report {
    */
   uint64_t partial_end;
 } hol_report;
+
+/**
+ * What a backup descends from. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills
+ * the rest. Texts belong to the job and stay until hol_job_free().
+ */
+typedef struct hol_lineage {
+  /**
+   * sizeof(hol_lineage)
+   */
+  size_t struct_size;
+  /**
+   * The target's own identity, in the form of a UUID; NULL: it gets none (a raw image, or no room in its header).
+   */
+  const char *identity;
+  /**
+   * The identity of the backup that it stands on; NULL: none, or not known.
+   */
+  const char *parent;
+  /**
+   * Number of notes: what could not be checked or remembered. hol_job_note() has their texts.
+   */
+  uint64_t notes;
+} hol_lineage;
 
 /**
  * Something that happened in a running transaction. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
@@ -1547,6 +1679,66 @@ int hol_disk_extents(const struct hol_disk *disk,
                      uint64_t length,
                      hol_extent_cb callback,
                      void *opaque);
+
+/**
+ * Fills `*layer` with what is known of the image at `index` of the disk's chain: 0 is the disk's own,
+ * hol_disk_details.layers is their number. Nothing is checked but the link. The texts belong to the disk.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_disk_layer(const struct hol_disk *disk, size_t index, struct hol_layer *layer);
+
+/**
+ * Checks every image of the chain whose top is at `path`, and that each stands on the backup that it was made over.
+ * Nothing is changed. `options` may be NULL; they say how the images below are found (layers and access do not count), and
+ * how much memory the check of one image may take: one or two bytes for each cluster of the file.
+ *
+ * On success `*chain` belongs to the caller: hol_chain_free(). On failure it is NULL. A damaged image is no failure, unless
+ * its chain cannot be opened.
+ *
+ * Errors: those of hol_disk_open(), HOL_ERR_LIMIT (too many clusters for the memory limit).
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_check_chain(const char *path,
+                         const struct hol_disk_options *options,
+                         struct hol_chain **chain);
+
+/**
+ * Writes the number of images to `*number`, and the verdict on the whole chain, HOL_VERDICT_*, to `*verdict`: the worst of
+ * its images, and HOL_VERDICT_CORRUPT where a link is broken. Each of the two may be NULL.
+ *
+ * Errors: HOL_ERR_NULL (chain), HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_chain_summary(const struct hol_chain *chain,
+                      size_t *number,
+                      uint32_t *verdict);
+
+/**
+ * Fills `*layer` with what is known of the image at `index`, the top first, and what its check found. The texts belong to
+ * the chain.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_chain_layer(const struct hol_chain *chain,
+                    size_t index,
+                    struct hol_layer *layer);
+
+/**
+ * Frees a chain. NULL is allowed and does nothing. Texts that were borrowed from it end here.
+ *
+ * Threads: any, but no other call may use the chain. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+void hol_chain_free(struct hol_chain *chain);
 
 /**
  * Makes a new qcow2 image at `path`, a disk of `size` bytes (a multiple of 512) that reads as zeros, or as its backing
@@ -2097,6 +2289,28 @@ int hol_job_error_details(const struct hol_job *job,
 HOL_MUST_USE int hol_job_report(const struct hol_job *job, struct hol_report *report);
 
 /**
+ * Fills `*lineage` with what the job's target descends from; complete when the job is concluded.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_job_lineage(const struct hol_job *job, struct hol_lineage *lineage);
+
+/**
+ * Writes the note at `index`, from 0 to below hol_lineage.notes, to `*note`. The text belongs to the job and stays until
+ * hol_job_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_job_note(const struct hol_job *job,
+                 size_t index,
+                 const char **note);
+
+/**
  * Frees the handle of a job; the job itself goes on. NULL is allowed and does nothing. The text that was borrowed
  * from it ends here.
  *
@@ -2240,7 +2454,8 @@ int hol_txn_add(struct hol_txn *txn,
  *
  * Errors: HOL_ERR_CANCELLED (hol_action_abort()), HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
  * HOL_ERR_BITMAP_UNUSABLE, HOL_ERR_INVALID_ARGUMENT, HOL_ERR_UNSUPPORTED, HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_LIMIT,
- * HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+ * HOL_ERR_WRONG_STATE (started already; or a recovery at the start changed what this transaction goes by, see
+ * hol_txn_recovery()), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
  * Threads: any. Blocks: yes, for input and output of tables. From callbacks: yes. Since: 0.1.
  */
@@ -2370,6 +2585,24 @@ int hol_recover(const char *journal_dir,
                 hol_recovered_cb callback,
                 void *opaque);
 
+/**
+ * Tells what a recovery found that is the reason why hol_txn_start() or hol_txn_commit() failed with HOL_ERR_WRONG_STATE: a
+ * transaction that a crash had interrupted was ended in the journal folder, and changed bitmaps that this one goes by, or
+ * made a target that it would replace. After any other failure, and without one, there is nothing to tell.
+ *
+ * `report` and `callback` may be NULL; they are those of hol_recover().
+ *
+ * Returns HOL_OK, or HOL_STOPPED when the callback asked to stop.
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_recovery(const struct hol_txn *txn,
+                     struct hol_recover_report *report,
+                     hol_recovered_cb callback,
+                     void *opaque);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
@@ -2393,6 +2626,11 @@ int hol_recover(const char *journal_dir,
 #define HOL_HAVE_DISK_INFO 1
 #define HOL_HAVE_DISK_READ 1
 #define HOL_HAVE_DISK_EXTENTS 1
+#define HOL_HAVE_DISK_LAYER 1
+#define HOL_HAVE_DISK_CHECK_CHAIN 1
+#define HOL_HAVE_CHAIN_SUMMARY 1
+#define HOL_HAVE_CHAIN_LAYER 1
+#define HOL_HAVE_CHAIN_FREE 1
 #define HOL_HAVE_DISK_CREATE 1
 #define HOL_HAVE_DISK_WRITE 1
 #define HOL_HAVE_DISK_WRITE_ZEROES 1
@@ -2439,6 +2677,8 @@ int hol_recover(const char *journal_dir,
 #define HOL_HAVE_JOB_ERROR 1
 #define HOL_HAVE_JOB_ERROR_DETAILS 1
 #define HOL_HAVE_JOB_REPORT 1
+#define HOL_HAVE_JOB_LINEAGE 1
+#define HOL_HAVE_JOB_NOTE 1
 #define HOL_HAVE_JOB_FREE 1
 #define HOL_HAVE_JOB_PAUSE 1
 #define HOL_HAVE_JOB_RESUME 1
@@ -2463,5 +2703,6 @@ int hol_recover(const char *journal_dir,
 #define HOL_HAVE_TXN_FREE 1
 #define HOL_HAVE_TXN_SET_LOG 1
 #define HOL_HAVE_RECOVER 1
+#define HOL_HAVE_TXN_RECOVERY 1
 
 #endif  /* HOLSTEIN_H */

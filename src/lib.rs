@@ -28,7 +28,7 @@ pub mod storage;
 mod transaction;
 
 pub use bitmap::{BitmapChange, BitmapInfo, DirtyBitmap, MergeSource, Recording};
-pub use disk::{Disk, DiskOptions};
+pub use disk::{CheckedChain, CheckedImage, Disk, DiskOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use format::{
     header::CompressionType,
@@ -36,9 +36,9 @@ pub use format::{
 };
 pub use image::{
     Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,
-    CheckReport, CheckSeverity, Compat, CreateOptions, DiskInfo, Existing, Format, ImageOptions, LayerInfo,
-    Layers, Link, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode, RepairReport, Run, Sharing,
-    SnapshotChange, SnapshotInfo,
+    CheckReport, CheckSeverity, CheckVerdict, Compat, CreateOptions, DiskInfo, Existing, Format,
+    ImageOptions, LayerInfo, Layers, Link, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode,
+    RepairReport, Run, Sharing, SnapshotChange, SnapshotInfo,
 };
 pub use job::{
     Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobLineage,

@@ -15,6 +15,7 @@ from ._bitmap_changes import BitmapChanges
 from ._disk import BitmapInfo, Disk, DiskInfo, Extent
 from ._error import HolsteinError
 from ._library import version
+from ._lineage import Chain, Layer, Lineage
 from ._recover import Recovered, recover
 from ._transaction import Event, Job, Report, Transaction
 
@@ -22,12 +23,15 @@ __all__ = [
     "Below",
     "BitmapChanges",
     "BitmapInfo",
+    "Chain",
     "Disk",
     "DiskInfo",
     "Event",
     "Extent",
     "HolsteinError",
     "Job",
+    "Layer",
+    "Lineage",
     "Recovered",
     "Report",
     "Transaction",

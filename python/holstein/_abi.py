@@ -82,6 +82,9 @@ EVENTS = {
 }
 SIDES = {1: "source", 2: "target"}
 ACTIONS = {1: "report", 2: "ignore", 3: "stop"}
+LINKS = {1: "bottom", 2: "proven", 3: "unknown", 4: "broken"}
+#: Without 0, "none": not checked.
+VERDICTS = {1: "consistent", 2: "leaks", 3: "corrupt", 4: "incomplete"}
 LEVELS = {1: "error", 2: "warning", 3: "info"}
 
 #: HOL_CHANGE_*, which begin at 1.
@@ -183,6 +186,8 @@ class DiskDetails(_Sized):
         ("refcount_bits", c_uint32),
         ("flags", c_uint32),
         ("layers", c_uint32),
+        ("identity", c_char_p),
+        ("parent", c_char_p),
     ]
 
 
@@ -197,6 +202,35 @@ class BitmapDetails(_Sized):
         ("count", c_uint64),
         ("flags", c_uint32),
         ("reserved", c_uint32),
+        ("base", c_char_p),
+        ("base_size", c_uint64),
+    ]
+
+
+class Layer(_Sized):
+    """hol_layer"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("path", c_char_p),
+        ("identity", c_char_p),
+        ("parent", c_char_p),
+        ("virtual_size", c_uint64),
+        ("format", c_uint32),
+        ("link", c_uint32),
+        ("verdict", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class Lineage(_Sized):
+    """hol_lineage"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("identity", c_char_p),
+        ("parent", c_char_p),
+        ("notes", c_uint64),
     ]
 
 
@@ -355,6 +389,8 @@ STRUCTURES = {
     "hol_bitmap_change": BitmapChange,
     "hol_merge_source": MergeSource,
     "hol_overlay_options": OverlayOptions,
+    "hol_layer": Layer,
+    "hol_lineage": Lineage,
     "hol_extent": Extent,
     "hol_error_details": ErrorDetails,
     "hol_event": Event,
@@ -389,6 +425,11 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_bitmap_change_init": (c_int, (POINTER(BitmapChange), c_size_t)),
     "hol_merge_source_init": (c_int, (POINTER(MergeSource), c_size_t)),
     "hol_overlay_options_init": (c_int, (POINTER(OverlayOptions), c_size_t)),
+    "hol_disk_layer": (c_int, (c_void_p, c_size_t, POINTER(Layer))),
+    "hol_disk_check_chain": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
+    "hol_chain_summary": (c_int, (c_void_p, POINTER(c_size_t), POINTER(c_uint32))),
+    "hol_chain_layer": (c_int, (c_void_p, c_size_t, POINTER(Layer))),
+    "hol_chain_free": (None, (c_void_p,)),
     "hol_disk_create": (c_int, (c_char_p, c_uint64, POINTER(CreateOptions), POINTER(c_void_p))),
     "hol_disk_close": (c_int, (c_void_p,)),
     "hol_disk_size": (c_int, (c_void_p, POINTER(c_uint64))),
@@ -432,6 +473,7 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_txn_set_completion": (c_int, (c_void_p, c_uint32)),
     "hol_txn_set_journal": (c_int, (c_void_p, c_char_p)),
     "hol_recover": (c_int, (c_char_p, POINTER(RecoverReport), RecoveredCallback, c_void_p)),
+    "hol_txn_recovery": (c_int, (c_void_p, POINTER(RecoverReport), RecoveredCallback, c_void_p)),
     "hol_txn_add": (c_int, (c_void_p, c_void_p)),
     "hol_txn_start": (c_int, (c_void_p,)),
     "hol_txn_wait": (c_int, (c_void_p, c_int64)),
@@ -453,6 +495,8 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_job_resume": (c_int, (c_void_p,)),
     "hol_job_cancel": (c_int, (c_void_p,)),
     "hol_job_set_speed": (c_int, (c_void_p, c_uint64)),
+    "hol_job_lineage": (c_int, (c_void_p, POINTER(Lineage))),
+    "hol_job_note": (c_int, (c_void_p, c_size_t, POINTER(c_char_p))),
     "hol_job_finalize": (c_int, (c_void_p,)),
     "hol_job_dismiss": (c_int, (c_void_p,)),
     "hol_job_stop_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from ctypes import c_void_p
-from typing import Iterator
+from typing import Callable, Iterator
 
 
 class Calls:
@@ -36,9 +36,12 @@ class Calls:
                 self._number -= 1
                 self._none.notify_all()
 
-    def take(self) -> c_void_p:
-        """Takes the handle away, to be freed: no call can begin from now on, and those at work have ended."""
+    def take(self, hurry: Callable[[c_void_p], object] | None = None) -> c_void_p:
+        """Takes the handle away, to be freed: no call can begin from now on, and those at work have ended. `hurry` is called
+        with the handle if there are any."""
         with self._none:
             handle, self.handle = self.handle, c_void_p()
+            if handle and self._number and hurry is not None:
+                hurry(handle)
             self._none.wait_for(lambda: self._number == 0)
         return handle

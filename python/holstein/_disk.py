@@ -12,6 +12,7 @@ from . import _abi
 from ._bitmap_changes import BitmapChanges, recording
 from ._calls import Calls
 from ._library import Path, check, choice, lib, name_bytes, number, path_bytes, text
+from ._lineage import Chain, Layer, layer_of, read_chain
 
 _Result = TypeVar("_Result")
 
@@ -49,6 +50,10 @@ class BitmapInfo:
     count: int | None
     #: Why no backup can be based on the bitmap; None: it can.
     reason: str | None
+    #: The identity of the backup from which on the bitmap has every change, in the form of a UUID; None: not known.
+    base: str | None = None
+    #: With base: size of the disk at that time, in bytes.
+    base_size: int = 0
 
     @property
     def usable(self) -> bool:
@@ -80,6 +85,10 @@ class DiskInfo:
     dirty: bool
     extended_l2: bool
     data_file_raw: bool
+    #: The identity of the image, in the form of a UUID, if it is a backup that Holstein made or a copy of one.
+    identity: str | None = None
+    #: The identity of the backup below it, by its own header.
+    parent: str | None = None
 
 
 class Disk:
@@ -219,8 +228,47 @@ class Disk:
                 backing_path=text(details.backing_path),
                 backing_format=text(details.backing_format),
                 data_file=text(details.data_file),
+                identity=text(details.identity),
+                parent=text(details.parent),
                 **flags,
             )
+
+    def chain(self) -> list[Layer]:
+        """All images that the disk is made of, its own first, and how each stands on the one below. Nothing else is checked."""
+        with self._calls.call() as handle:
+            details = _abi.DiskDetails()
+            check(lib.hol_disk_info(handle, byref(details)))
+            layers = []
+            for index in range(details.layers):
+                layer = _abi.Layer()
+                check(lib.hol_disk_layer(handle, index, byref(layer)))
+                layers.append(layer_of(layer))
+            return layers
+
+    @staticmethod
+    def check_chain(
+        path: Path,
+        *,
+        format: str = "qcow2",
+        backing_policy: str = "beside",
+        backing_dir: Path | None = None,
+        sharing: str = "locked",
+        memory_limit: int = 0,
+        chain_limit: int = 0,
+    ) -> Chain:
+        """Checks every image of the chain whose top is at the path, and that each stands on the backup that it was made
+        over. Nothing is changed. The options are those of Disk()."""
+        options = _disk_options(
+            format=format,
+            backing_policy=backing_policy,
+            backing_dir=backing_dir,
+            sharing=sharing,
+            layers="chain",
+            writable=False,
+            memory_limit=memory_limit,
+            chain_limit=chain_limit,
+        )
+        return read_chain(path_bytes(path), options)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the disk, read through the chain."""
@@ -345,6 +393,8 @@ class Disk:
                 auto=flags["AUTO"],
                 count=details.count if flags["COUNTED"] else None,
                 reason=text(details.reason),
+                base=text(details.base),
+                base_size=details.base_size,
             )
 
     def __enter__(self) -> Disk:

@@ -6,17 +6,19 @@ import atexit
 import threading
 import time
 import weakref
-from contextlib import contextmanager
-from ctypes import byref, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_char_p, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Iterator
 
 from . import _abi
 from ._actions import Actions
+from ._calls import Calls
 from ._disk import Disk
 from ._error import HolsteinError
-from ._library import Path, check, choice, last_error, lib, name_bytes, number, path_bytes
+from ._library import Path, check, choice, last_error, lib, name_bytes, number, path_bytes, text
+from ._lineage import Lineage
+from ._recover import receive
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ class Job:
             report.data_bytes, report.zero_bytes, report.stored_bytes, report.partial_end or None
         )
 
+    def lineage(self) -> Lineage:
+        """What the job's target descends from, and what could not be checked or remembered about that."""
+        lineage = _abi.Lineage()
+        check(lib.hol_job_lineage(self._handle, byref(lineage)))
+        notes = []
+        for index in range(lineage.notes):
+            note = c_char_p()
+            check(lib.hol_job_note(self._handle, index, byref(note)))
+            notes.append(text(note.value) or "")
+        return Lineage(text(lineage.identity), text(lineage.parent), notes)
+
     def __del__(self) -> None:
         lib.hol_job_free(self._handle)
 
@@ -171,39 +184,23 @@ class Transaction(Actions):
         if grouped is not None:
             completion = "grouped" if grouped else "individual"
         mode = choice("COMPLETION", "completion", completion)
-        self._calls = 0
-        self._no_calls = threading.Condition()
-        self._handle = c_void_p(lib.hol_txn_new())
-        if not self._handle:
+        handle = c_void_p(lib.hol_txn_new())
+        if not handle:
             raise last_error()
+        self._calls = Calls("transaction", handle)
         _living.add(self)
         self._started = False
-        check(lib.hol_txn_set_completion(self._handle, mode))
+        check(lib.hol_txn_set_completion(handle, mode))
         if journal is not None:
-            check(lib.hol_txn_set_journal(self._handle, path_bytes(journal)))
+            check(lib.hol_txn_set_journal(handle, path_bytes(journal)))
         # Kept as long as the library may call it.
         self._log = _abi.LogCallback() if log is None else _log_callback(log)
-        check(lib.hol_txn_set_log(self._handle, self._log, None))
+        check(lib.hol_txn_set_log(handle, self._log, None))
 
     @property
     def handle(self) -> c_void_p:
-        """The hol_txn, for calls of the library."""
-        if not self._handle:
-            raise ValueError("the transaction is closed")
-        return self._handle
-
-    @contextmanager
-    def _call(self) -> Iterator[c_void_p]:
-        """The handle, which is not freed before this ends."""
-        with self._no_calls:
-            handle = self.handle
-            self._calls += 1
-        try:
-            yield handle
-        finally:
-            with self._no_calls:
-                self._calls -= 1
-                self._no_calls.notify_all()
+        """The hol_txn, for calls of the library; no other thread may close the transaction during those."""
+        return self._calls.open_handle()
 
     def add_backup(
         self,
@@ -253,7 +250,7 @@ class Transaction(Actions):
 
     def _add(self, action: int | None) -> None:
         try:
-            with self._call() as handle:
+            with self._calls.call() as handle:
                 check(lib.hol_txn_add(handle, action))
         except ValueError:
             # Closed: nobody has taken it.
@@ -263,15 +260,21 @@ class Transaction(Actions):
     def start(self) -> None:
         """Starts the jobs; returns when the point in time of the copies is taken."""
         self._started = True
-        with self._call() as handle:
-            check(lib.hol_txn_start(handle))
+        with self._calls.call() as handle:
+            try:
+                check(lib.hol_txn_start(handle))
+            except HolsteinError as error:
+                error.recovery = tuple(
+                    receive(lambda callback: check(lib.hol_txn_recovery(handle, None, callback, None)))
+                )
+                raise
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the end, at most `timeout` seconds: False when it still runs then. Raises how it failed."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _SLICE if deadline is None else min(max(deadline - time.monotonic(), 0), _SLICE)
-            with self._call() as handle:
+            with self._calls.call() as handle:
                 ended = check(lib.hol_txn_wait(handle, round(left * 1000))) != _abi.TIMED_OUT
             if ended or (deadline is not None and time.monotonic() >= deadline):
                 return ended
@@ -283,12 +286,12 @@ class Transaction(Actions):
 
     def cancel(self) -> None:
         """Asks the jobs to stop; `wait` then raises a failure of kind "cancelled"."""
-        with self._call() as handle:
+        with self._calls.call() as handle:
             check(lib.hol_txn_cancel(handle))
 
     def fileno(self) -> int:
         """A file descriptor that is readable while events wait: for select, selectors and asyncio."""
-        with self._call() as handle:
+        with self._calls.call() as handle:
             return check(lib.hol_txn_event_fd(handle))
 
     def events(self) -> Iterator[Event]:
@@ -308,27 +311,23 @@ class Transaction(Actions):
             )
 
     def _next_event(self, event: _abi.Event) -> int:
-        with self._call() as handle:
+        with self._calls.call() as handle:
             return check(lib.hol_txn_next_event(handle, byref(event)))
 
     @property
     def jobs(self) -> list[Job]:
         """The jobs of a started transaction, in the order in which they were added."""
         number_of_jobs = c_size_t()
-        with self._call() as handle:
+        with self._calls.call() as handle:
             check(lib.hol_txn_job_count(handle, byref(number_of_jobs)))
             return [_job(handle, index) for index in range(number_of_jobs.value)]
 
     def close(self) -> None:
         """Frees the transaction; one that runs is cancelled, and its end waited for. Other threads may be in calls of it:
         what they wait for ends, and their next call raises ValueError. What still lives when Python ends is closed then."""
-        with self._no_calls:
-            handle, self._handle = self._handle, c_void_p()
-            if handle and self._calls and self._started:
-                # An error says that there is nothing to cancel.
-                lib.hol_txn_cancel(handle)
-            self._no_calls.wait_for(lambda: self._calls == 0)
-        lib.hol_txn_free(handle)
+        # Only one that was started can be cancelled; an error says that there is nothing to cancel.
+        hurry = lib.hol_txn_cancel if self._started else None
+        lib.hol_txn_free(self._calls.take(hurry))
 
     def __enter__(self) -> Transaction:
         return self
@@ -339,17 +338,17 @@ class Transaction(Actions):
         # The handle stays until the object goes, so that jobs and events can be asked for after the block.
         if kind is not None:
             self.close()
-        elif self._handle:
+        elif self._calls.handle:
             if not self._started:
                 self.start()
             self.wait()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if calls := getattr(self, "_calls", None):
             if getattr(_telling, "now", False):
                 # The library may call it once more: it does not wait in here.
                 _outlived.append(self._log)
-            lib.hol_txn_free(self._handle)
+            lib.hol_txn_free(calls.take())
 
 
 def _job(transaction: c_void_p, index: int) -> Job:

@@ -26,6 +26,8 @@ def mirrored() -> dict:
         ("SIDE", _abi.SIDES),
         ("ACTION", _abi.ACTIONS),
         ("LOG", _abi.LEVELS),
+        ("LINK", _abi.LINKS),
+        ("VERDICT", {0: "none", **_abi.VERDICTS}),
     ):
         constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
     constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})

@@ -14,6 +14,7 @@ use crate::{
         bitmap::{Entry, TableEntry, decode_table_entry},
         corrupt,
         header::incompatible,
+        lineage::Base,
         text::printable,
     },
     image::{CheckProblemKind, CheckReport, Grant, Qcow2, for_each_metadata_range, read_table},
@@ -34,10 +35,13 @@ pub struct BitmapInfo {
     pub count: Option<u64>,
     /// Why the bitmap cannot be the basis of a backup; `None` when it can.
     pub unusable: Option<String>,
+    /// From which backup on it counts, if that is known.
+    pub base: Option<Base>,
 }
 
 /// All bitmaps of an image. Their data is read for the count, one cluster at a time, and not kept.
 pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
+    let lineage = image.header().extensions.lineage.as_ref();
     let mut infos = Vec::new();
     for (entry, table) in image.bitmaps().iter().zip(tables(image)?) {
         let mut count = 0;
@@ -59,6 +63,7 @@ pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
             auto: entry.auto,
             count: doubt.is_none().then_some(count << entry.granularity_bits),
             unusable: doubt.or_else(|| doubt_recording(entry)),
+            base: lineage.and_then(|lineage| lineage.base(&entry.name)),
         });
     }
     Ok(infos)

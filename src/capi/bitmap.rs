@@ -5,6 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::boundary::{Failure, boundary, handle, invalid, out, text};
+use super::chain::identity_text;
 use super::disk::hol_disk;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
@@ -46,6 +47,10 @@ pub struct hol_bitmap_details {
     pub flags: u32,
     /// 0
     pub reserved: u32,
+    /// The identity of the backup from which on the bitmap has every change, in the form of a UUID; NULL: not known.
+    pub base: *const c_char,
+    /// With base: size of the disk at that time, in bytes; else 0.
+    pub base_size: u64,
 }
 
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
@@ -56,6 +61,7 @@ pub(super) struct ListedBitmap {
     info: BitmapInfo,
     name: *const c_char,
     reason: *const c_char,
+    base: *const c_char,
 }
 
 // SAFETY: the pointers lead to texts that the handle keeps and never changes.
@@ -67,7 +73,8 @@ impl ListedBitmap {
     fn of(info: BitmapInfo, texts: &Texts) -> Self {
         let name = texts.keep(&info.name);
         let reason = info.unusable.as_ref().map_or(ptr::null(), |reason| texts.keep(reason));
-        ListedBitmap { info, name, reason }
+        let base = identity_text(info.base.map(|base| base.backup), texts);
+        ListedBitmap { info, name, reason, base }
     }
 
     fn details(&self) -> hol_bitmap_details {
@@ -86,6 +93,8 @@ impl ListedBitmap {
             count: info.count.unwrap_or(0),
             flags: flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag),
             reserved: 0,
+            base: self.base,
+            base_size: info.base.map_or(0, |base| base.disk_size),
         }
     }
 }

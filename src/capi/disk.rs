@@ -7,6 +7,7 @@ use super::bitmap::ListedBitmap;
 use super::boundary::{
     Failure, Handle, Poison, as_path, boundary, buffer, give, handle, invalid, out, take, text,
 };
+use super::chain::identity_text;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
 use super::kept::{Kept, Texts};
@@ -108,6 +109,10 @@ pub struct hol_disk_details {
     pub flags: u32,
     /// Number of images in the chain, with this one.
     pub layers: u32,
+    /// The identity of the image, in the form of a UUID, if it is a backup that Holstein made or a copy of one; else NULL.
+    pub identity: *const c_char,
+    /// The identity of the backup below it, by its own header; NULL: not known.
+    pub parent: *const c_char,
 }
 
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
@@ -161,6 +166,8 @@ impl Details {
             refcount_bits: qcow2.map_or(0, |qcow2| qcow2.refcount_bits),
             flags,
             layers: u32::try_from(disk.chain().len()).unwrap_or(u32::MAX),
+            identity: identity_text(qcow2.and_then(|qcow2| qcow2.identity), texts),
+            parent: identity_text(qcow2.and_then(|qcow2| qcow2.parent), texts),
         };
         Ok(Details(values))
     }

@@ -3,7 +3,8 @@
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use super::boundary::{Handle, Poison, boundary, give, handle, out, take};
+use super::boundary::{Handle, Poison, boundary, give, handle, invalid, out, take};
+use super::chain::identity_text;
 use super::error::{HOL_OK, code_of, hol_error_details};
 use super::kept::Texts;
 use super::structure::{Fill, Grows, fill};
@@ -192,6 +193,67 @@ pub unsafe extern "C" fn hol_job_report(job: *const hol_job, report: *mut hol_re
             stored_bytes: values.stored_bytes,
             partial_end: values.partial_end.unwrap_or(0),
         });
+        Ok(HOL_OK)
+    })
+}
+
+/// What a backup descends from. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the library fills
+/// the rest. Texts belong to the job and stay until hol_job_free().
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hol_lineage {
+    /// sizeof(hol_lineage)
+    pub struct_size: usize,
+    /// The target's own identity, in the form of a UUID; NULL: it gets none (a raw image, or no room in its header).
+    pub identity: *const c_char,
+    /// The identity of the backup that it stands on; NULL: none, or not known.
+    pub parent: *const c_char,
+    /// Number of notes: what could not be checked or remembered. hol_job_note() has their texts.
+    pub notes: u64,
+}
+
+// SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
+unsafe impl Grows for hol_lineage {}
+
+/// Fills `*lineage` with what the job's target descends from; complete when the job is concluded.
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_lineage(job: *const hol_job, lineage: *mut hol_lineage) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, lineage): (_, Fill<_>) = unsafe { (handle(job, "job")?, fill(lineage, "lineage")?) };
+        let values = job.job.lineage();
+        lineage.set(&hol_lineage {
+            struct_size: 0,
+            identity: identity_text(values.identity, &job.texts),
+            parent: identity_text(values.parent, &job.texts),
+            notes: values.notes.len() as u64,
+        });
+        Ok(HOL_OK)
+    })
+}
+
+/// Writes the note at `index`, from 0 to below hol_lineage.notes, to `*note`. The text belongs to the job and stays until
+/// hol_job_free().
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_job_note(job: *const hol_job, index: usize, note: *mut *const c_char) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (job, note) = unsafe { (handle(job, "job")?, out(note, "note")?) };
+        let notes = job.job.lineage().notes;
+        let found = notes
+            .get(index)
+            .ok_or_else(|| invalid(format!("there is no note {index}: there are {}", notes.len())))?;
+        note.set(job.texts.keep(found));
         Ok(HOL_OK)
     })
 }

@@ -21,6 +21,7 @@ pub mod action;
 pub mod actions;
 pub mod bitmap;
 pub mod bitmap_change;
+pub mod chain;
 pub mod constant;
 pub mod create;
 pub mod disk;

@@ -2,11 +2,12 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 
-use super::boundary::{Failure, as_path, boundary, c_text, text};
+use super::boundary::{Failure, as_path, boundary, c_text, handle, text};
 use super::error::HOL_OK;
 use super::extent::HOL_STOPPED;
 use super::structure::{Fill, Grows, fill};
-use crate::{RecoveryKind, recover};
+use super::txn::hol_txn;
+use crate::{Recovery, RecoveryKind, recover};
 
 /// A temporary file of a transaction that was never decided was removed.
 pub const HOL_RECOVERED_TEMPORARY_REMOVED: u32 = 1;
@@ -99,44 +100,95 @@ pub unsafe extern "C" fn hol_recover(
     boundary(|| {
         // SAFETY: the arguments are as the header asks.
         let folder = unsafe { text(journal_dir, "journal_dir") }?;
-        let report: Option<Fill<hol_recover_report>> = match report.is_null() {
-            true => None,
-            // SAFETY: the argument is as the header asks.
-            false => Some(unsafe { fill(report, "report") }?),
-        };
+        // SAFETY: the argument is as the header asks.
+        let report = unsafe { optional_report(report) }?;
         let recovery = recover(as_path(folder))?;
-        let count = |kinds: &[RecoveryKind]| {
-            recovery.items.iter().filter(|item| kinds.contains(&item.kind)).count() as u64
-        };
-        if let Some(report) = report {
-            report.set(&hol_recover_report {
-                struct_size: 0,
-                targets: count(&[RecoveryKind::TargetPublished, RecoveryKind::TargetWasPublished]),
-                removed: count(&[RecoveryKind::TemporaryRemoved]),
-                bitmaps: count(&[RecoveryKind::BitmapsChanged, RecoveryKind::BitmapsWereChanged]),
-                left: count(&[RecoveryKind::BitmapsLeft, RecoveryKind::BitmapsGivenUp]),
-                unfinished: count(&[RecoveryKind::Unfinished]),
-                at_work: count(&[RecoveryKind::AtWork]),
-            });
-        }
-        let Some(callback) = callback else { return Ok(HOL_OK) };
-        for item in &recovery.items {
-            let path = c_text(item.path.as_os_str().as_encoded_bytes());
-            let reason: Option<CString> = (!item.reason.is_empty()).then(|| c_text(item.reason.as_bytes()));
-            let recovered = hol_recovered {
-                struct_size: size_of::<hol_recovered>(),
-                path: path.as_ptr(),
-                reason: reason.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
-                kind: kind_of(item.kind),
-                reserved: 0,
-            };
-            // SAFETY: the callback and its argument are as the header asks; what it gets outlives the call.
-            if unsafe { callback(&raw const recovered, opaque) } != 0 {
-                return Ok(HOL_STOPPED);
-            }
-        }
-        Ok::<_, Failure>(HOL_OK)
+        // SAFETY: the callback and its argument are as the header asks.
+        unsafe { tell(&recovery, report, callback, opaque) }
     })
+}
+
+/// Gives what a recovery found: the numbers, then each item.
+///
+/// # Safety
+/// `callback` may be called with `opaque`.
+unsafe fn tell(
+    recovery: &Recovery,
+    report: Option<Fill<hol_recover_report>>,
+    callback: hol_recovered_cb,
+    opaque: *mut c_void,
+) -> Result<c_int, Failure> {
+    let count = |kinds: &[RecoveryKind]| {
+        recovery.items.iter().filter(|item| kinds.contains(&item.kind)).count() as u64
+    };
+    if let Some(report) = report {
+        report.set(&hol_recover_report {
+            struct_size: 0,
+            targets: count(&[RecoveryKind::TargetPublished, RecoveryKind::TargetWasPublished]),
+            removed: count(&[RecoveryKind::TemporaryRemoved]),
+            bitmaps: count(&[RecoveryKind::BitmapsChanged, RecoveryKind::BitmapsWereChanged]),
+            left: count(&[RecoveryKind::BitmapsLeft, RecoveryKind::BitmapsGivenUp]),
+            unfinished: count(&[RecoveryKind::Unfinished]),
+            at_work: count(&[RecoveryKind::AtWork]),
+        });
+    }
+    let Some(callback) = callback else { return Ok(HOL_OK) };
+    for item in &recovery.items {
+        let path = c_text(item.path.as_os_str().as_encoded_bytes());
+        let reason: Option<CString> = (!item.reason.is_empty()).then(|| c_text(item.reason.as_bytes()));
+        let recovered = hol_recovered {
+            struct_size: size_of::<hol_recovered>(),
+            path: path.as_ptr(),
+            reason: reason.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+            kind: kind_of(item.kind),
+            reserved: 0,
+        };
+        // SAFETY: as promised above; what the callback gets outlives the call.
+        if unsafe { callback(&raw const recovered, opaque) } != 0 {
+            return Ok(HOL_STOPPED);
+        }
+    }
+    Ok(HOL_OK)
+}
+
+/// Tells what a recovery found that is the reason why hol_txn_start() or hol_txn_commit() failed with HOL_ERR_WRONG_STATE: a
+/// transaction that a crash had interrupted was ended in the journal folder, and changed bitmaps that this one goes by, or
+/// made a target that it would replace. After any other failure, and without one, there is nothing to tell.
+///
+/// `report` and `callback` may be NULL; they are those of hol_recover().
+///
+/// Returns HOL_OK, or HOL_STOPPED when the callback asked to stop.
+/// Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_txn_recovery(
+    txn: *const hol_txn,
+    report: *mut hol_recover_report,
+    callback: hol_recovered_cb,
+    opaque: *mut c_void,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the argument is as the header asks.
+        let txn = unsafe { handle(txn, "txn") }?;
+        // SAFETY: the argument is as the header asks.
+        let report = unsafe { optional_report(report) }?;
+        let nothing = Recovery::default();
+        // SAFETY: the callback and its argument are as the header asks.
+        unsafe { tell(txn.recovered.get().unwrap_or(&nothing), report, callback, opaque) }
+    })
+}
+
+/// The report that C wants filled, if it does.
+///
+/// # Safety
+/// As for [`fill`].
+unsafe fn optional_report(
+    report: *mut hol_recover_report,
+) -> Result<Option<Fill<hol_recover_report>>, Failure> {
+    // SAFETY: as promised above.
+    (!report.is_null()).then(|| unsafe { fill(report, "report") }).transpose()
 }
 
 fn kind_of(kind: RecoveryKind) -> u32 {

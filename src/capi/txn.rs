@@ -14,7 +14,9 @@ use super::error::{HOL_OK, code_of, no_action};
 use super::job::{give_job, hol_job, status_of};
 use super::options::completion;
 use super::structure::{Fill, Grows, fill};
-use crate::{Error, ErrorAction, ErrorKind, ErrorSide, Event, EventKind, RunningTransaction, Transaction};
+use crate::{
+    Error, ErrorAction, ErrorKind, ErrorSide, Event, EventKind, Recovery, RunningTransaction, Transaction,
+};
 
 /// A transaction: actions that take effect together. Several threads may use it at the same time; only hol_txn_free()
 /// must come alone. Two transactions over one disk work side by side; one that would be in the way of another that runs
@@ -24,6 +26,8 @@ pub struct hol_txn {
     planned: Mutex<Option<Transaction>>,
     /// The transaction from when its start succeeded.
     running: OnceLock<RunningTransaction>,
+    /// What the recovery found that is the reason why its start failed.
+    pub(super) recovered: OnceLock<Recovery>,
     poison: Poison,
 }
 
@@ -167,7 +171,11 @@ impl hol_txn {
         let planned = planned.ok_or_else(|| wrong_state("the transaction was started already"))?;
         // Only the one call that took the plan comes here, so the cell is empty.
         self.running.get_or_init({
-            let running = planned.start()?;
+            let running = planned.start().inspect_err(|error| {
+                if let Some(recovery) = error.recovery() {
+                    let _ = self.recovered.set(recovery.clone());
+                }
+            })?;
             || running
         });
         Ok(())
@@ -204,6 +212,7 @@ pub extern "C" fn hol_txn_new() -> *mut hol_txn {
         Ok(give(hol_txn {
             planned: Mutex::new(Some(Transaction::new())),
             running: OnceLock::new(),
+            recovered: OnceLock::new(),
             poison: Poison::default(),
         }))
     })
@@ -270,7 +279,8 @@ pub unsafe extern "C" fn hol_txn_add(txn: *mut hol_txn, action: *mut hol_action)
 ///
 /// Errors: HOL_ERR_CANCELLED (hol_action_abort()), HOL_ERR_EXISTS (a target), HOL_ERR_NOT_FOUND (a target's folder), HOL_ERR_BITMAP_NOT_FOUND,
 /// HOL_ERR_BITMAP_UNUSABLE, HOL_ERR_INVALID_ARGUMENT, HOL_ERR_UNSUPPORTED, HOL_ERR_IO, HOL_ERR_NO_SPACE, HOL_ERR_LIMIT,
-/// HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+/// HOL_ERR_WRONG_STATE (started already; or a recovery at the start changed what this transaction goes by, see
+/// hol_txn_recovery()), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
 /// Threads: any. Blocks: yes, for input and output of tables. From callbacks: yes. Since: 0.1.
 #[must_use]

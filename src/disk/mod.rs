@@ -1,6 +1,7 @@
 //! A disk in use: an image with its chain and bitmaps, threads to read it with, and guest writes.
 
 mod busy;
+mod check_chain;
 mod create;
 mod fingerprint;
 mod lineage;
@@ -26,6 +27,7 @@ use std::{
 
 use busy::Busy;
 pub(crate) use busy::{BusyBitmap, Claim, Scope};
+pub use check_chain::{CheckedChain, CheckedImage};
 pub(crate) use fingerprint::{Fingerprint, Versions};
 pub(crate) use pool::Pool;
 use rayon::prelude::*;

@@ -29,7 +29,8 @@ pub use chain::Map;
 pub(crate) use chain::Walk;
 pub(crate) use check::ImageFile;
 pub use check::{
-    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, LostBitmap, RepairMode, RepairReport,
+    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict, LostBitmap, RepairMode,
+    RepairReport,
 };
 pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use edit::SnapshotChange;

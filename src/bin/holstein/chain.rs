@@ -2,52 +2,30 @@
 
 use std::process::ExitCode;
 
-use holstein::{Disk, DiskOptions, Format, LayerInfo, Layers, Link};
+use holstein::{CheckReport, CheckVerdict, CheckedImage, Disk, DiskOptions, Link};
 use serde_json::{Value, json};
 
 use crate::{
     args::OutputFormat,
-    check::{CORRUPT, CheckArgs, LEAKS, MEMORY_LIMIT, exit_code},
+    check::{CheckArgs, code_of},
     failure::{Failure, verdict_of},
     output::{self, escape_path, json_path},
 };
 
-/// One image, and what a check of it found.
-struct Checked {
-    layer: LayerInfo,
-    /// `None` for a raw image, which has nothing to check.
-    code: Option<u8>,
-}
-
 /// Runs the command.
 pub(crate) fn run(args: &CheckArgs, options: &DiskOptions) -> Result<ExitCode, Failure> {
-    let options = DiskOptions {
-        layers: Layers::Chain,
-        backing_policy: args.backing_policy.clone().unwrap_or_default(),
-        ..options.clone()
-    };
-    let disk = Disk::open(&args.image, &options)?;
-    let check = |layer: LayerInfo| {
-        let options = DiskOptions { layers: Layers::TopOnly, memory_limit: MEMORY_LIMIT, ..options.clone() };
-        let code = match layer.format {
-            Format::Raw => None,
-            Format::Qcow2 => Some(exit_code(&Disk::check(&layer.path, &options)?)),
-        };
-        Ok(Checked { layer, code })
-    };
-    let chain = disk.chain().into_iter().map(check).collect::<holstein::Result<Vec<_>>>()?;
+    let options =
+        DiskOptions { backing_policy: args.backing_policy.clone().unwrap_or_default(), ..options.clone() };
+    let chain = Disk::check_chain(&args.image, &options)?;
     let printed = match args.output {
         OutputFormat::Json => {
-            output::print_json(&json!({ "images": chain.iter().map(as_json).collect::<Vec<_>>() }))
+            let images: Vec<_> = chain.images.iter().map(as_json).collect();
+            output::print_json(&json!({ "images": images }))
         }
-        OutputFormat::Human => output::print(&chain.iter().map(as_text).collect::<String>()),
+        OutputFormat::Human => output::print(&chain.images.iter().map(as_text).collect::<String>()),
     };
     verdict_of("the check is complete", printed)?;
-    let broken = chain.iter().any(|image| image.layer.link == Link::Broken);
-    let codes = || chain.iter().filter_map(|image| image.code);
-    // What is worst comes first: damage before leaks.
-    let worst = [1, CORRUPT, LEAKS].into_iter().find(|code| codes().any(|found| found == *code));
-    Ok(ExitCode::from(if broken { CORRUPT } else { worst.unwrap_or(0) }))
+    Ok(ExitCode::from(code_of(chain.verdict())))
 }
 
 fn link(link: Link) -> &'static str {
@@ -59,30 +37,30 @@ fn link(link: Link) -> &'static str {
     }
 }
 
-fn state(code: Option<u8>) -> &'static str {
-    match code {
+fn state(image: &CheckedImage) -> &'static str {
+    match image.report.as_ref().map(CheckReport::verdict) {
         None => "raw",
-        Some(0) => "consistent",
-        Some(LEAKS) => "leaked clusters",
-        Some(CORRUPT) => "corrupt",
-        Some(_) => "not checked",
+        Some(CheckVerdict::Consistent) => "consistent",
+        Some(CheckVerdict::Leaks) => "leaked clusters",
+        Some(CheckVerdict::Corrupt) => "corrupt",
+        Some(CheckVerdict::Incomplete) => "not checked",
     }
 }
 
-fn as_json(image: &Checked) -> Value {
-    let Checked { layer, code } = image;
+fn as_json(image: &CheckedImage) -> Value {
+    let layer = &image.layer;
     json!({
         "filename": json_path(&layer.path),
         "format": layer.format.to_string(),
-        "state": state(*code),
+        "state": state(image),
         "identity": layer.identity.map(|identity| identity.to_string()),
         "parent": layer.parent.map(|identity| identity.to_string()),
         "link": link(layer.link),
     })
 }
 
-fn as_text(image: &Checked) -> String {
-    let Checked { layer, code } = image;
+fn as_text(image: &CheckedImage) -> String {
+    let layer = &image.layer;
     let text = match (layer.link, layer.parent) {
         (Link::Bottom, _) => "nothing below".to_owned(),
         (Link::Proven, Some(parent)) => format!("stands on its parent {parent}"),
@@ -90,5 +68,5 @@ fn as_text(image: &Checked) -> String {
         _ => "whether it stands on its parent is not known".to_owned(),
     };
     let identity = layer.identity.map_or_else(|| "no identity".to_owned(), |identity| identity.to_string());
-    format!("{}: {}, {identity}, {text}\n", escape_path(&layer.path), state(*code))
+    format!("{}: {}, {identity}, {text}\n", escape_path(&layer.path), state(image))
 }

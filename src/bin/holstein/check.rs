@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use holstein::{
-    BackingPolicy, CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, Disk, DiskOptions, ErrorKind,
-    Format, Layers, LostBitmap, RepairMode, RepairReport, Sharing,
+    BackingPolicy, CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict, Disk,
+    DiskOptions, ErrorKind, Format, Layers, LostBitmap, RepairMode, RepairReport, Sharing,
 };
 use serde_json::{Map, Value, json};
 
@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// The exit codes of `qemu-img check`.
-pub(crate) const CORRUPT: u8 = 2;
-pub(crate) const LEAKS: u8 = 3;
+const CORRUPT: u8 = 2;
+const LEAKS: u8 = 3;
 const NO_CHECKS: u8 = 63;
 
 /// A check needs one or two bytes for each cluster of the file; with this much, 32 TiB at the usual cluster size.
-pub(crate) const MEMORY_LIMIT: u64 = 1 << 30;
+const MEMORY_LIMIT: u64 = 1 << 30;
 
 /// Check that an image is consistent: refcounts, tables, snapshots and bitmaps; and repair it.
 ///
@@ -97,12 +97,17 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(exit_code(&report.remaining)))
 }
 
-pub(crate) fn exit_code(report: &CheckReport) -> u8 {
-    match report {
-        _ if report.check_errors > 0 => FAILED,
-        _ if report.is_corrupt() => CORRUPT,
-        _ if report.leaks > 0 => LEAKS,
-        _ => 0,
+fn exit_code(report: &CheckReport) -> u8 {
+    code_of(report.verdict())
+}
+
+/// The exit code of a verdict.
+pub(crate) fn code_of(verdict: CheckVerdict) -> u8 {
+    match verdict {
+        CheckVerdict::Consistent => 0,
+        CheckVerdict::Leaks => LEAKS,
+        CheckVerdict::Corrupt => CORRUPT,
+        CheckVerdict::Incomplete => FAILED,
     }
 }
 

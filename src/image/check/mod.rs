@@ -22,7 +22,7 @@ use std::path::Path;
 
 pub(crate) use counts::{Bits, Counts};
 pub use repair::{LostBitmap, RepairMode, RepairReport};
-pub use report::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity};
+pub use report::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict};
 
 use self::{
     names::report_overlaps, refcounts::Refcounts, repair::Repaired, structure::Structure, tables::L2Tables,

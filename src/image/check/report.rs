@@ -51,6 +51,19 @@ impl CheckProblemKind {
     }
 }
 
+/// What a check found, in one word; the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CheckVerdict {
+    /// Nothing is wrong.
+    Consistent,
+    /// Space is wasted, and nothing else is wrong.
+    Leaks,
+    /// Data is damaged, or will be when the image is written.
+    Corrupt,
+    /// A part could not be checked.
+    Incomplete,
+}
+
 /// One thing that is wrong, or the same thing with several clusters in a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckProblem {
@@ -105,6 +118,16 @@ impl CheckReport {
     /// Whether anything is corrupt, by QEMU's count or ours.
     pub fn is_corrupt(&self) -> bool {
         self.corruptions > 0 || self.further_corruptions > 0
+    }
+
+    /// The whole report in one word.
+    pub fn verdict(&self) -> CheckVerdict {
+        match self {
+            _ if self.check_errors > 0 => CheckVerdict::Incomplete,
+            _ if self.is_corrupt() => CheckVerdict::Corrupt,
+            _ if self.leaks > 0 => CheckVerdict::Leaks,
+            _ => CheckVerdict::Consistent,
+        }
     }
 
     /// Adds a problem that counts `times`.

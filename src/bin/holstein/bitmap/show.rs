@@ -110,6 +110,7 @@ mod tests {
             auto: true,
             count: Some(131072),
             unusable: None,
+            base: None,
         };
         let expected = json!({ "name": "nightly", "granularity": 65536, "flags": ["auto"], "count": 131072,
             "usable": true, "reason": null });
