@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Args;
 use holstein::{Access, Backup, CompletionMode, Disk, DiskOptions, RunningTransaction, same_file};
 
-use crate::{disk_spec::DiskSpec, failure::Failure, output::escape_path, progress, run::RunArgs};
+use crate::{disk_spec::DiskSpec, failure::Failure, output::escape_path, run::RunArgs, signals};
 
 /// Copy disks, whole or only what a bitmap marks as changed, into new images.
 ///
@@ -56,7 +56,7 @@ Exit codes: 0 all disks were copied, 1 failed, 2 wrong usage, 5 all disks were c
 pub(crate) fn run(args: &BackupArgs) -> Result<ExitCode, Failure> {
     let specs = parse_disks(&args.disks)?;
     refuse_twice(&specs)?;
-    progress::catch_signals()?;
+    signals::catch()?;
     let completion = if args.individual { CompletionMode::Individual } else { CompletionMode::Grouped };
     args.run.follow(start(&args.run, completion, &specs), &specs)
 }

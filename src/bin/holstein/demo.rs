@@ -19,7 +19,7 @@ use crate::{
     args::OutputFormat,
     failure::{FAILED, Failure, unless_reader_gone},
     output::{self, escape_path},
-    progress,
+    signals,
 };
 
 /// Try it: make two disks, back both up, write to them, copy what changed, restore, compare.
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     for tool in ["qemu-img", "qemu-io"] {
         require(tool)?;
     }
-    progress::catch_signals()?;
+    signals::catch()?;
     let folder = Folder::new(args.dir.as_deref())?;
     let mut story = Story { output: args.output, lines: Vec::new() };
     tell(&mut story, &folder)?;
@@ -156,7 +156,7 @@ struct Story {
 
 impl Story {
     fn line(&mut self, line: String) -> Result<(), Failure> {
-        if progress::stop_requested() {
+        if signals::stop_requested() {
             return Err(Failure::new(FAILED, "cancelled by a signal"));
         }
         self.lines.push(line);

@@ -1,7 +1,7 @@
 //! The `holstein` command: a thin layer over the library's public API.
 //!
 //! Each command has its file, with a `run` that returns the exit code or a [`Failure`]. What they share is in
-//! `args` (options), `output` (standard output, JSON, tables) and `progress` (bars, signals).
+//! `args` (options), `output` (standard output, JSON, tables), `progress` (bars) and `signals`.
 
 mod args;
 mod backup;
@@ -21,6 +21,7 @@ mod progress;
 mod recover;
 mod resize;
 mod run;
+mod signals;
 mod snapshot;
 mod transaction;
 mod write;
@@ -60,6 +61,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    signals::survive_size_limit();
     let outcome = match Cli::try_parse() {
         Ok(cli) => run(cli.command),
         Err(stop) => explain(&stop),

@@ -1,10 +1,6 @@
-//! Progress bars, on a terminal only, and the signals that ask to stop.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! Progress bars, on a terminal only.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-
-use crate::failure::{FAILED, Failure};
 
 /// A bar on standard error, in bytes. It draws nothing where that is no terminal, and goes when it is done.
 pub(crate) fn bar(label: &str, total: u64) -> ProgressBar {
@@ -32,18 +28,4 @@ fn style(bar: &ProgressBar) {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
-}
-
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// From here on an interrupt or a termination signal no longer ends the process but is to be asked for with
-/// [`stop_requested`], so that what was begun can be removed.
-pub(crate) fn catch_signals() -> Result<(), Failure> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
-        .map_err(|error| Failure::new(FAILED, format!("cannot catch signals: {error}")))
-}
-
-/// Whether a signal asked to stop.
-pub(crate) fn stop_requested() -> bool {
-    STOP.load(Ordering::Relaxed)
 }

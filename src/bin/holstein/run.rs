@@ -18,7 +18,7 @@ use crate::{
     disk_spec::DiskSpec,
     failure::{FAILED, Failure, report_of},
     output::{self, escape_path, json_path},
-    progress, recover as recovery_text,
+    progress, recover as recovery_text, signals,
 };
 
 /// How often progress is shown and signals are looked for.
@@ -109,7 +109,7 @@ fn follow(running: &RunningTransaction, quiet: bool) -> holstein::Result<()> {
     let bars = if quiet { Vec::new() } else { progress::bars(jobs.iter().map(|job| label(job.target()))) };
     let mut cancelled = false;
     let result = loop {
-        if progress::stop_requested() && !cancelled {
+        if signals::stop_requested() && !cancelled {
             running.cancel();
             cancelled = true;
         }
@@ -234,7 +234,7 @@ impl Outcome {
                 Some(format!("backup of {}: {error}", escape_path(&spec.source)))
             })
             .collect();
-        if progress::stop_requested() && first.kind() == ErrorKind::Cancelled {
+        if signals::stop_requested() && first.kind() == ErrorKind::Cancelled {
             let others = if texts.is_empty() { "" } else { " other" };
             texts.insert(0, format!("cancelled by a signal;{others} unfinished targets were removed"));
             return Some(Failure::several(FAILED, texts));

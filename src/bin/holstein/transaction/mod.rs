@@ -12,8 +12,8 @@ use crate::{
     disk_spec::DiskSpec,
     failure::{FAILED, Failure},
     output::escape_path,
-    progress,
     run::RunArgs,
+    signals,
 };
 use list::List;
 
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &TransactionArgs) -> Result<ExitCode, Failure> {
     let text = fs::read(&args.file)
         .map_err(|error| Failure::new(FAILED, format!("cannot read '{shown}': {error}")))?;
     let list = List::parse(&text).map_err(|text| Failure::usage(format!("'{shown}': {text}")))?;
-    progress::catch_signals()?;
+    signals::catch()?;
     let specs: Vec<DiskSpec> = list.backups().cloned().collect();
     args.run.follow(start(&args.run, list), &specs)
 }
