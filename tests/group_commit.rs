@@ -49,6 +49,7 @@ mod strangers;
 
 use std::sync::OnceLock;
 
+use holstein::storage::simulated::Lack;
 use night::{Night, Other, Recipe};
 
 /// The tests of each group.
@@ -138,6 +139,7 @@ nights! {
         others: &[],
         replaced: &[],
         journal: None,
+        lacks: &[],
     };
     two: Recipe {
         name: "two",
@@ -146,6 +148,7 @@ nights! {
         others: &[],
         replaced: &["/backups/inc1.qcow2"],
         journal: None,
+        lacks: &[],
     };
     three: Recipe {
         name: "three",
@@ -162,6 +165,7 @@ nights! {
         others: &[],
         replaced: &["/backups/two/inc.qcow2"],
         journal: Some("/journals"),
+        lacks: &[],
     };
     twice: Recipe {
         name: "twice",
@@ -174,6 +178,7 @@ nights! {
         others: &[],
         replaced: &[],
         journal: None,
+        lacks: &[],
     };
     mixed: Recipe {
         name: "mixed",
@@ -190,5 +195,24 @@ nights! {
         ],
         replaced: &[],
         journal: None,
+        lacks: &[],
+    };
+    no_flags: Recipe {
+        name: "no_flags",
+        disks: &[("cluster_size=4k", 512)],
+        backups: &[(0, "/backups/a.qcow2", "a"), (0, "/backups/b.qcow2", "b")],
+        others: &[],
+        replaced: &["/backups/b.qcow2"],
+        journal: None,
+        lacks: &[Lack::NoReplace, Lack::Exchange],
+    };
+    no_links: Recipe {
+        name: "no_links",
+        disks: &[("cluster_size=4k", 512)],
+        backups: &[(0, "/backups/a.qcow2", "a"), (0, "/backups/b.qcow2", "b")],
+        others: &[],
+        replaced: &["/backups/b.qcow2"],
+        journal: None,
+        lacks: &[Lack::NoReplace, Lack::Exchange, Lack::Links],
     };
 }

@@ -55,12 +55,21 @@ impl Storage for HostStorage {
         sys::rename(from, to, rule)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        sys::open(fs::OpenOptions::new().read(true), folder)?.sync_all()
+        let folder = sys::open(fs::OpenOptions::new().read(true), folder)?;
+        match folder.sync_all() {
+            // Some file systems have no fsync for folders; all of them can be synced as a whole.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => sys::sync_file_system(&folder),
+            synced => synced,
+        }
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
@@ -305,6 +314,14 @@ mod tests {
         let file = HostStorage.open("/proc/self/status".as_ref()).unwrap();
         assert_eq!(file.extent_at(0).unwrap(), FileExtent { hole: false, end: 0 });
         assert_eq!(file.extent_at(10).unwrap(), FileExtent { hole: false, end: 10 });
+    }
+
+    /// The kernel's own folders have no fsync and answer EINVAL, as those of some network file systems do.
+    #[test]
+    fn a_folder_without_fsync_is_synced_with_its_file_system() {
+        let plain = fs::File::open("/proc/self").unwrap().sync_all();
+        assert_eq!(plain.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        HostStorage.sync_folder("/proc/self".as_ref()).unwrap();
     }
 
     #[test]

@@ -94,7 +94,20 @@ impl Storage for MemoryStorage {
             (RenameRule::NoReplace, None) => names.remove(from),
             (RenameRule::Exchange, Some(other)) => names.insert(from.to_owned(), other),
             (RenameRule::Exchange, None) => return Err(io::ErrorKind::NotFound.into()),
+            // Two names of one file stay as they are.
+            (RenameRule::Replace, Some(other)) if Arc::ptr_eq(&file, &other) => return Ok(()),
+            (RenameRule::Replace, _) => names.remove(from),
         };
+        names.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut names = self.names();
+        let file = names.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
+        if names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         names.insert(to.to_owned(), file);
         Ok(())
     }

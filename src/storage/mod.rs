@@ -53,7 +53,18 @@ pub trait Storage: fmt::Debug + Send + Sync {
     }
 
     /// Renames within one file system, atomically.
+    ///
+    /// # Errors
+    /// `Unsupported` or `InvalidInput` for a rule that the file system does not know; nothing has changed then.
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()>;
+
+    /// Gives the file `from` a second name, which must be free.
+    ///
+    /// # Errors
+    /// `Unsupported` where files have one name each, which is the default.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Removes a name.
     fn unlink(&self, path: &Path) -> io::Result<()>;
@@ -176,6 +187,8 @@ pub enum RenameRule {
     NoReplace,
     /// Swaps the two names; `to` must exist.
     Exchange,
+    /// The file that has the name loses it.
+    Replace,
 }
 
 /// The identity of a file: file system and file on it.

@@ -107,36 +107,25 @@ fn walk_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
     way.pop().ok_or_else(outside)
 }
 
-/// Renames by renameat2, which can refuse to replace and can swap.
+/// Renames by renameat2, which can refuse to replace and can swap, or by the plain rename, which every file system knows.
 pub(super) fn rename(from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
-    let (from, to) = (c_path(from)?, c_path(to)?);
     let flags = match rule {
         RenameRule::NoReplace => libc::RENAME_NOREPLACE,
         RenameRule::Exchange => libc::RENAME_EXCHANGE,
+        RenameRule::Replace => return fs::rename(from, to),
     };
+    let (from, to) = (c_path(from)?, c_path(to)?);
     let here = libc::AT_FDCWD;
     // By number: musl has no such function before version 1.2.5.
     // SAFETY: both paths are NUL-terminated and live during the call.
     let result = unsafe { libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), flags) };
-    match check(result) {
-        // Not every file system knows the flags; a second name that must be new does the same in two steps.
-        Err(e) if rule == RenameRule::NoReplace && e.raw_os_error() == Some(libc::EINVAL) => {
-            link_and_unlink(&from, &to)
-        }
-        result => result.map(drop),
-    }
+    check(result).map(drop)
 }
 
-fn link_and_unlink(from: &CString, to: &CString) -> io::Result<()> {
-    // SAFETY: both paths are NUL-terminated and live during the call.
-    check(unsafe { libc::link(from.as_ptr(), to.as_ptr()) }.into())?;
-    // SAFETY: as above.
-    let unlinked = check(unsafe { libc::unlink(from.as_ptr()) }.into());
-    if unlinked.is_err() {
-        // SAFETY: as above.
-        unsafe { libc::unlink(to.as_ptr()) };
-    }
-    unlinked.map(drop)
+/// Makes everything durable that the file system of an open file has.
+pub(super) fn sync_file_system(file: &fs::File) -> io::Result<()> {
+    // SAFETY: the descriptor is open during the call.
+    check(unsafe { libc::syncfs(file.as_raw_fd()) }.into()).map(drop)
 }
 
 /// Whether others than owner and group have rights of their own.

@@ -88,6 +88,11 @@ impl Commit {
         if let Err((index, error)) = self.publish() {
             return Err((index, self.revoke(error)));
         }
+        if let Err((index, error)) = self.sync_names() {
+            // What a power cut leaves of several steps, a recovery knows, for as long as it has the decision.
+            let in_steps = self.targets.iter().any(|target| target.file.went_in_steps());
+            return Err((index, if in_steps { self.leave(error) } else { self.revoke(error) }));
+        }
         self.targets.iter_mut().for_each(|target| target.file.stay());
         let Commit { mut journal, targets, staged } = self;
         let mut problems = Vec::new();
@@ -164,11 +169,16 @@ impl Commit {
         self.journal.decide(targets, sources)
     }
 
-    /// Steps 6 and 7: the final names, durable.
+    /// Step 6: the final names.
     fn publish(&mut self) -> Result<(), (usize, Error)> {
         for Publication { job, file, .. } in &mut self.targets {
             file.publish().map_err(|error| (*job, error))?;
         }
+        Ok(())
+    }
+
+    /// Step 7: they are durable.
+    fn sync_names(&self) -> Result<(), (usize, Error)> {
         let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
         for Publication { job, file, .. } in &self.targets {
             if folders.insert(folder_of(file.path()).to_owned()) {
@@ -198,6 +208,11 @@ impl Commit {
             self.take_back();
             return error;
         }
+        self.leave(error)
+    }
+
+    /// Leaves everything to a recovery.
+    fn leave(self, error: Error) -> Error {
         let Commit { journal, targets, staged } = self;
         let folder = journal.folder().display().to_string();
         journal.keep();

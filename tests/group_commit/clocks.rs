@@ -87,6 +87,7 @@ fn no_clock_makes_a_difference() {
         others: &[],
         replaced: &[],
         journal: None,
+        lacks: &[],
     };
     let night = recipe.make();
     for clock in [Clock { tick: 50, lag: 0 }, Clock { tick: 20, lag: 15 }, Clock { tick: u64::MAX, lag: 0 }] {

@@ -244,8 +244,16 @@ fn ordered(night: &Night, recording: &Recording, at: usize) -> bool {
     let log = recording.operations();
     let sources: Vec<u64> = (0..night.disks.len()).map(|disk| night.inode(disk)).collect();
     let is_final = |path: &Path| night.new_files().any(|file| Path::new(file) == path);
-    let is_rename =
-        |number: usize| matches!(&log[number].operation, Operation::Rename { to, .. } if is_final(to));
+    let names_it = |number: usize| match &log[number].operation {
+        Operation::Rename { to: path, .. } | Operation::Link { path, .. } => is_final(path),
+        _ => false,
+    };
+    // Where renames have no flags, a name is given in several steps.
+    let is_step = |number: usize| match &log[number].operation {
+        Operation::Rename { .. } | Operation::Link { .. } | Operation::Unlink { .. } => true,
+        Operation::Create { path, .. } => is_final(path),
+        _ => false,
+    };
     let pending = recording.pending(at);
     let wrong: Option<&usize> = match &log[at].operation {
         Operation::Write { file, offset: 0, .. } if sources.contains(file) => {
@@ -256,7 +264,9 @@ fn ordered(night: &Night, recording: &Recording, at: usize) -> bool {
             };
             pending.iter().find(|number| !is_release(number))
         }
-        Operation::Rename { .. } if is_rename(at) => pending.iter().find(|number| !is_rename(**number)),
+        Operation::Rename { .. } | Operation::Link { .. } if names_it(at) => {
+            pending.iter().find(|number| !is_step(**number))
+        }
         _ => return false,
     };
     if let Some(wrong) = wrong {

@@ -24,6 +24,7 @@ fn night() -> Night {
         others: &[],
         replaced: &["/backups/b.qcow2"],
         journal: None,
+        lacks: &[],
     };
     recipe.make()
 }

@@ -7,7 +7,7 @@ use holstein::{
     Recording as Records, Recovery, SyncMode, Transaction, recover_in,
     storage::{
         SimulatedStorage, Storage,
-        simulated::{Crash, Level, Recording},
+        simulated::{Crash, Lack, Level, Recording},
     },
 };
 
@@ -32,6 +32,8 @@ pub struct Recipe {
     pub replaced: &'static [&'static str],
     /// The journal's folder where it is not that of the first target.
     pub journal: Option<&'static str>,
+    /// What the file system cannot do.
+    pub lacks: &'static [Lack],
 }
 
 /// An action other than a backup, on the disk with a number.
@@ -113,6 +115,7 @@ pub struct Planned {
 impl Recipe {
     pub fn make(&self) -> Night {
         let storage = SimulatedStorage::new();
+        storage.lack(self.lacks);
         let folder = tempfile::tempdir().unwrap();
         let shop = Workshop::new(folder.path());
         for (number, (options, kib)) in self.disks.iter().enumerate() {

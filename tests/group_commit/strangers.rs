@@ -324,6 +324,7 @@ fn strangers_below_an_overlay_are_noticed() {
         others: &[Other::Overlay(1, "/images/over.qcow2"), Other::Add(1, "over")],
         replaced: &[],
         journal: None,
+        lacks: &[],
     };
     let night = recipe.make();
     let recording = night.recording();

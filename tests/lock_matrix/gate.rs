@@ -71,6 +71,10 @@ impl Storage for GatedStorage {
         HostStorage.rename(from, to, rule)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        HostStorage.link(from, to)
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         HostStorage.unlink(path)
     }

@@ -112,6 +112,10 @@ impl Storage for PausedStorage {
         self.inner.rename(from, to, rule)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.link(from, to)
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.inner.unlink(path)
     }

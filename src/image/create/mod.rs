@@ -9,6 +9,7 @@
 
 mod header;
 mod layout;
+mod names;
 mod options;
 mod target_file;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use layout::Layout;
 pub(crate) use layout::{DataFileName, Extent, LayoutOptions};
+pub(crate) use names::{Recovered, exchange, give, is_placeholder, tidy, transit};
 pub(crate) use options::check_cluster_size;
 pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub(crate) use target_file::{OWN_PREFIX, TargetFile, is_absent, place, refuse_existing, refuse_own_name};

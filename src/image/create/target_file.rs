@@ -11,11 +11,14 @@ use std::{
     sync::Arc,
 };
 
-use super::Existing;
+use super::{
+    Existing,
+    names::{Recovered, Way, exchange, give, tidy, transit},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     image::folder_of,
-    storage::{File, FileId, FileKind, Lock, NewRights, RenameRule, Storage, create_under_own_name},
+    storage::{File, FileId, FileKind, Lock, NewRights, Storage, create_under_own_name},
 };
 
 /// What the names of temporary files and journals begin with. A recovery removes such files, so nothing else has such a name.
@@ -30,7 +33,10 @@ pub(crate) struct TargetFile {
     temporary: PathBuf,
     /// The file to be replaced, locked so that nobody uses it meanwhile.
     replaced: Option<File>,
+    recovered: Recovered,
     state: State,
+    /// How it got its final name.
+    way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +63,20 @@ impl TargetFile {
         folder_of(path).join(format!("{OWN_PREFIX}{number:016x}.tmp"))
     }
 
-    /// Creates the temporary file under a name of its own, locked against everybody else. When it is complete others may
-    /// use it as `rights` say, or as the file that it replaces.
+    /// Creates the temporary file under a name of its own, which no journal has, locked against everybody else. When it is
+    /// complete others may use it as `rights` say, or as the file that it replaces.
     pub(crate) fn create(
         storage: Arc<dyn Storage>,
         path: &Path,
         existing: Existing,
         rights: NewRights,
     ) -> Result<Self> {
-        Self::create_as(storage, path, Self::temporary_name(path), existing, rights)
+        let mut target = Self::create_as(storage, path, Self::temporary_name(path), existing, rights)?;
+        target.recovered = Recovered::No;
+        Ok(target)
     }
 
-    /// The same under this temporary name, in the folder of the final one.
+    /// The same under this temporary name, in the folder of the final one, which a journal has.
     pub(crate) fn create_as(
         storage: Arc<dyn Storage>,
         path: &Path,
@@ -86,8 +94,10 @@ impl TargetFile {
             .map_err(|e| Error::io(format!("cannot create the target '{}'", path.display()), e))?;
         // Messages name the file by the name that people know.
         let file = File::new(inner, path);
-        let state = State::Temporary;
-        let target = TargetFile { storage, file, path: path.to_owned(), temporary, replaced, state };
+        let path = path.to_owned();
+        let (recovered, state) = (Recovered::Yes, State::Temporary);
+        let way = Way::AtOnce;
+        let target = TargetFile { storage, file, path, temporary, replaced, recovered, state, way };
         target.file.lock(Lock::Write)?;
         Ok(target)
     }
@@ -104,41 +114,57 @@ impl TargetFile {
     /// Gives the file its final name. The name is durable after [`TargetFile::sync_folder`]; until
     /// [`TargetFile::settle`] it can be withdrawn.
     pub(crate) fn publish(&mut self) -> Result<()> {
-        let (rule, state) = match &self.replaced {
-            None => (RenameRule::NoReplace, State::Published),
+        let (done, state) = match &self.replaced {
+            None => (give(&*self.storage, &self.temporary, &self.path), State::Published),
             Some(file) => {
                 // What is replaced is what was looked at and locked, nothing that came in between.
                 if self.storage.entry(&self.path).map(|entry| entry.id).ok() != Some(file.id()?) {
                     let text = "the file that was to be overwritten was replaced meanwhile";
                     return Err(file.error(ErrorKind::Exists, text));
                 }
-                (RenameRule::Exchange, State::Exchanged)
+                (exchange(&*self.storage, &self.temporary, &self.path, self.recovered), State::Exchanged)
             }
         };
-        if let Err(e) = self.storage.rename(&self.temporary, &self.path, rule) {
-            // Network file systems report an error of what they did, too.
-            self.state = self.look();
-            if self.state != state {
-                return Err(match e.kind() {
-                    io::ErrorKind::AlreadyExists => exists_already(&self.path),
-                    _ => Error::io(
-                        format!("cannot rename the finished target to '{}'", self.path.display()),
-                        e,
-                    ),
-                });
+        match done {
+            Ok(way) => self.way = way,
+            Err(e) => {
+                // Network file systems report an error of what they did, too.
+                self.way = Way::InSteps;
+                self.state = self.look();
+                if self.state != state {
+                    return Err(match e.kind() {
+                        io::ErrorKind::AlreadyExists => exists_already(&self.path),
+                        _ => Error::io(
+                            format!("cannot rename the finished target to '{}'", self.path.display()),
+                            e,
+                        ),
+                    });
+                }
             }
         }
-        self.state = state;
+        self.state = if self.way == Way::Replaced { State::Settled } else { state };
         Ok(())
     }
 
-    /// The state that the two names tell.
+    /// Whether a power cut can leave its names half changed until the folder is durable.
+    pub(crate) fn went_in_steps(&self) -> bool {
+        self.way == Way::InSteps
+    }
+
+    /// The state that the names tell, when what was begun is finished or taken back.
     fn look(&self) -> State {
+        let _ = tidy(&*self.storage, &self.temporary, &self.path);
+        if !is_absent(&*self.storage, &transit(&self.temporary)) {
+            return State::Unknown;
+        }
+        let published = self.leads_to(&self.path, &self.file);
         if self.leads_to(&self.temporary, &self.file) {
-            return State::Temporary;
+            // Of two names none goes that may be the only durable one.
+            let is_left = published && (self.recovered == Recovered::Yes || !self.remove(&self.path));
+            return if is_left { State::Unknown } else { State::Temporary };
         }
         match &self.replaced {
-            _ if !self.leads_to(&self.path, &self.file) => State::Unknown,
+            _ if !published => State::Unknown,
             None => State::Published,
             Some(old) if self.leads_to(&self.temporary, old) => State::Exchanged,
             Some(_) => State::Unknown,
@@ -158,23 +184,26 @@ impl TargetFile {
         if self.state == State::Unknown {
             self.state = self.look();
         }
-        let (from, to, rule) = match self.state {
-            State::Published => (&self.path, &self.temporary, RenameRule::NoReplace),
-            State::Exchanged => (&self.temporary, &self.path, RenameRule::Exchange),
+        let done = match self.state {
+            State::Published => give(&*self.storage, &self.path, &self.temporary).map(drop),
+            State::Exchanged => self.exchange_back(),
             State::Temporary | State::Staying | State::Settled => return Ok(()),
             State::Unknown => {
                 let text = "which file has this name is not known after a rename that failed";
                 return Err(self.file.error(ErrorKind::Io, text));
             }
         };
-        let context = || format!("cannot take back the name '{}'", self.path.display());
-        if let Err(e) = self.storage.rename(from, to, rule)
-            && !self.leads_to(&self.temporary, &self.file)
-        {
-            return Err(Error::io(context(), e));
+        self.state = if done.is_ok() { State::Temporary } else { self.look() };
+        match done {
+            Err(e) if self.state != State::Temporary => {
+                Err(Error::io(format!("cannot take back the name '{}'", self.path.display()), e))
+            }
+            _ => Ok(()),
         }
-        self.state = State::Temporary;
-        Ok(())
+    }
+
+    fn exchange_back(&self) -> io::Result<()> {
+        exchange(&*self.storage, &self.temporary, &self.path, self.recovered).map(drop)
     }
 
     /// From here on the file keeps its name, whatever happens; [`TargetFile::settle`] is still to come.
@@ -236,8 +265,8 @@ impl TargetFile {
             State::Temporary => self.remove(&self.temporary),
             State::Published => !self.leads_to(&self.path, &self.file) || self.remove(&self.path),
             State::Exchanged => {
-                let back = self.storage.rename(&self.temporary, &self.path, RenameRule::Exchange);
-                (back.is_err() && !self.leads_to(&self.temporary, &self.file)) || self.remove(&self.temporary)
+                let back = self.exchange_back().is_ok() || self.look() == State::Temporary;
+                !back || self.remove(&self.temporary)
             }
         }
     }
@@ -343,7 +372,7 @@ mod tests {
     use super::*;
     use crate::storage::{
         SimulatedStorage,
-        simulated::{Failure, Fault, OperationKind},
+        simulated::{Failure, Fault, Lack, OperationKind},
     };
 
     const TARGET: &str = "/d/target";
@@ -429,5 +458,82 @@ mod tests {
         storage.create(TARGET.as_ref()).unwrap().write_at(b"his", 0).unwrap();
         assert!(file.take_back());
         assert_eq!((contents(&*storage), names(&*storage)), (b"his".to_vec(), 1));
+    }
+
+    const LACKS: [&[Lack]; 2] =
+        [&[Lack::NoReplace, Lack::Exchange], &[Lack::NoReplace, Lack::Exchange, Lack::Links]];
+
+    #[test]
+    fn a_target_gets_its_name_where_renames_have_no_flags() {
+        for (lacks, replaces) in LACKS.iter().flat_map(|lacks| [(lacks, true), (lacks, false)]) {
+            let (simulated, storage) = simulated();
+            simulated.lack(lacks);
+            if !replaces {
+                storage.unlink(TARGET.as_ref()).unwrap();
+            }
+            let mut file = target(&storage);
+            file.publish().unwrap();
+            assert!(file.settle(), "{lacks:?}");
+            assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1), "{lacks:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_taken_back_where_renames_have_no_flags() {
+        for (lacks, withdraws) in LACKS.iter().flat_map(|lacks| [(lacks, true), (lacks, false)]) {
+            let (simulated, storage) = simulated();
+            simulated.lack(lacks);
+            let temporary = TargetFile::temporary_name(TARGET.as_ref());
+            let made = TargetFile::create_as(
+                storage.clone(),
+                TARGET.as_ref(),
+                temporary,
+                Existing::Overwrite,
+                NewRights::PLAIN,
+            );
+            let mut file = made.unwrap();
+            file.file().write_all(b"new", 0).unwrap();
+            file.publish().unwrap();
+            assert_eq!(contents(&*storage), b"new");
+            if withdraws {
+                file.withdraw().unwrap();
+                assert_eq!(contents(&*storage), b"old");
+            }
+            assert!(file.take_back(), "{lacks:?}");
+            assert_eq!((contents(&*storage), names(&*storage)), (b"old".to_vec(), 1), "{lacks:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_stays_where_renames_have_no_flags() {
+        for lacks in LACKS {
+            let (simulated, storage) = simulated();
+            simulated.lack(lacks);
+            let made =
+                TargetFile::create(storage.clone(), TARGET.as_ref(), Existing::Refuse, NewRights::PLAIN);
+            let error = made.unwrap().publish().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exists, "{lacks:?}");
+            assert_eq!((contents(&*storage), names(&*storage)), (b"old".to_vec(), 1), "{lacks:?}");
+        }
+    }
+
+    #[test]
+    fn each_step_of_a_name_can_fail_where_renames_have_no_flags() {
+        use OperationKind::{Create, Link, Rename, SyncFolder, Unlink};
+        let kinds = [Create, Link, Rename, SyncFolder, Unlink];
+        let faults = kinds.into_iter().flat_map(|kind| (1..6).map(move |nth| (kind, nth)));
+        for (lacks, (kind, nth)) in LACKS.iter().flat_map(|lacks| faults.clone().map(move |f| (lacks, f))) {
+            for failure in [Failure::Errno(libc::EIO), Failure::Late(libc::EIO)] {
+                let (simulated, storage) = simulated();
+                simulated.lack(lacks);
+                let mut file = target(&storage);
+                simulated.fail(Fault { kinds: vec![kind], nth, failure, lasting: false });
+                let done = file.publish();
+                let expected = if done.is_ok() { b"new" } else { b"old" };
+                let cleaned = if done.is_ok() { file.settle() } else { file.take_back() };
+                assert!(cleaned || kind == Unlink, "{lacks:?}, {kind:?} {nth}, {failure:?}: {done:?}");
+                assert_eq!(contents(&*storage), expected, "{lacks:?}, {kind:?} {nth}, {failure:?}");
+            }
+        }
     }
 }

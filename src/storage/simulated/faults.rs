@@ -25,6 +25,8 @@ pub enum OperationKind {
     Sync,
     /// Renaming.
     Rename,
+    /// Giving a file a second name.
+    Link,
     /// Removing a name.
     Unlink,
     /// Making the names of a folder durable.
@@ -39,7 +41,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [OperationKind; 14] = [
+    pub const ALL: [OperationKind; 15] = [
         OperationKind::Open,
         OperationKind::Create,
         OperationKind::Read,
@@ -49,6 +51,7 @@ impl OperationKind {
         OperationKind::CloneRange,
         OperationKind::Sync,
         OperationKind::Rename,
+        OperationKind::Link,
         OperationKind::Unlink,
         OperationKind::SyncFolder,
         OperationKind::Status,

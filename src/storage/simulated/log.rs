@@ -79,8 +79,15 @@ pub enum Operation {
         from: PathBuf,
         /// The new name.
         to: PathBuf,
-        /// Whether `to` was free or swapped.
+        /// What became of a file that had the new name.
         rule: RenameRule,
+    },
+    /// A file got one more name.
+    Link {
+        /// The new name.
+        path: PathBuf,
+        /// The file's number.
+        file: u64,
     },
     /// A name was removed.
     Unlink {
@@ -139,6 +146,7 @@ impl Operation {
             Operation::CloneRange { .. } => OperationKind::CloneRange,
             Operation::Sync { .. } => OperationKind::Sync,
             Operation::Rename { .. } => OperationKind::Rename,
+            Operation::Link { .. } => OperationKind::Link,
             Operation::Unlink { .. } => OperationKind::Unlink,
             Operation::SyncFolder { .. } => OperationKind::SyncFolder,
         }
@@ -147,7 +155,9 @@ impl Operation {
     /// The names that it changes.
     pub(super) fn names(&self) -> Vec<&Path> {
         match self {
-            Operation::Create { path, .. } | Operation::Unlink { path } => vec![path],
+            Operation::Create { path, .. } | Operation::Link { path, .. } | Operation::Unlink { path } => {
+                vec![path]
+            }
             Operation::Rename { from, to, .. } => vec![from, to],
             _ => Vec::new(),
         }
@@ -235,6 +245,7 @@ impl fmt::Display for Record {
                 let how = if *rule == RenameRule::Exchange { "swap" } else { "rename" };
                 write!(f, "{how} '{}' to '{}'", from.display(), to.display())
             }
+            Operation::Link { path, file } => write!(f, "link '{}' to file {file}", path.display()),
             Operation::Unlink { path } => write!(f, "unlink '{}'", path.display()),
             Operation::SyncFolder { folder } => write!(f, "sync folder '{}'", folder.display()),
         }?;

@@ -34,6 +34,7 @@ pub use clock::Clock;
 pub use crash::{Crash, Fate, Level, ParseCrashError};
 pub use faults::{Failure, Fault, OperationKind};
 pub use log::{Effect, Operation, Record};
+pub use nature::Lack;
 pub use recording::{CrashStates, Recording};
 
 use self::{
@@ -145,6 +146,11 @@ impl SimulatedStorage {
     /// From now on a new file gets the lowest inode that no file has any more. Otherwise none comes twice.
     pub fn reuse_inodes(&self) {
         self.0.state().nature.reuse_inodes = true;
+    }
+
+    /// From now on renames and links fail as on a file system that lacks this.
+    pub fn lack(&self, lacks: &[Lack]) {
+        self.0.state().nature.lacks = lacks.to_vec();
     }
 
     /// The names of all files, sorted.
@@ -269,15 +275,45 @@ impl Storage for SimulatedStorage {
         let mut state = self.0.state();
         let rename = Operation::Rename { from: from.clone(), to: to.clone(), rule };
         let leave = state.attempt(|| rename.clone())?;
+        let lack = match rule {
+            RenameRule::NoReplace => Some(Lack::NoReplace),
+            RenameRule::Exchange => Some(Lack::Exchange),
+            RenameRule::Replace => None,
+        };
         let taken = state.tree.file(&to).is_some();
         if state.tree.file(&from).is_none() || !state.tree.is_folder(&parent(&to)) {
             return Err(errno(libc::ENOENT));
         }
         match rule {
+            // The kernel looks for the name before it asks the file system.
+            _ if lack.is_some_and(|lack| state.nature.lacks.contains(&lack))
+                && (rule == RenameRule::Exchange || !taken) =>
+            {
+                Err(errno(libc::EINVAL))
+            }
             RenameRule::NoReplace if taken || state.tree.is_folder(&to) => Err(errno(libc::EEXIST)),
             RenameRule::Exchange if !taken => Err(errno(libc::ENOENT)),
+            RenameRule::Replace if state.tree.is_folder(&to) => Err(errno(libc::EISDIR)),
             _ => state.carry_out(rename, leave),
         }
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (normal(from), normal(to));
+        let mut state = self.0.state();
+        let file = state.tree.file(&from);
+        let link = Operation::Link { path: to.clone(), file: file.unwrap_or(u64::MAX) };
+        let leave = state.attempt(|| link.clone())?;
+        if state.nature.lacks.contains(&Lack::Links) {
+            return Err(errno(libc::EPERM));
+        }
+        if file.is_none() || !state.tree.is_folder(&parent(&to)) {
+            return Err(errno(libc::ENOENT));
+        }
+        if state.tree.file(&to).is_some() || state.tree.is_folder(&to) {
+            return Err(errno(libc::EEXIST));
+        }
+        state.carry_out(link, leave)
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {

@@ -4,6 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{clock::Clock, tree::Tree};
 
+/// What some file systems cannot do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// A rename that refuses to replace: `EINVAL`.
+    NoReplace,
+    /// A rename that swaps: `EINVAL`.
+    Exchange,
+    /// A second name for a file: `EPERM`.
+    Links,
+}
+
 /// How a storage is, whatever is done to it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Nature {
@@ -14,6 +25,8 @@ pub(super) struct Nature {
     pub(super) files: u64,
     /// Whether a new file gets the lowest inode that is free; else none comes twice.
     pub(super) reuse_inodes: bool,
+    /// What it cannot do.
+    pub(super) lacks: Vec<Lack>,
     /// Where they are not the numbers of the files.
     inodes: Arc<BTreeMap<u64, u64>>,
 }

@@ -102,12 +102,21 @@ impl Tree {
             }
             Operation::Rename { from, to, rule } => {
                 let names = Arc::make_mut(&mut self.names);
+                // Two names of one file stay as they are.
+                if names.get(from) == names.get(to) {
+                    return;
+                }
                 let Some(file) = names.remove(from) else { return };
                 let other = names.insert(to.clone(), file);
                 if let (Some(other), RenameRule::Exchange) = (other, rule) {
                     names.insert(from.clone(), other);
                 }
                 [Some(file), other].into_iter().flatten().for_each(|file| self.touch(file, time, false));
+            }
+            Operation::Link { path, file } => {
+                Arc::make_mut(&mut self.names).insert(path.clone(), *file);
+                self.files.entry(*file).or_default();
+                self.touch(*file, time, false);
             }
             Operation::Unlink { path } => {
                 if let Some(file) = Arc::make_mut(&mut self.names).remove(path) {

@@ -3,7 +3,12 @@
 //! Each step can be repeated, and is done in the order that the transaction itself keeps: names, folders durable,
 //! images, files that were replaced, the journal. So a crash in here leaves what the next recovery finishes.
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     SUFFIX, folder_of,
@@ -12,7 +17,7 @@ use super::{
 use crate::{
     disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
     error::{Error, ErrorKind, Result},
-    image::create::{OWN_PREFIX, is_absent},
+    image::create::{OWN_PREFIX, Recovered, exchange, give, is_absent, is_placeholder, tidy, transit},
     recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -46,7 +51,7 @@ const INCOMPLETE: &str = "a target of the transaction is missing";
 enum Place {
     /// It has its name.
     Published,
-    /// It can have its name.
+    /// It can have its name, which is free, or swap it with the file that it replaces.
     Ready(RenameRule),
     Gone,
 }
@@ -149,11 +154,15 @@ impl Dead<'_> {
         }
         let mut removed = false;
         for (target, place) in decided.targets.iter().zip(&places) {
-            if *place == Place::Gone && self.holds_replaced(target) {
+            if *place == Place::Gone
+                && let Some(kept) = self.replaced(target)
+            {
                 // The target that took its name is gone: what it replaced is all that is left.
-                let reason = format!("the file that it replaced is kept as '{}'", target.temporary.display());
+                let reason = format!("the file that it replaced is kept as '{}'", kept.display());
                 self.tell(RecoveryKind::TargetMissing, &target.path, reason);
-                continue;
+                if kept == target.temporary {
+                    continue;
+                }
             }
             removed |= self.remove(&target.temporary)?;
         }
@@ -170,6 +179,7 @@ impl Dead<'_> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io(format!("cannot look at '{}'", path.display()), e)),
         };
+        tidy(&**self.storage, &target.temporary, &target.path).map_err(|e| unnamed(&target.path, e))?;
         let (there, temporary) = (inode(&target.path)?, inode(&target.temporary)?);
         let is_it = |path: &Path, inode: Option<u64>| match inode {
             // An overlay is written by its guest as soon as it has its name, and by a recovery that gives its bitmaps up
@@ -185,6 +195,11 @@ impl Dead<'_> {
         let reason = match there {
             None if ready => return Ok(Place::Ready(RenameRule::NoReplace)),
             Some(_) if ready && there == target.replaced => return Ok(Place::Ready(RenameRule::Exchange)),
+            // It took the name, and the finished file did not get it.
+            Some(_) if ready && target.replaced.is_none() && self.is_placeholder(&target.path)? => {
+                self.remove(&target.path)?;
+                return Ok(Place::Ready(RenameRule::NoReplace));
+            }
             Some(_) if ready => "another file has taken its name",
             Some(there) if there == target.content.inode => {
                 "it was written since, or another file has its name"
@@ -195,10 +210,16 @@ impl Dead<'_> {
         Ok(Place::Gone)
     }
 
-    /// Whether the temporary name leads to the file that the target replaces.
-    fn holds_replaced(&self, target: &TargetRecord) -> bool {
-        let there = self.storage.entry(&target.temporary).ok().map(|status| status.id.inode);
-        there.is_some() && there == target.replaced
+    fn is_placeholder(&self, path: &Path) -> Result<bool> {
+        let context = |e| Error::io(format!("cannot look at '{}'", path.display()), e);
+        is_placeholder(&**self.storage, path).map_err(context)
+    }
+
+    /// The name that the file has which the target replaces, if that is not its own.
+    fn replaced(&self, target: &TargetRecord) -> Option<PathBuf> {
+        let replaced = target.replaced?;
+        let leads = |path: &PathBuf| self.storage.entry(path).is_ok_and(|entry| entry.id.inode == replaced);
+        [target.temporary.clone(), transit(&target.temporary)].into_iter().find(leads)
     }
 
     /// Whether the file at a path is a target as it was completed.
@@ -252,12 +273,17 @@ impl Dead<'_> {
             }
             Place::Ready(rule) => rule,
         };
-        if let Err(e) = self.storage.rename(&target.temporary, &target.path, rule) {
+        let (temporary, path) = (&target.temporary, &target.path);
+        let done = match rule {
+            RenameRule::Exchange => exchange(&**self.storage, temporary, path, Recovered::Yes),
+            _ => give(&**self.storage, temporary, path),
+        };
+        if let Err(e) = done {
             // It may have happened all the same.
+            tidy(&**self.storage, temporary, path).map_err(|e| unnamed(path, e))?;
             let there = self.storage.entry(&target.path).map(|entry| entry.id.inode);
             if there.ok() != Some(target.content.inode) {
-                let text = format!("cannot rename the finished target to '{}'", target.path.display());
-                return Err(Error::io(text, e));
+                return Err(unnamed(path, e));
             }
         }
         self.tell(RecoveryKind::TargetPublished, &target.path, "");
@@ -312,6 +338,10 @@ impl Dead<'_> {
         let context = || format!("cannot make the folder '{}' durable", folder.display());
         self.storage.sync_folder(folder).map_err(|e| Error::io(context(), e))
     }
+}
+
+fn unnamed(path: &Path, cause: io::Error) -> Error {
+    Error::io(format!("cannot rename the finished target to '{}'", path.display()), cause)
 }
 
 fn read_all(file: &File) -> Result<Vec<u8>> {
