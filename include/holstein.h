@@ -78,7 +78,8 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_ERR_EXISTS -5
 
 /**
- * Another process uses the image in a way that excludes this one.
+ * Somebody uses the image in a way that excludes this use: another process, or this one by another handle. The message says
+ * which.
  */
 #define HOL_ERR_LOCKED -6
 
@@ -1603,8 +1604,8 @@ void hol_last_error_clear(void);
  * `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
  * NULL.
  *
- * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image, or with HOL_ACCESS_WRITE
- * uses it), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
+ * Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (somebody writes the image, or with HOL_ACCESS_WRITE
+ * uses it: another process, or this one by another handle, as the message says), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
  * HOL_ERR_ENCRYPTED, HOL_ERR_POLICY_DENIED (the image names a file outside the policy), HOL_ERR_LIMIT, HOL_ERR_IO,
  * HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
  *

@@ -29,7 +29,8 @@ pub enum ErrorKind {
     NotFound,
     /// A file exists already and may not be overwritten.
     Exists,
-    /// Another process uses the image in a way that excludes ours.
+    /// Somebody uses the image in a way that excludes ours: another process, or this one by another handle. The text says
+    /// which.
     Locked,
     /// The operating system reported a failure of input or output.
     Io,

@@ -4,7 +4,7 @@
 
 mod support;
 
-use holstein::{Disk, DiskOptions, ErrorKind, Sharing};
+use holstein::{Access, Disk, DiskOptions, ErrorKind, Sharing};
 
 use support::command::Holstein;
 use support::qemu::{Workshop, text};
@@ -140,4 +140,36 @@ fn a_writer_that_died_holds_nobody_up() {
     daemon.open("vm", "disk.qcow2", false);
     daemon.kill();
     Holstein::new(&workshop).succeeds(&["map", "disk.qcow2"]);
+}
+
+/// Without this a program looks for a process that is not there.
+#[test]
+fn an_image_that_this_process_has_open_says_so() {
+    let (_folder, workshop) = workshop();
+    let open = |access, sharing| {
+        Disk::open(workshop.path("disk.qcow2"), &DiskOptions { access, sharing, ..DiskOptions::default() })
+    };
+    let refused = |access| {
+        let error = open(access, Sharing::Locked).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        error.to_string()
+    };
+    let reader = open(Access::Read, Sharing::Locked).unwrap();
+    // Two that read get on.
+    drop(open(Access::Read, Sharing::Locked).unwrap());
+    let text = refused(Access::Write);
+    assert!(text.contains("this process itself has the image open by another handle"), "{text}");
+    drop(reader);
+    let writer = open(Access::Write, Sharing::Locked).unwrap();
+    let text = refused(Access::Read);
+    assert!(text.contains("this process itself writes this image by another handle"), "{text}");
+    drop(writer);
+    // Another process, although this one has the image open, too.
+    let looking = open(Access::Read, Sharing::ForceShare).unwrap();
+    let mut daemon = Qsd::start(&workshop);
+    daemon.open("vm", "disk.qcow2", false);
+    let text = refused(Access::Read);
+    assert!(text.contains("another process writes this image"), "{text}");
+    daemon.quit();
+    drop(looking);
 }

@@ -179,8 +179,8 @@ impl Details {
 /// `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
 /// NULL.
 ///
-/// Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (another process writes the image, or with HOL_ACCESS_WRITE
-/// uses it), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
+/// Errors: HOL_ERR_NOT_FOUND, HOL_ERR_LOCKED (somebody writes the image, or with HOL_ACCESS_WRITE
+/// uses it: another process, or this one by another handle, as the message says), HOL_ERR_CORRUPT, HOL_ERR_UNSUPPORTED,
 /// HOL_ERR_ENCRYPTED, HOL_ERR_POLICY_DENIED (the image names a file outside the policy), HOL_ERR_LIMIT, HOL_ERR_IO,
 /// HOL_ERR_INVALID_ARGUMENT (options), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///

@@ -20,7 +20,8 @@ pub const HOL_ERR_INVALID_ARGUMENT: c_int = -3;
 pub const HOL_ERR_NOT_FOUND: c_int = -4;
 /// A file exists already and may not be overwritten.
 pub const HOL_ERR_EXISTS: c_int = -5;
-/// Another process uses the image in a way that excludes this one.
+/// Somebody uses the image in a way that excludes this use: another process, or this one by another handle. The message says
+/// which.
 pub const HOL_ERR_LOCKED: c_int = -6;
 /// The operating system reported a failure of input or output: hol_last_error_errno().
 pub const HOL_ERR_IO: c_int = -7;

@@ -95,7 +95,8 @@ impl Disk {
     /// Opens the image at `path` for reading.
     ///
     /// # Errors
-    /// `NotFound` and `Io` from the file system, `Locked` when another process writes the image, `Corrupt`,
+    /// `NotFound` and `Io` from the file system, `Locked` when another process writes the image, or this one by
+    /// another handle (the text says which), `Corrupt`,
     /// `Unsupported`, `Encrypted` and `Limit` for images that cannot be used, `PolicyDenied` when the image
     /// names a file that may not be opened.
     pub fn open(path: impl AsRef<Path>, options: &DiskOptions) -> Result<Disk> {

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{FileExtent, FileId, FileKind, FileRights, FileVersion, Lock, Stamp, StorageFile};
+use super::{FileExtent, FileId, FileKind, FileRights, FileVersion, HeldHere, Lock, Stamp, StorageFile};
 use crate::error::{Error, ErrorKind, Result, shown};
 
 /// A [`StorageFile`] that knows its name. Clones share the file.
@@ -199,7 +199,16 @@ impl File {
             if e.kind() != io::ErrorKind::WouldBlock {
                 return self.fail("lock", e);
             }
+            let is_here = e.get_ref().is_some_and(|cause| cause.is::<HeldHere>());
             let text = match lock {
+                Lock::Write if is_here => {
+                    "this process itself has the image open by another handle; it can be changed when nobody else has it open"
+                }
+                Lock::Source | Lock::Backing if is_here => {
+                    "this process itself writes this image by another handle; close that first, or use it \
+                     (information alone can be had by force-share)"
+                }
+                Lock::ForceShare if is_here => "this process itself uses this image alone, by another handle",
                 Lock::Write => {
                     "the image is in use by another process; it can be changed when nobody else has it open"
                 }

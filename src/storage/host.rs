@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     FileExtent, FileId, FileKind, FileRights, FileStatus, FileVersion, Lock, NewRights, RenameRule, Storage,
-    StorageFile, rights, sys,
+    StorageFile, held, rights, sys,
 };
 
 /// How long [`StorageFile::telling_version`] waits for a clock.
@@ -265,15 +265,21 @@ impl StorageFile for HostFile {
 
     fn lock(&self, lock: Lock) -> io::Result<()> {
         let bytes = lock_bytes(lock);
+        let refused = |byte| {
+            for &held in bytes.hold {
+                sys::unlock(&self.file, held)?;
+            }
+            Err(held::conflict(&self.file, byte))
+        };
         for &byte in bytes.hold {
-            sys::lock_shared(&self.file, byte)?;
+            match sys::lock_shared(&self.file, byte) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return refused(byte),
+                locked => locked?,
+            }
         }
         for &byte in bytes.test {
             if !sys::could_lock_exclusive(&self.file, byte)? {
-                for &held in bytes.hold {
-                    sys::unlock(&self.file, held)?;
-                }
-                return Err(io::ErrorKind::WouldBlock.into());
+                return refused(byte);
             }
         }
         Ok(())

@@ -7,6 +7,7 @@
 //! whose sync failed once.
 
 mod file;
+mod held;
 mod host;
 mod memory;
 mod rights;
@@ -17,6 +18,7 @@ mod sys;
 use std::{any::Any, ffi::OsString, fmt, io, path::Path, sync::Arc};
 
 pub(crate) use file::File;
+pub use held::HeldHere;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;
 pub use rights::{FileRights, NewRights};
@@ -176,7 +178,8 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
     fn extent_at(&self, offset: u64) -> io::Result<FileExtent>;
 
     /// Takes the advisory locks of `lock`, for as long as the file is open. A conflict with another user is
-    /// `WouldBlock`; a file system without such locks is an error of another kind.
+    /// `WouldBlock`, with [`HeldHere`] as its cause where the storage knows that the user is this process; a file system
+    /// without such locks is an error of another kind.
     fn lock(&self, lock: Lock) -> io::Result<()>;
 }
 
