@@ -6,6 +6,7 @@ _Static_assert(sizeof(hol_backup_options) == 96, "hol_backup_options");
 _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 128, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 64, "hol_bitmap_details");
+_Static_assert(sizeof(hol_snapshot_details) == 72, "hol_snapshot_details");
 _Static_assert(sizeof(hol_layer) == 56, "hol_layer");
 _Static_assert(sizeof(hol_lineage) == 32, "hol_lineage");
 _Static_assert(sizeof(hol_bitmap_options) == 24, "hol_bitmap_options");
@@ -98,6 +99,7 @@ int main(void)
     SAME_SIZE(hol_bitmap_change);
     SAME_SIZE(hol_merge_source);
     SAME_SIZE(hol_overlay_options);
+    SAME_SIZE(hol_snapshot_details);
     SAME_SIZE(hol_layer);
     SAME_SIZE(hol_lineage);
     SAME_SIZE(hol_extent);

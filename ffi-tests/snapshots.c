@@ -74,6 +74,42 @@ static void refusals(void)
     OK(hol_disk_close(disk));
 }
 
+static void listed(void)
+{
+    copy(images, "disk.qcow2", work, "listed.qcow2");
+    hol_disk *disk = open_to_write(work, "listed.qcow2");
+    size_t number = 7;
+    OK(hol_snapshot_list(disk, &number));
+    CHECK(number == 0);
+    hol_snapshot_details made = HOL_OPTIONS_INIT(hol_snapshot_details), details = made;
+    OK(hol_disk_snapshot_create_details(disk, "first", &made));
+    CHECK(strcmp(made.id, "1") == 0 && strcmp(made.name, "first") == 0);
+    CHECK((made.flags & HOL_SNAPSHOT_DISK_SIZE) && made.disk_size == 8 << 20);
+    CHECK(made.date_sec > 1700000000 && made.date_nsec < 1000000000 && made.vm_state_size == 0);
+    OK(hol_disk_snapshot_create_details(disk, "second", &details));
+    CHECK(strcmp(details.id, "2") == 0);
+    OK(hol_snapshot_list(disk, &number));
+    CHECK(number == 2);
+    OK(hol_snapshot_info_at(disk, 0, &details));
+    CHECK(strcmp(details.id, made.id) == 0 && strcmp(details.name, made.name) == 0);
+    CHECK(details.date_sec == made.date_sec && details.date_nsec == made.date_nsec);
+    OK(hol_disk_snapshot_delete(disk, made.id));
+    OK(hol_snapshot_list(disk, &number));
+    CHECK(number == 1);
+    OK(hol_snapshot_info_at(disk, 0, &details));
+    CHECK(strcmp(details.name, "second") == 0);
+    /* What was told before stays. */
+    CHECK(strcmp(made.name, "first") == 0);
+
+    CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "no snapshot 1", hol_snapshot_info_at(disk, 1, &details));
+    CHECK_CODE(HOL_ERR_NULL, "details", hol_disk_snapshot_create_details(disk, "third", NULL));
+    details.struct_size = 3;
+    CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "struct_size", hol_disk_snapshot_create_details(disk, "third", &details));
+    CHECK(number_of(disk) == 1);
+    OK(hol_disk_close(disk));
+    check_image(work, "listed.qcow2");
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
@@ -81,5 +117,6 @@ int main(int argc, char **argv)
     work = argv[2];
     taken_and_deleted();
     refusals();
+    listed();
     return 0;
 }

@@ -565,6 +565,21 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_CHANGE_MERGE 7
 
 /**
+ * In hol_snapshot_details.flags: disk_size is known.
+ */
+#define HOL_SNAPSHOT_DISK_SIZE 1
+
+/**
+ * In hol_snapshot_details.flags: icount is known.
+ */
+#define HOL_SNAPSHOT_ICOUNT 2
+
+/**
+ * All flags of hol_snapshot_details.flags that this header knows; hol_constant() tells which the library knows.
+ */
+#define HOL_SNAPSHOT_FLAGS_MASK 3
+
+/**
  * The image on top of the disk at that point of the list. The default.
  */
 #define HOL_LAYER_TOP 0
@@ -1154,6 +1169,53 @@ typedef struct hol_bitmap_change {
    */
   uint32_t recording;
 } hol_bitmap_change;
+
+/**
+ * What is known of an internal snapshot. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); the
+ * library fills the rest. Texts belong to the disk and stay until hol_disk_close().
+ */
+typedef struct hol_snapshot_details {
+  /**
+   * sizeof(hol_snapshot_details)
+   */
+  size_t struct_size;
+  /**
+   * Its id, a number as text (invalid UTF-8 replaced).
+   */
+  const char *id;
+  /**
+   * Its name (invalid UTF-8 replaced).
+   */
+  const char *name;
+  /**
+   * Bytes of the state of a virtual machine that it has.
+   */
+  uint64_t vm_state_size;
+  /**
+   * With HOL_SNAPSHOT_DISK_SIZE: size of the disk at that time, in bytes; else 0.
+   */
+  uint64_t disk_size;
+  /**
+   * Nanoseconds that the virtual machine had run.
+   */
+  uint64_t vm_clock_nsec;
+  /**
+   * With HOL_SNAPSHOT_ICOUNT: instructions that the virtual machine had run; else 0.
+   */
+  uint64_t icount;
+  /**
+   * When it was taken, in seconds since 1970.
+   */
+  uint64_t date_sec;
+  /**
+   * And nanoseconds.
+   */
+  uint32_t date_nsec;
+  /**
+   * HOL_SNAPSHOT_*, combined
+   */
+  uint32_t flags;
+} hol_snapshot_details;
 
 /**
  * How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -2008,6 +2070,31 @@ int hol_bitmap_apply(struct hol_disk *disk,
                      size_t number);
 
 /**
+ * Writes the number of internal snapshots of the disk's image to `*number`. The list is the one of the first call, or of
+ * the first one since the image was changed.
+ *
+ * Errors: HOL_ERR_CORRUPT, HOL_ERR_IO, HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_snapshot_list(const struct hol_disk *disk,
+                      size_t *number);
+
+/**
+ * Fills `*details` with what is known of the snapshot at `index`, from 0 to below the number that hol_snapshot_list()
+ * gives.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), and as hol_snapshot_list().
+ *
+ * Threads: any. Blocks: yes, for input, the first time. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_snapshot_info_at(const struct hol_disk *disk,
+                         size_t index,
+                         struct hol_snapshot_details *details);
+
+/**
  * Takes an internal snapshot of the disk as it is, called `name` (1 to 255 bytes), with the date of now: durable when
  * this returns, all of it or nothing. What was written before is in it. Bitmaps are not part of a snapshot, and stay as
  * they are. The disk was opened with HOL_ACCESS_WRITE.
@@ -2023,6 +2110,18 @@ int hol_bitmap_apply(struct hol_disk *disk,
 HOL_MUST_USE
 int hol_disk_snapshot_create(struct hol_disk *disk,
                              const char *name);
+
+/**
+ * As hol_disk_snapshot_create(), and fills `*details` with what the new snapshot is: its id, among others.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size; nothing has changed), and as hol_disk_snapshot_create().
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_snapshot_create_details(struct hol_disk *disk,
+                                     const char *name,
+                                     struct hol_snapshot_details *details);
 
 /**
  * Deletes the internal snapshot that has this id or this name. The disk and its bitmaps stay as they are.
@@ -2652,7 +2751,10 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_BITMAP_MERGE 1
 #define HOL_HAVE_BITMAP_MERGE_FROM 1
 #define HOL_HAVE_BITMAP_APPLY 1
+#define HOL_HAVE_SNAPSHOT_LIST 1
+#define HOL_HAVE_SNAPSHOT_INFO_AT 1
 #define HOL_HAVE_DISK_SNAPSHOT_CREATE 1
+#define HOL_HAVE_DISK_SNAPSHOT_CREATE_DETAILS 1
 #define HOL_HAVE_DISK_SNAPSHOT_DELETE 1
 #define HOL_HAVE_ACTION_BACKUP 1
 #define HOL_HAVE_ACTION_ABORT 1

@@ -93,6 +93,7 @@ CHANGES = ("add", "remove", "clear", "enable", "disable", "rename", "merge")
 #: Flags, by group.
 EXTENT_FLAGS = {"PRESENT": 1, "ZERO": 2, "DATA": 4, "COMPRESSED": 8, "OFFSET": 16, "DIRTY": 32}
 BITMAP_FLAGS = {"IN_USE": 1, "AUTO": 2, "USABLE": 4, "COUNTED": 8}
+SNAPSHOT_FLAGS = {"DISK_SIZE": 1, "ICOUNT": 2}
 DISK_FLAGS = {"LAZY_REFCOUNTS": 1, "CORRUPT": 2, "DIRTY": 4, "EXTENDED_L2": 8, "DATA_FILE_RAW": 16}
 
 
@@ -204,6 +205,23 @@ class BitmapDetails(_Sized):
         ("reserved", c_uint32),
         ("base", c_char_p),
         ("base_size", c_uint64),
+    ]
+
+
+class SnapshotDetails(_Sized):
+    """hol_snapshot_details"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("id", c_char_p),
+        ("name", c_char_p),
+        ("vm_state_size", c_uint64),
+        ("disk_size", c_uint64),
+        ("vm_clock_nsec", c_uint64),
+        ("icount", c_uint64),
+        ("date_sec", c_uint64),
+        ("date_nsec", c_uint32),
+        ("flags", c_uint32),
     ]
 
 
@@ -389,6 +407,7 @@ STRUCTURES = {
     "hol_bitmap_change": BitmapChange,
     "hol_merge_source": MergeSource,
     "hol_overlay_options": OverlayOptions,
+    "hol_snapshot_details": SnapshotDetails,
     "hol_layer": Layer,
     "hol_lineage": Lineage,
     "hol_extent": Extent,
@@ -442,6 +461,9 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_disk_flush": (c_int, (c_void_p,)),
     "hol_disk_resize": (c_int, (c_void_p, c_uint64)),
     "hol_disk_snapshot_create": (c_int, (c_void_p, c_char_p)),
+    "hol_disk_snapshot_create_details": (c_int, (c_void_p, c_char_p, POINTER(SnapshotDetails))),
+    "hol_snapshot_list": (c_int, (c_void_p, POINTER(c_size_t))),
+    "hol_snapshot_info_at": (c_int, (c_void_p, c_size_t, POINTER(SnapshotDetails))),
     "hol_disk_snapshot_delete": (c_int, (c_void_p, c_char_p)),
     "hol_bitmap_list": (c_int, (c_void_p, POINTER(c_size_t))),
     "hol_bitmap_info_at": (c_int, (c_void_p, c_size_t, POINTER(BitmapDetails))),

@@ -62,6 +62,25 @@ class BitmapInfo:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """An internal snapshot of a disk."""
+
+    #: Its number, as text.
+    id: str
+    name: str
+    #: When it was taken, in seconds since 1970.
+    date: float
+    #: Bytes of the state of a virtual machine that it has.
+    vm_state_size: int
+    #: Nanoseconds that the virtual machine had run.
+    vm_clock_nsec: int
+    #: Size of the disk at that time; None: not known.
+    disk_size: int | None
+    #: Instructions that the virtual machine had run; None: not known.
+    icount: int | None
+
+
+@dataclass(frozen=True)
 class DiskInfo:
     """What is known of a disk's top image. Numbers that only qcow2 has are 0 for a raw image."""
 
@@ -300,9 +319,18 @@ class Disk:
         """Changes the size of a writable disk, durably; what is new reads as zero and is dirty in every bitmap."""
         self._run(lib.hol_disk_resize, number("size", size))
 
-    def create_snapshot(self, name: str | bytes) -> None:
-        """Takes an internal snapshot of a writable disk as it is, durably; bitmaps are not part of it."""
-        self._run(lib.hol_disk_snapshot_create, name_bytes(name))
+    def snapshots(self) -> list[Snapshot]:
+        """The internal snapshots."""
+        number = c_size_t()
+        with self._calls.call() as handle:
+            check(lib.hol_snapshot_list(handle, byref(number)))
+            return [_snapshot(lib.hol_snapshot_info_at, handle, index) for index in range(number.value)]
+
+    def create_snapshot(self, name: str | bytes) -> Snapshot:
+        """Takes an internal snapshot of a writable disk as it is, durably, and tells what it is; bitmaps are not part of
+        it."""
+        with self._calls.call() as handle:
+            return _snapshot(lib.hol_disk_snapshot_create_details, handle, name_bytes(name))
 
     def delete_snapshot(self, id_or_name: str | bytes) -> None:
         """Deletes an internal snapshot of a writable disk, durably."""
@@ -408,6 +436,21 @@ class Disk:
     def __del__(self) -> None:
         if calls := getattr(self, "_calls", None):
             lib.hol_disk_close(calls.take())
+
+
+def _snapshot(function: Callable[..., int], disk: c_void_p, key: object) -> Snapshot:
+    details = _abi.SnapshotDetails()
+    check(function(disk, key, byref(details)))
+    flags = {name: bool(details.flags & flag) for name, flag in _abi.SNAPSHOT_FLAGS.items()}
+    return Snapshot(
+        id=text(details.id) or "",
+        name=text(details.name) or "",
+        date=details.date_sec + details.date_nsec / 1e9,
+        vm_state_size=details.vm_state_size,
+        vm_clock_nsec=details.vm_clock_nsec,
+        disk_size=details.disk_size if flags["DISK_SIZE"] else None,
+        icount=details.icount if flags["ICOUNT"] else None,
+    )
 
 
 def _disk_options(

@@ -33,7 +33,12 @@ def mirrored() -> dict:
     constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})
     for value, name in enumerate(_abi.RECOVERED, 1):
         constants[f"RECOVERED_{name.upper().replace('-', '_')}"] = value
-    for group, flags in (("EXTENT", _abi.EXTENT_FLAGS), ("BITMAP", _abi.BITMAP_FLAGS), ("DISK", _abi.DISK_FLAGS)):
+    for group, flags in (
+        ("EXTENT", _abi.EXTENT_FLAGS),
+        ("BITMAP", _abi.BITMAP_FLAGS),
+        ("SNAPSHOT", _abi.SNAPSHOT_FLAGS),
+        ("DISK", _abi.DISK_FLAGS),
+    ):
         constants.update({f"{group}_{name}": value for name, value in flags.items()})
         constants[f"{group}_FLAGS_MASK"] = sum(flags.values())
     constants["CREATE_FLAGS_MASK"] = sum(

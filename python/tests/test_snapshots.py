@@ -38,3 +38,14 @@ class SnapshotsTest(ImagesCase):
         with holstein.Disk(self.disk) as disk, self.assertRaises(holstein.HolsteinError) as caught:
             disk.delete_snapshot("one")
         self.assertEqual(caught.exception.kind, "wrong-state")
+
+    def test_listed(self) -> None:
+        with holstein.Disk(self.disk, writable=True) as disk:
+            self.assertEqual(disk.snapshots(), [])
+            first = disk.create_snapshot("one")
+            second = disk.create_snapshot("größer")
+            self.assertEqual([(first.id, first.name), (second.id, second.name)], [("1", "one"), ("2", "größer")])
+            self.assertEqual((first.disk_size, first.vm_state_size, first.icount), (8 << 20, 0, None))
+            self.assertEqual(disk.snapshots(), [first, second])
+            disk.delete_snapshot(first.id)
+            self.assertEqual(disk.snapshots(), [second])

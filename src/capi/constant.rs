@@ -4,7 +4,9 @@ use std::ffi::{CStr, c_char, c_int};
 
 use super::boundary::{boundary, invalid, out, text};
 use super::error::{self, HOL_OK};
-use super::{actions, bitmap, bitmap_change, chain, create, disk, extent, job, log, options, recover, txn};
+use super::{
+    actions, bitmap, bitmap_change, chain, create, disk, extent, job, log, options, recover, snapshot, txn,
+};
 
 /// What every function here gives for a number that it does not know.
 const UNKNOWN: &CStr = c"unknown";
@@ -129,6 +131,7 @@ const CONSTANTS: &[(&str, i64)] = constants! {
         HOL_EXTENT_OFFSET HOL_EXTENT_DIRTY HOL_EXTENT_FLAGS_MASK;
     disk: HOL_DISK_LAZY_REFCOUNTS HOL_DISK_CORRUPT HOL_DISK_DIRTY HOL_DISK_EXTENDED_L2
         HOL_DISK_DATA_FILE_RAW HOL_DISK_FLAGS_MASK;
+    snapshot: HOL_SNAPSHOT_DISK_SIZE HOL_SNAPSHOT_ICOUNT HOL_SNAPSHOT_FLAGS_MASK;
     chain: HOL_LINK_BOTTOM HOL_LINK_PROVEN HOL_LINK_UNKNOWN HOL_LINK_BROKEN HOL_VERDICT_NONE HOL_VERDICT_CONSISTENT
         HOL_VERDICT_LEAKS HOL_VERDICT_CORRUPT HOL_VERDICT_INCOMPLETE;
     create: HOL_COMPAT_1_1 HOL_COMPAT_0_10 HOL_PREALLOCATION_OFF HOL_PREALLOCATION_METADATA HOL_CREATE_FLAGS_MASK;

@@ -16,7 +16,7 @@ use super::options::{
     hol_disk_options,
 };
 use super::structure::{Fill, Grows, fill, options};
-use crate::{CompressionType, Disk, Format};
+use crate::{CompressionType, Disk, Format, SnapshotInfo};
 
 /// An open disk: an image with the files it is made of. Several threads may use it at the same time; only
 /// hol_disk_close() must come alone. What was made from it (actions, transactions, jobs) keeps what it needs of it and may
@@ -25,7 +25,8 @@ pub struct hol_disk {
     pub(super) disk: Disk,
     details: Kept<Details>,
     pub(super) bitmaps: Kept<Vec<ListedBitmap>>,
-    /// What the two have told.
+    pub(super) snapshots: Kept<Vec<SnapshotInfo>>,
+    /// What these have told.
     pub(super) texts: Texts,
     poison: Poison,
 }
@@ -36,6 +37,7 @@ impl hol_disk {
             disk,
             details: Kept::new(),
             bitmaps: Kept::new(),
+            snapshots: Kept::new(),
             texts: Texts::default(),
             poison: Poison::default(),
         }
