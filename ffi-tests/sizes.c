@@ -7,6 +7,8 @@ _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 128, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 64, "hol_bitmap_details");
 _Static_assert(sizeof(hol_snapshot_details) == 72, "hol_snapshot_details");
+_Static_assert(sizeof(hol_check_report) == 160, "hol_check_report");
+_Static_assert(sizeof(hol_problem) == 40, "hol_problem");
 _Static_assert(sizeof(hol_layer) == 56, "hol_layer");
 _Static_assert(sizeof(hol_lineage) == 32, "hol_lineage");
 _Static_assert(sizeof(hol_bitmap_options) == 24, "hol_bitmap_options");
@@ -66,6 +68,9 @@ _Static_assert(HOL_ACTION_REPORT == 1 && HOL_ACTION_IGNORE == 2 && HOL_ACTION_ST
 _Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ERROR_STOP == 3, "policies");
 _Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
 _Static_assert(HOL_LINEAGE_STRICT == 0 && HOL_LINEAGE_IGNORE == 1, "lineage");
+_Static_assert(HOL_REPAIR_LEAKS == 1 && HOL_REPAIR_ALL == 2, "repairs");
+_Static_assert(HOL_PROBLEM_REFCOUNT_TOO_LOW == 1 && HOL_PROBLEM_UNUSABLE_BITMAP == 10, "problems");
+_Static_assert(HOL_SEVERITY_CORRUPTION == 1 && HOL_SEVERITY_NOTE == 4, "severities");
 _Static_assert(HOL_LINK_BOTTOM == 1 && HOL_LINK_PROVEN == 2 && HOL_LINK_UNKNOWN == 3, "links");
 _Static_assert(HOL_LINK_BROKEN == 4 && HOL_VERDICT_NONE == 0 && HOL_VERDICT_CONSISTENT == 1, "verdicts");
 _Static_assert(HOL_VERDICT_LEAKS == 2 && HOL_VERDICT_CORRUPT == 3 && HOL_VERDICT_INCOMPLETE == 4, "verdicts");
@@ -100,6 +105,8 @@ int main(void)
     SAME_SIZE(hol_merge_source);
     SAME_SIZE(hol_overlay_options);
     SAME_SIZE(hol_snapshot_details);
+    SAME_SIZE(hol_check_report);
+    SAME_SIZE(hol_problem);
     SAME_SIZE(hol_layer);
     SAME_SIZE(hol_lineage);
     SAME_SIZE(hol_extent);

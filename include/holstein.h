@@ -470,6 +470,86 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_VERDICT_INCOMPLETE 4
 
 /**
+ * Refcounts that are higher than the references go down, so that leaked clusters can be used again.
+ */
+#define HOL_REPAIR_LEAKS 1
+
+/**
+ * The same; and wrong refcounts are counted anew, and broken bitmaps are given up.
+ */
+#define HOL_REPAIR_ALL 2
+
+/**
+ * A cluster has a lower refcount than references: it may be given away while it is in use.
+ */
+#define HOL_PROBLEM_REFCOUNT_TOO_LOW 1
+
+/**
+ * A cluster has a higher refcount than references: wasted space, but no harm.
+ */
+#define HOL_PROBLEM_LEAK 2
+
+/**
+ * A table entry breaks the specification.
+ */
+#define HOL_PROBLEM_INVALID_ENTRY 3
+
+/**
+ * The flag of a table entry that promises a refcount of 1 disagrees with the refcount.
+ */
+#define HOL_PROBLEM_COPIED_FLAG 4
+
+/**
+ * A reference leads behind the end of the file.
+ */
+#define HOL_PROBLEM_OUTSIDE_FILE 5
+
+/**
+ * A refcount cannot be read, since its table entry is invalid.
+ */
+#define HOL_PROBLEM_NO_REFCOUNT 6
+
+/**
+ * A table begins in the file but is cut short by its end.
+ */
+#define HOL_PROBLEM_CUT_SHORT 7
+
+/**
+ * Two structures lie on one cluster that only one of them can own.
+ */
+#define HOL_PROBLEM_OVERLAP 8
+
+/**
+ * The bitmap directory or a bitmap is damaged.
+ */
+#define HOL_PROBLEM_BITMAP 9
+
+/**
+ * A bitmap is in a state in which its contents cannot be used; no damage.
+ */
+#define HOL_PROBLEM_UNUSABLE_BITMAP 10
+
+/**
+ * Data is damaged, or will be when the image is written.
+ */
+#define HOL_SEVERITY_CORRUPTION 1
+
+/**
+ * Space is wasted.
+ */
+#define HOL_SEVERITY_LEAK 2
+
+/**
+ * Something could not be checked.
+ */
+#define HOL_SEVERITY_UNCHECKED 3
+
+/**
+ * Worth knowing.
+ */
+#define HOL_SEVERITY_NOTE 4
+
+/**
  * Version 3 of the qcow2 format. The default.
  */
 #define HOL_COMPAT_1_1 0
@@ -771,6 +851,11 @@ typedef struct hol_action hol_action;
 typedef struct hol_chain hol_chain;
 
 /**
+ * What a check or a repair found. Several threads may use it at the same time; only hol_check_free() must come alone.
+ */
+typedef struct hol_check hol_check;
+
+/**
  * An open disk: an image with the files it is made of. Several threads may use it at the same time; only
  * hol_disk_close() must come alone. What was made from it (actions, transactions, jobs) keeps what it needs of it and may
  * outlive it.
@@ -995,6 +1080,129 @@ typedef struct hol_layer {
    */
   uint32_t reserved;
 } hol_layer;
+
+/**
+ * What a check found, in numbers; after a repair: what remains, and what was done. Set struct_size to the sizeof of the
+ * structure (HOL_OPTIONS_INIT does); the library fills the rest.
+ */
+typedef struct hol_check_report {
+  /**
+   * sizeof(hol_check_report)
+   */
+  size_t struct_size;
+  /**
+   * Refcounts that are too low, and entries that are wrong.
+   */
+  uint64_t corruptions;
+  /**
+   * Damage that QEMU does not count: overlaps, broken bitmaps, tables that the file's end cuts short.
+   */
+  uint64_t further_corruptions;
+  /**
+   * Clusters whose refcount is too high.
+   */
+  uint64_t leaks;
+  /**
+   * Clusters that could not be checked.
+   */
+  uint64_t check_errors;
+  /**
+   * The end of the last cluster in use, in bytes of the file.
+   */
+  uint64_t image_end_offset;
+  /**
+   * Clusters of the disk.
+   */
+  uint64_t total_clusters;
+  /**
+   * Clusters of the disk that the image has space for.
+   */
+  uint64_t allocated_clusters;
+  /**
+   * Of these, those that do not follow the one before them.
+   */
+  uint64_t fragmented_clusters;
+  /**
+   * Clusters of the disk that are compressed.
+   */
+  uint64_t compressed_clusters;
+  /**
+   * Number of problems that hol_check_problem() tells: a thousand at most.
+   */
+  uint64_t problems;
+  /**
+   * How many more there are.
+   */
+  uint64_t problems_omitted;
+  /**
+   * Of a repair: corruptions that are gone.
+   */
+  uint64_t corruptions_fixed;
+  /**
+   * Of a repair: damage that QEMU does not count and that is gone.
+   */
+  uint64_t further_corruptions_fixed;
+  /**
+   * Of a repair: leaked clusters that are free now.
+   */
+  uint64_t leaks_fixed;
+  /**
+   * Of a repair: number of problems found before it that hol_check_found() tells; a thousand at most.
+   */
+  uint64_t found;
+  /**
+   * How many more there were.
+   */
+  uint64_t found_omitted;
+  /**
+   * Of a repair: bitmaps that were given up, which hol_check_lost_bitmap() tells. The next backup by them is a full one.
+   */
+  uint64_t lost_bitmaps;
+  /**
+   * Of a repair: number of things that were not repaired although that might have been expected; hol_check_left() tells
+   * each.
+   */
+  uint64_t left;
+  /**
+   * HOL_VERDICT_*
+   */
+  uint32_t verdict;
+  /**
+   * 1: everything that can refer to clusters was read, so that leaked clusters are surely not in use; else 0.
+   */
+  uint32_t leaks_are_certain;
+} hol_check_report;
+
+/**
+ * One thing that is wrong, or the same thing with several clusters in a row. Set struct_size to the sizeof of the structure
+ * (HOL_OPTIONS_INIT does); the library fills the rest. The text belongs to the check.
+ */
+typedef struct hol_problem {
+  /**
+   * sizeof(hol_problem)
+   */
+  size_t struct_size;
+  /**
+   * The problem in words.
+   */
+  const char *text;
+  /**
+   * Where, in bytes of the file; UINT64_MAX: it is not about one place.
+   */
+  uint64_t offset;
+  /**
+   * How many clusters from there on; 0: it is not about clusters.
+   */
+  uint64_t clusters;
+  /**
+   * HOL_PROBLEM_*. Later versions may add kinds.
+   */
+  uint32_t kind;
+  /**
+   * HOL_SEVERITY_*
+   */
+  uint32_t severity;
+} hol_problem;
 
 /**
  * What a new image shall be. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -1616,6 +1824,14 @@ const char *hol_event_name(uint32_t kind);
 const char *hol_recovered_name(uint32_t kind);
 
 /**
+ * The short name of a kind of problem that a check finds: "leak" of HOL_PROBLEM_LEAK, "unknown" of a number that is none. The
+ * text is static.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+const char *hol_problem_name(uint32_t kind);
+
+/**
  * Writes the value of the constant called `constant_name` ("HOL_EVENT_FINISHED") to `*value`: lets bindings in other
  * languages do without numbers of their own. HOL_ERR_INVALID_ARGUMENT when this library has no such constant, which
  * tells what it knows; the HOL_*_MASK are all flags that it knows.
@@ -1802,6 +2018,124 @@ int hol_chain_layer(const struct hol_chain *chain,
  * Threads: any, but no other call may use the chain. Blocks: no. From callbacks: yes. Since: 0.1.
  */
 void hol_chain_free(struct hol_chain *chain);
+
+/**
+ * Checks the qcow2 image at `path`: whether refcounts and tables agree, whether anything lies on anything else, whether its
+ * bitmaps are sound. Looks at the image alone, also at one that is too damaged to be opened, and changes nothing. `options`
+ * may be NULL: of them only format, sharing and memory_limit count; the check needs one or two bytes of memory for each
+ * cluster of the file.
+ *
+ * On success `*check` belongs to the caller: hol_check_free(). On failure it is NULL. A damaged image is no failure.
+ *
+ * Errors: those of hol_disk_open() for an image that cannot be looked at at all; HOL_ERR_UNSUPPORTED (a raw image has nothing
+ * to check), HOL_ERR_LIMIT (too many clusters for the memory limit).
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_check(const char *path,
+                   const struct hol_disk_options *options,
+                   struct hol_check **check);
+
+/**
+ * Repairs the qcow2 image at `path` as far as `mode`, HOL_REPAIR_*, allows, and checks it before and afterwards. The image is
+ * locked against everybody else; what is repaired is durable when this returns. Guest data is never changed. `options` as
+ * for hol_disk_check().
+ *
+ * On success `*check` belongs to the caller: hol_check_free(). On failure it is NULL. That something remains is no failure.
+ *
+ * Errors: as hol_disk_check(); HOL_ERR_LOCKED (anybody else has the image open), HOL_ERR_INVALID_ARGUMENT (mode; or the image
+ * is to be shared), HOL_ERR_UNSUPPORTED (the header has no room for what has to change), HOL_ERR_LIMIT: nothing has changed.
+ * After HOL_ERR_IO and HOL_ERR_NO_SPACE a part may be repaired; the image is not worse than it was, and the repair can be
+ * tried again.
+ *
+ * Threads: any. Blocks: yes, for input and output. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_repair(const char *path,
+                    const struct hol_disk_options *options,
+                    uint32_t mode,
+                    struct hol_check **check);
+
+/**
+ * Gives what the check of the image at `index` of a chain found. On success `*check` belongs to the caller:
+ * hol_check_free(). On failure it is NULL.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_UNSUPPORTED (the image is raw and has nothing to check), HOL_ERR_NULL,
+ * HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_chain_check(const struct hol_chain *chain,
+                    size_t index,
+                    struct hol_check **check);
+
+/**
+ * Fills `*report` with what was found and done, in numbers.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_check_summary(const struct hol_check *check, struct hol_check_report *report);
+
+/**
+ * Fills `*problem` with the problem at `index`, from 0 to below hol_check_report.problems; after a repair those that remain.
+ * The text stays until hol_check_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_check_problem(const struct hol_check *check,
+                      size_t index,
+                      struct hol_problem *problem);
+
+/**
+ * As hol_check_problem(), of what a repair found before: from 0 to below hol_check_report.found.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE int hol_check_found(const struct hol_check *check, size_t index, struct hol_problem *problem);
+
+/**
+ * Writes the name of a bitmap that a repair gave up to `*name`, and why to `*reason`; `index` is from 0 to below
+ * hol_check_report.lost_bitmaps. The name is NULL for all that a directory which makes no sense may have had. Both stay until
+ * hol_check_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_check_lost_bitmap(const struct hol_check *check,
+                          size_t index,
+                          const char **name,
+                          const char **reason);
+
+/**
+ * Writes what a repair did not do, and why, to `*reason`; `index` is from 0 to below hol_check_report.left. The text stays
+ * until hol_check_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_check_left(const struct hol_check *check,
+                   size_t index,
+                   const char **reason);
+
+/**
+ * Frees what a check found. NULL is allowed and does nothing. Texts that were borrowed from it end here.
+ *
+ * Threads: any, but no other call may use the check. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+void hol_check_free(struct hol_check *check);
 
 /**
  * Makes a new qcow2 image at `path`, a disk of `size` bytes (a multiple of 512) that reads as zeros, or as its backing
@@ -2715,6 +3049,7 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_STATUS_NAME 1
 #define HOL_HAVE_EVENT_NAME 1
 #define HOL_HAVE_RECOVERED_NAME 1
+#define HOL_HAVE_PROBLEM_NAME 1
 #define HOL_HAVE_CONSTANT 1
 #define HOL_HAVE_LAST_ERROR_MESSAGE 1
 #define HOL_HAVE_LAST_ERROR_CODE 1
@@ -2731,6 +3066,15 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_CHAIN_SUMMARY 1
 #define HOL_HAVE_CHAIN_LAYER 1
 #define HOL_HAVE_CHAIN_FREE 1
+#define HOL_HAVE_DISK_CHECK 1
+#define HOL_HAVE_DISK_REPAIR 1
+#define HOL_HAVE_CHAIN_CHECK 1
+#define HOL_HAVE_CHECK_SUMMARY 1
+#define HOL_HAVE_CHECK_PROBLEM 1
+#define HOL_HAVE_CHECK_FOUND 1
+#define HOL_HAVE_CHECK_LOST_BITMAP 1
+#define HOL_HAVE_CHECK_LEFT 1
+#define HOL_HAVE_CHECK_FREE 1
 #define HOL_HAVE_DISK_CREATE 1
 #define HOL_HAVE_DISK_WRITE 1
 #define HOL_HAVE_DISK_WRITE_ZEROES 1

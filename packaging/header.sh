@@ -10,7 +10,7 @@ EOF
 source=$(mktemp)
 trap 'rm -f "$source"' EXIT
 # One file, each module in its braces: cbindgen then sees the C ABI alone, in this order.
-for module in version constant error options extent disk chain create write bitmap bitmap_change snapshot action actions init job verbs txn log recover; do
+for module in version constant error options extent disk chain check create write bitmap bitmap_change snapshot action actions init job verbs txn log recover; do
     echo "mod $module {"
     cat "src/capi/$module.rs"
     echo "}"

@@ -12,6 +12,7 @@ source tree or in the system is used. Every failure is a `HolsteinError`.
 
 from ._actions import Below
 from ._bitmap_changes import BitmapChanges
+from ._check import CheckReport, Problem
 from ._disk import BitmapInfo, Disk, DiskInfo, Extent, Snapshot
 from ._error import HolsteinError
 from ._library import version
@@ -24,6 +25,7 @@ __all__ = [
     "BitmapChanges",
     "BitmapInfo",
     "Chain",
+    "CheckReport",
     "Disk",
     "DiskInfo",
     "Event",
@@ -32,6 +34,7 @@ __all__ = [
     "Job",
     "Layer",
     "Lineage",
+    "Problem",
     "Recovered",
     "Report",
     "Snapshot",

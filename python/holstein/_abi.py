@@ -85,10 +85,31 @@ ACTIONS = {1: "report", 2: "ignore", 3: "stop"}
 LINKS = {1: "bottom", 2: "proven", 3: "unknown", 4: "broken"}
 #: Without 0, "none": not checked.
 VERDICTS = {1: "consistent", 2: "leaks", 3: "corrupt", 4: "incomplete"}
+SEVERITIES = {1: "corruption", 2: "leak", 3: "unchecked", 4: "note"}
 LEVELS = {1: "error", 2: "warning", 3: "info"}
 
 #: HOL_CHANGE_*, which begin at 1.
 CHANGES = ("add", "remove", "clear", "enable", "disable", "rename", "merge")
+
+#: HOL_REPAIR_*, which begin at 1.
+REPAIRS = ("leaks", "all")
+
+#: HOL_PROBLEM_*, which begin at 1.
+PROBLEMS = (
+    "refcount-too-low",
+    "leak",
+    "invalid-entry",
+    "copied-flag",
+    "outside-file",
+    "no-refcount",
+    "cut-short",
+    "overlap",
+    "bitmap",
+    "unusable-bitmap",
+)
+
+#: In a problem: it is not about one place.
+NO_OFFSET = (1 << 64) - 1
 
 #: Flags, by group.
 EXTENT_FLAGS = {"PRESENT": 1, "ZERO": 2, "DATA": 4, "COMPRESSED": 8, "OFFSET": 16, "DIRTY": 32}
@@ -222,6 +243,47 @@ class SnapshotDetails(_Sized):
         ("date_sec", c_uint64),
         ("date_nsec", c_uint32),
         ("flags", c_uint32),
+    ]
+
+
+class CheckReport(_Sized):
+    """hol_check_report"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("corruptions", c_uint64),
+        ("further_corruptions", c_uint64),
+        ("leaks", c_uint64),
+        ("check_errors", c_uint64),
+        ("image_end_offset", c_uint64),
+        ("total_clusters", c_uint64),
+        ("allocated_clusters", c_uint64),
+        ("fragmented_clusters", c_uint64),
+        ("compressed_clusters", c_uint64),
+        ("problems", c_uint64),
+        ("problems_omitted", c_uint64),
+        ("corruptions_fixed", c_uint64),
+        ("further_corruptions_fixed", c_uint64),
+        ("leaks_fixed", c_uint64),
+        ("found", c_uint64),
+        ("found_omitted", c_uint64),
+        ("lost_bitmaps", c_uint64),
+        ("left", c_uint64),
+        ("verdict", c_uint32),
+        ("leaks_are_certain", c_uint32),
+    ]
+
+
+class Problem(_Sized):
+    """hol_problem"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("text", c_char_p),
+        ("offset", c_uint64),
+        ("clusters", c_uint64),
+        ("kind", c_uint32),
+        ("severity", c_uint32),
     ]
 
 
@@ -408,6 +470,8 @@ STRUCTURES = {
     "hol_merge_source": MergeSource,
     "hol_overlay_options": OverlayOptions,
     "hol_snapshot_details": SnapshotDetails,
+    "hol_check_report": CheckReport,
+    "hol_problem": Problem,
     "hol_layer": Layer,
     "hol_lineage": Lineage,
     "hol_extent": Extent,
@@ -432,6 +496,7 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_status_name": (c_char_p, (c_uint32,)),
     "hol_event_name": (c_char_p, (c_uint32,)),
     "hol_recovered_name": (c_char_p, (c_uint32,)),
+    "hol_problem_name": (c_char_p, (c_uint32,)),
     "hol_last_error_message": (c_char_p, ()),
     "hol_last_error_code": (c_int, ()),
     "hol_last_error_errno": (c_int, ()),
@@ -448,6 +513,15 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_disk_check_chain": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
     "hol_chain_summary": (c_int, (c_void_p, POINTER(c_size_t), POINTER(c_uint32))),
     "hol_chain_layer": (c_int, (c_void_p, c_size_t, POINTER(Layer))),
+    "hol_chain_check": (c_int, (c_void_p, c_size_t, POINTER(c_void_p))),
+    "hol_disk_check": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
+    "hol_disk_repair": (c_int, (c_char_p, POINTER(DiskOptions), c_uint32, POINTER(c_void_p))),
+    "hol_check_summary": (c_int, (c_void_p, POINTER(CheckReport))),
+    "hol_check_problem": (c_int, (c_void_p, c_size_t, POINTER(Problem))),
+    "hol_check_found": (c_int, (c_void_p, c_size_t, POINTER(Problem))),
+    "hol_check_lost_bitmap": (c_int, (c_void_p, c_size_t, POINTER(c_char_p), POINTER(c_char_p))),
+    "hol_check_left": (c_int, (c_void_p, c_size_t, POINTER(c_char_p))),
+    "hol_check_free": (None, (c_void_p,)),
     "hol_chain_free": (None, (c_void_p,)),
     "hol_disk_create": (c_int, (c_char_p, c_uint64, POINTER(CreateOptions), POINTER(c_void_p))),
     "hol_disk_close": (c_int, (c_void_p,)),

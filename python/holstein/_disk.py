@@ -11,6 +11,7 @@ from typing import Callable, TypeVar
 from . import _abi
 from ._bitmap_changes import BitmapChanges, recording
 from ._calls import Calls
+from ._check import CheckReport, run_check
 from ._library import Path, check, choice, lib, name_bytes, number, path_bytes, text
 from ._lineage import Chain, Layer, layer_of, read_chain
 
@@ -289,6 +290,23 @@ class Disk:
         )
         return read_chain(path_bytes(path), options)
 
+    @staticmethod
+    def check(path: Path, *, sharing: str = "locked", memory_limit: int = 0) -> CheckReport:
+        """Checks the qcow2 image at the path, also one that is too damaged to be opened; changes nothing. It takes one or two
+        bytes of memory for each cluster of the file; memory_limit 0 is 64 MiB."""
+        options = _check_options(sharing, memory_limit)
+        return run_check(lambda report: lib.hol_disk_check(path_bytes(path), byref(options), report))
+
+    @staticmethod
+    def repair(path: Path, mode: str = "leaks", *, memory_limit: int = 0) -> CheckReport:
+        """Repairs the qcow2 image at the path, durably. Mode "leaks" frees leaked clusters; "all" also counts wrong refcounts
+        anew and gives up broken bitmaps. Guest data is never changed. Nobody else may have the image open."""
+        if mode not in _abi.REPAIRS:
+            raise ValueError(f"mode cannot be {mode!r}: it is one of {', '.join(_abi.REPAIRS)}")
+        number = _abi.REPAIRS.index(mode) + 1
+        options = _check_options("locked", memory_limit)
+        return run_check(lambda report: lib.hol_disk_repair(path_bytes(path), byref(options), number, report))
+
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the disk, read through the chain."""
         data = bytearray(number("length", length))
@@ -436,6 +454,12 @@ class Disk:
     def __del__(self) -> None:
         if calls := getattr(self, "_calls", None):
             lib.hol_disk_close(calls.take())
+
+
+def _check_options(sharing: str, memory_limit: int) -> _abi.DiskOptions:
+    return _abi.DiskOptions(
+        memory_limit=number("memory_limit", memory_limit), sharing=choice("SHARING", "sharing", sharing)
+    )
 
 
 def _snapshot(function: Callable[..., int], disk: c_void_p, key: object) -> Snapshot:

@@ -26,13 +26,16 @@ def mirrored() -> dict:
         ("SIDE", _abi.SIDES),
         ("ACTION", _abi.ACTIONS),
         ("LOG", _abi.LEVELS),
+        ("SEVERITY", _abi.SEVERITIES),
         ("LINK", _abi.LINKS),
         ("VERDICT", {0: "none", **_abi.VERDICTS}),
     ):
         constants.update({f"{group}_{name.upper()}": value for value, name in names.items()})
     constants.update({f"CHANGE_{name.upper()}": value for value, name in enumerate(_abi.CHANGES, 1)})
-    for value, name in enumerate(_abi.RECOVERED, 1):
-        constants[f"RECOVERED_{name.upper().replace('-', '_')}"] = value
+    constants.update({f"REPAIR_{name.upper()}": value for value, name in enumerate(_abi.REPAIRS, 1)})
+    for group, names in (("RECOVERED", _abi.RECOVERED), ("PROBLEM", _abi.PROBLEMS)):
+        for value, name in enumerate(names, 1):
+            constants[f"{group}_{name.upper().replace('-', '_')}"] = value
     for group, flags in (
         ("EXTENT", _abi.EXTENT_FLAGS),
         ("BITMAP", _abi.BITMAP_FLAGS),
@@ -69,6 +72,7 @@ class Abi(unittest.TestCase):
             (lib.hol_error_name, _abi.ERRORS),
             (lib.hol_status_name, _abi.STATUSES),
             (lib.hol_event_name, _abi.EVENTS),
+            (lib.hol_problem_name, dict(enumerate(_abi.PROBLEMS, 1))),
             (lib.hol_recovered_name, dict(enumerate(_abi.RECOVERED, 1))),
         ):
             for number, name in names.items():

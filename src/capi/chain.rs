@@ -121,7 +121,7 @@ pub unsafe extern "C" fn hol_disk_layer(disk: *const hol_disk, index: usize, lay
 
 /// What a check of a chain found. Several threads may use it at the same time; only hol_chain_free() must come alone.
 pub struct hol_chain {
-    chain: CheckedChain,
+    pub(super) chain: CheckedChain,
     texts: Texts,
     poison: Poison,
 }

@@ -5,7 +5,8 @@ use std::ffi::{CStr, c_char, c_int};
 use super::boundary::{boundary, invalid, out, text};
 use super::error::{self, HOL_OK};
 use super::{
-    actions, bitmap, bitmap_change, chain, create, disk, extent, job, log, options, recover, snapshot, txn,
+    actions, bitmap, bitmap_change, chain, check, create, disk, extent, job, log, options, recover, snapshot,
+    txn,
 };
 
 /// What every function here gives for a number that it does not know.
@@ -104,6 +105,27 @@ pub extern "C" fn hol_recovered_name(kind: u32) -> *const c_char {
     name(kind.into(), NAMES)
 }
 
+/// The short name of a kind of problem that a check finds: "leak" of HOL_PROBLEM_LEAK, "unknown" of a number that is none. The
+/// text is static.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[unsafe(no_mangle)]
+pub extern "C" fn hol_problem_name(kind: u32) -> *const c_char {
+    const NAMES: &[(i64, &CStr)] = &[
+        (check::HOL_PROBLEM_REFCOUNT_TOO_LOW as i64, c"refcount-too-low"),
+        (check::HOL_PROBLEM_LEAK as i64, c"leak"),
+        (check::HOL_PROBLEM_INVALID_ENTRY as i64, c"invalid-entry"),
+        (check::HOL_PROBLEM_COPIED_FLAG as i64, c"copied-flag"),
+        (check::HOL_PROBLEM_OUTSIDE_FILE as i64, c"outside-file"),
+        (check::HOL_PROBLEM_NO_REFCOUNT as i64, c"no-refcount"),
+        (check::HOL_PROBLEM_CUT_SHORT as i64, c"cut-short"),
+        (check::HOL_PROBLEM_OVERLAP as i64, c"overlap"),
+        (check::HOL_PROBLEM_BITMAP as i64, c"bitmap"),
+        (check::HOL_PROBLEM_UNUSABLE_BITMAP as i64, c"unusable-bitmap"),
+    ];
+    name(kind.into(), NAMES)
+}
+
 /// Entries of the table of constants: each with its name.
 macro_rules! constants {
     ($($module:ident: $($name:ident)*;)*) => {
@@ -131,6 +153,10 @@ const CONSTANTS: &[(&str, i64)] = constants! {
         HOL_EXTENT_OFFSET HOL_EXTENT_DIRTY HOL_EXTENT_FLAGS_MASK;
     disk: HOL_DISK_LAZY_REFCOUNTS HOL_DISK_CORRUPT HOL_DISK_DIRTY HOL_DISK_EXTENDED_L2
         HOL_DISK_DATA_FILE_RAW HOL_DISK_FLAGS_MASK;
+    check: HOL_REPAIR_LEAKS HOL_REPAIR_ALL HOL_PROBLEM_REFCOUNT_TOO_LOW HOL_PROBLEM_LEAK HOL_PROBLEM_INVALID_ENTRY
+        HOL_PROBLEM_COPIED_FLAG HOL_PROBLEM_OUTSIDE_FILE HOL_PROBLEM_NO_REFCOUNT HOL_PROBLEM_CUT_SHORT
+        HOL_PROBLEM_OVERLAP HOL_PROBLEM_BITMAP HOL_PROBLEM_UNUSABLE_BITMAP HOL_SEVERITY_CORRUPTION
+        HOL_SEVERITY_LEAK HOL_SEVERITY_UNCHECKED HOL_SEVERITY_NOTE;
     snapshot: HOL_SNAPSHOT_DISK_SIZE HOL_SNAPSHOT_ICOUNT HOL_SNAPSHOT_FLAGS_MASK;
     chain: HOL_LINK_BOTTOM HOL_LINK_PROVEN HOL_LINK_UNKNOWN HOL_LINK_BROKEN HOL_VERDICT_NONE HOL_VERDICT_CONSISTENT
         HOL_VERDICT_LEAKS HOL_VERDICT_CORRUPT HOL_VERDICT_INCOMPLETE;
@@ -173,7 +199,7 @@ pub unsafe extern "C" fn hol_constant(constant_name: *const c_char, value: *mut 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, JobStatus};
+    use crate::{CheckProblemKind, ErrorKind, JobStatus};
 
     fn text_of(name: *const c_char) -> &'static str {
         // SAFETY: the names are static strings that end with a NUL.
@@ -187,6 +213,9 @@ mod tests {
         }
         for status in JobStatus::ALL {
             assert_eq!(text_of(hol_status_name(job::status_of(status))), status.to_string());
+        }
+        for kind in CheckProblemKind::ALL {
+            assert_eq!(text_of(hol_problem_name(check::problem_of(*kind))), kind.name());
         }
         assert_eq!(text_of(hol_error_name(HOL_OK)), "ok");
         for unknown in [hol_error_name(1), hol_error_name(-1000), hol_status_name(0), hol_event_name(99)] {
@@ -202,6 +231,7 @@ mod tests {
                 Some(("ERR", rest)) => (rest, hol_error_name(c_int::try_from(*value).unwrap())),
                 Some(("EVENT", rest)) => (rest, hol_event_name(number.unwrap())),
                 Some(("JOB", rest)) => (rest, hol_status_name(number.unwrap())),
+                Some(("PROBLEM", rest)) => (rest, hol_problem_name(number.unwrap())),
                 Some(("RECOVERED", rest)) => (rest, hol_recovered_name(number.unwrap())),
                 _ => continue,
             };

@@ -22,6 +22,7 @@ pub mod actions;
 pub mod bitmap;
 pub mod bitmap_change;
 pub mod chain;
+pub mod check;
 pub mod constant;
 pub mod create;
 pub mod disk;

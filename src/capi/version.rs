@@ -6,7 +6,7 @@ use std::mem::size_of;
 use super::boundary::{boundary, invalid, out, text};
 use super::error::{self, HOL_OK};
 use super::{
-    actions, bitmap, bitmap_change, chain, create, disk, extent, job, options, recover, snapshot, txn,
+    actions, bitmap, bitmap_change, chain, check, create, disk, extent, job, options, recover, snapshot, txn,
 };
 
 /// The version of the library that runs, as "0.1.0"; HOL_VERSION is the version of the header. The text is
@@ -61,6 +61,8 @@ pub unsafe extern "C" fn hol_sizeof(type_name: *const c_char, size: *mut usize) 
             b"hol_overlay_options" => size_of::<actions::hol_overlay_options>(),
             b"hol_extent" => size_of::<extent::hol_extent>(),
             b"hol_snapshot_details" => size_of::<snapshot::hol_snapshot_details>(),
+            b"hol_check_report" => size_of::<check::hol_check_report>(),
+            b"hol_problem" => size_of::<check::hol_problem>(),
             b"hol_layer" => size_of::<chain::hol_layer>(),
             b"hol_lineage" => size_of::<job::hol_lineage>(),
             b"hol_error_details" => size_of::<error::hol_error_details>(),

@@ -161,7 +161,7 @@ fn lost_bitmap_json(bitmap: &LostBitmap) -> Value {
 fn problem_json(problem: &CheckProblem) -> Value {
     let mut value = json!({
         "severity": severity(problem.kind),
-        "kind": kind(problem.kind),
+        "kind": problem.kind.name(),
         "text": problem.text,
     });
     if let Some(offset) = problem.offset {
@@ -179,22 +179,6 @@ fn severity(kind: CheckProblemKind) -> &'static str {
         CheckSeverity::Leak => "leak",
         CheckSeverity::Unchecked => "unchecked",
         CheckSeverity::Note => "note",
-    }
-}
-
-fn kind(kind: CheckProblemKind) -> &'static str {
-    match kind {
-        CheckProblemKind::RefcountTooLow => "refcount-too-low",
-        CheckProblemKind::Leak => "leak",
-        CheckProblemKind::InvalidEntry => "invalid-entry",
-        CheckProblemKind::CopiedFlag => "copied-flag",
-        CheckProblemKind::OutsideFile => "outside-file",
-        CheckProblemKind::NoRefcount => "no-refcount",
-        CheckProblemKind::CutShort => "cut-short",
-        CheckProblemKind::Overlap => "overlap",
-        CheckProblemKind::Bitmap => "bitmap",
-        CheckProblemKind::UnusableBitmap => "unusable-bitmap",
-        _ => "other",
     }
 }
 

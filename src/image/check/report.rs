@@ -40,6 +40,37 @@ pub enum CheckSeverity {
 }
 
 impl CheckProblemKind {
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) const ALL: &[CheckProblemKind] = &[
+        CheckProblemKind::RefcountTooLow,
+        CheckProblemKind::Leak,
+        CheckProblemKind::InvalidEntry,
+        CheckProblemKind::CopiedFlag,
+        CheckProblemKind::OutsideFile,
+        CheckProblemKind::NoRefcount,
+        CheckProblemKind::CutShort,
+        CheckProblemKind::Overlap,
+        CheckProblemKind::Bitmap,
+        CheckProblemKind::UnusableBitmap,
+    ];
+
+    /// A short name for programs: "leak". It never changes.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckProblemKind::RefcountTooLow => "refcount-too-low",
+            CheckProblemKind::Leak => "leak",
+            CheckProblemKind::InvalidEntry => "invalid-entry",
+            CheckProblemKind::CopiedFlag => "copied-flag",
+            CheckProblemKind::OutsideFile => "outside-file",
+            CheckProblemKind::NoRefcount => "no-refcount",
+            CheckProblemKind::CutShort => "cut-short",
+            CheckProblemKind::Overlap => "overlap",
+            CheckProblemKind::Bitmap => "bitmap",
+            CheckProblemKind::UnusableBitmap => "unusable-bitmap",
+        }
+    }
+
     /// How bad it is.
     pub fn severity(self) -> CheckSeverity {
         match self {
