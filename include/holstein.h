@@ -1895,6 +1895,27 @@ int hol_disk_open(const char *path,
                   struct hol_disk **disk);
 
 /**
+ * As hol_disk_open(), of an image that the caller has opened as descriptor `fd`: for programs in a sandbox that may not open
+ * files, and for block devices that are handed to them. `path` is what the image is called, and must not be NULL: in messages,
+ * for the folder that names inside the image start from, and in the journal of a transaction that changes its bitmaps, so
+ * that a recovery finds it. Files that the image names, and targets, are opened by their paths.
+ *
+ * The descriptor is open for reading, with HOL_ACCESS_WRITE also for writing, without O_APPEND and O_DIRECT. It is duplicated
+ * and stays the caller's, who may close it at once. The locks are taken on its open file, which all duplicates share: it
+ * serves one disk at a time, and must not be used for locks meanwhile.
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (such a descriptor cannot be used), HOL_ERR_IO (no open descriptor), HOL_ERR_PERMISSION
+ * (open for reading only), HOL_ERR_LOCKED (also: the open file has locks, as of another disk), and as hol_disk_open().
+ *
+ * Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_disk_open_fd(int fd,
+                     const char *path,
+                     const struct hol_disk_options *options,
+                     struct hol_disk **disk);
+
+/**
  * Closes a disk and frees the handle, whatever is returned; what was written is durable then, or the failure tells that
  * it may not be. NULL is allowed and does nothing. Texts that were borrowed from the disk end here. Actions and
  * running transactions that use the disk keep its files open until they are freed.
@@ -3056,6 +3077,7 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_LAST_ERROR_ERRNO 1
 #define HOL_HAVE_LAST_ERROR_CLEAR 1
 #define HOL_HAVE_DISK_OPEN 1
+#define HOL_HAVE_DISK_OPEN_FD 1
 #define HOL_HAVE_DISK_CLOSE 1
 #define HOL_HAVE_DISK_SIZE 1
 #define HOL_HAVE_DISK_INFO 1

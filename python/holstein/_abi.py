@@ -502,6 +502,7 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_last_error_errno": (c_int, ()),
     "hol_last_error_clear": (None, ()),
     "hol_disk_open": (c_int, (c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
+    "hol_disk_open_fd": (c_int, (c_int, c_char_p, POINTER(DiskOptions), POINTER(c_void_p))),
     "hol_disk_options_init": (c_int, (POINTER(DiskOptions), c_size_t)),
     "hol_backup_options_init": (c_int, (POINTER(BackupOptions), c_size_t)),
     "hol_create_options_init": (c_int, (POINTER(CreateOptions), c_size_t)),

@@ -126,8 +126,10 @@ class Disk:
         writable: bool = False,
         memory_limit: int = 0,
         chain_limit: int = 0,
+        fd: int | None = None,
     ) -> None:
-        """Opens the image. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
+        """Opens the image, or takes the one that is open as descriptor fd: then the path is what it is called. The descriptor
+        is duplicated, stays the caller's, and serves one disk at a time. The options are those of hol_disk_options, by name: backing_policy is "beside", "under"
         (with backing_dir), "any" or "deny"; sharing "locked" or "force"; layers "chain" or "top-only". A writable disk
         can be changed, its data, its size and its bitmaps, and nobody else can open its image meanwhile."""
         options = _disk_options(
@@ -141,7 +143,10 @@ class Disk:
             chain_limit=chain_limit,
         )
         handle = c_void_p()
-        check(lib.hol_disk_open(path_bytes(path), byref(options), byref(handle)))
+        if fd is None:
+            check(lib.hol_disk_open(path_bytes(path), byref(options), byref(handle)))
+        else:
+            check(lib.hol_disk_open_fd(fd, path_bytes(path), byref(options), byref(handle)))
         self._calls = Calls("disk", handle)
 
     @classmethod

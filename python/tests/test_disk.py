@@ -139,6 +139,17 @@ class DiskTest(ImagesCase):
         self.assertEqual((refused.returncode, refused.stdout), (1, ""))
         self.assertIn("weekly", refused.stderr)
 
+    def test_by_descriptor(self) -> None:
+        with open(self.disk, "r+b") as file:
+            with holstein.Disk("called/so", fd=file.fileno(), writable=True) as disk:
+                disk.write(0, b"abc")
+                with self.assertRaises(holstein.HolsteinError) as caught:
+                    holstein.Disk("called/so", fd=file.fileno())
+                self.assertEqual(caught.exception.kind, "locked")
+                self.assertIn("called/so", str(caught.exception))
+        with holstein.Disk(self.disk) as disk:
+            self.assertEqual(disk.read(0, 3), b"abc")
+
 
 class ErrorTest(unittest.TestCase):
     def test_an_error_can_be_pickled_and_copied(self) -> None:

@@ -1,6 +1,7 @@
 //! Open disks: `hol_disk`.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use super::bitmap::ListedBitmap;
@@ -201,6 +202,43 @@ pub unsafe extern "C" fn hol_disk_open(
         // SAFETY: the arguments are as the header asks.
         let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
         disk.set(give(hol_disk::new(Disk::open(as_path(path), &options)?)));
+        Ok(HOL_OK)
+    })
+}
+
+/// As hol_disk_open(), of an image that the caller has opened as descriptor `fd`: for programs in a sandbox that may not open
+/// files, and for block devices that are handed to them. `path` is what the image is called, and must not be NULL: in messages,
+/// for the folder that names inside the image start from, and in the journal of a transaction that changes its bitmaps, so
+/// that a recovery finds it. Files that the image names, and targets, are opened by their paths.
+///
+/// The descriptor is open for reading, with HOL_ACCESS_WRITE also for writing, without O_APPEND and O_DIRECT. It is duplicated
+/// and stays the caller's, who may close it at once. The locks are taken on its open file, which all duplicates share: it
+/// serves one disk at a time, and must not be used for locks meanwhile.
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (such a descriptor cannot be used), HOL_ERR_IO (no open descriptor), HOL_ERR_PERMISSION
+/// (open for reading only), HOL_ERR_LOCKED (also: the open file has locks, as of another disk), and as hol_disk_open().
+///
+/// Threads: any. Blocks: yes, for input. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_disk_open_fd(
+    fd: c_int,
+    path: *const c_char,
+    options: *const hol_disk_options,
+    disk: *mut *mut hol_disk,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let disk = unsafe { out(disk, "disk") }?;
+        disk.set(ptr::null_mut());
+        // SAFETY: the arguments are as the header asks.
+        let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
+        if fd < 0 {
+            return Err(invalid(format!("fd cannot be {fd}")));
+        }
+        // SAFETY: it is not -1; the system says whether it is open, and the caller does not close it during the call.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
+        disk.set(give(hol_disk::new(Disk::open_fd(descriptor, as_path(path), &options)?)));
         Ok(HOL_OK)
     })
 }

@@ -17,8 +17,10 @@ mod write;
 
 use std::{
     collections::HashSet,
+    io,
     ops::Range,
-    path::{Path, PathBuf},
+    os::fd::{AsRawFd, BorrowedFd},
+    path::{Path, PathBuf, absolute},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicUsize},
@@ -44,7 +46,7 @@ use crate::{
     bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
     error::{Error, ErrorKind, Result},
     image::{Access, DiskInfo, Image, ImageOptions, LayerInfo, Map},
-    storage::{FileId, HostStorage, Storage},
+    storage::{FileId, HandedStorage, HostStorage, Storage},
 };
 
 /// Reads longer than this are divided among threads.
@@ -101,6 +103,34 @@ impl Disk {
     /// names a file that may not be opened.
     pub fn open(path: impl AsRef<Path>, options: &DiskOptions) -> Result<Disk> {
         Self::open_in(Arc::new(HostStorage), path, options)
+    }
+
+    /// The same with an image that the caller has opened, for programs that may not open files. `path` is what it is called:
+    /// in messages, for the folder that names inside it start from, and in the journal of a transaction that changes its
+    /// bitmaps, so that a recovery finds it. Other files are opened by their paths. The descriptor is duplicated and stays the
+    /// caller's; locks are taken on its open file, so it serves one disk at a time.
+    ///
+    /// # Errors
+    /// As [`Disk::open`]; `InvalidArgument` for a descriptor that cannot be read, that has `O_APPEND` or `O_DIRECT`, or is no
+    /// regular file or block device; `Permission` for one that is open for reading only, with [`Access::Write`]; `Locked` for an
+    /// open file that has locks, as of another disk.
+    pub fn open_fd(
+        descriptor: BorrowedFd<'_>,
+        path: impl AsRef<Path>,
+        options: &DiskOptions,
+    ) -> Result<Disk> {
+        let path = path.as_ref();
+        let named = |e| Error::io(format!("cannot name '{}' in full", path.display()), e);
+        let path = absolute(path).map_err(named)?;
+        let storage = HandedStorage::new(path.clone(), descriptor).map_err(|e| {
+            let text = format!("descriptor {} for '{}'", descriptor.as_raw_fd(), path.display());
+            match e.kind() {
+                io::ErrorKind::InvalidInput => Error::new(ErrorKind::InvalidArgument, format!("{text}: {e}")),
+                io::ErrorKind::WouldBlock => Error::new(ErrorKind::Locked, format!("{text}: {e}")),
+                _ => Error::io(text, e),
+            }
+        })?;
+        Self::open_in(Arc::new(storage), path, options)
     }
 
     /// The same, with files that live in `storage`.

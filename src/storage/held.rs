@@ -1,6 +1,14 @@
 //! Who holds a lock: this process, by another open file?
 
-use std::{error::Error, fmt, fs, io, os::fd::AsRawFd, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    error::Error,
+    fmt, fs, io,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+};
 
 /// The cause of a `WouldBlock` of [`StorageFile::lock`](super::StorageFile::lock) where this process itself has the locks,
 /// by another open file.
@@ -35,6 +43,13 @@ fn is_held_here(file: &fs::File, byte: i64) -> bool {
     };
     let ours = file.as_raw_fd().to_string();
     descriptors.flatten().map(|entry| entry.file_name()).any(|name| *name != *ours && holds(name.as_ref()))
+}
+
+/// Whether the open file of a descriptor has locks of its own; no where the system does not tell.
+pub(super) fn has_locks(descriptor: BorrowedFd<'_>) -> bool {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+    let status = fs::read_to_string(path).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK"))
 }
 
 /// Whether a line of a descriptor's status tells of a lock of an open file on `byte`:

@@ -108,7 +108,7 @@ fn file_kind(status: &fs::Metadata) -> FileKind {
 }
 
 #[derive(Debug)]
-struct HostFile {
+pub(super) struct HostFile {
     file: fs::File,
     kind: FileKind,
     /// Of a file that is being made: what it will have.
@@ -116,7 +116,7 @@ struct HostFile {
 }
 
 impl HostFile {
-    fn checked(file: fs::File) -> io::Result<Arc<dyn StorageFile>> {
+    pub(super) fn checked(file: fs::File) -> io::Result<Arc<dyn StorageFile>> {
         let kind = file_kind(&file.metadata()?);
         if kind == FileKind::Other {
             let text = "not a regular file or block device";

@@ -7,6 +7,7 @@
 //! whose sync failed once.
 
 mod file;
+mod handed;
 mod held;
 mod host;
 mod memory;
@@ -18,6 +19,7 @@ mod sys;
 use std::{any::Any, ffi::OsString, fmt, io, path::Path, sync::Arc};
 
 pub(crate) use file::File;
+pub(crate) use handed::HandedStorage;
 pub use held::HeldHere;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;

@@ -54,6 +54,18 @@ fn clear_of_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved as i32) })
 }
 
+/// Another descriptor of the same open file.
+pub(super) fn duplicate(descriptor: BorrowedFd<'_>) -> io::Result<fs::File> {
+    Ok(clear_of_streams(descriptor.try_clone_to_owned()?)?.into())
+}
+
+/// How a descriptor was opened: `O_*`.
+pub(super) fn open_flags(descriptor: BorrowedFd<'_>) -> io::Result<i32> {
+    // SAFETY: the call touches no memory.
+    let flags = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) };
+    Ok(check(flags.into())? as i32)
+}
+
 /// Opens `name` for reading without ever leaving `folder`, symbolic links included.
 pub(super) fn open_beneath(folder: &fs::File, name: &Path) -> io::Result<fs::File> {
     match openat2_beneath(folder, name) {
