@@ -280,9 +280,9 @@ fn steps_that_cannot_be_are_refused() {
     let images = Images::new();
     let disk = images.disk();
     let cases = [
-        (r#"[{"op": "clear", "name": "nightly", "colour": 1}]"#, 2, "step [0]: unknown key 'colour'"),
-        (r#"[{"op": "clear", "name": "nightly"}, {"op": "wash"}]"#, 2, "step [1]: unknown operation 'wash'"),
-        (r#"[{"op": "clear", "name": "nightly"}, {"op": "clear"}]"#, 2, "step [1]: 'name' is missing"),
+        (r#"[{"op": "clear", "name": "nightly", "colour": 1}]"#, 2, "step 1: unknown key 'colour'"),
+        (r#"[{"op": "clear", "name": "nightly"}, {"op": "wash"}]"#, 2, "step 2: unknown operation 'wash'"),
+        (r#"[{"op": "clear", "name": "nightly"}, {"op": "clear"}]"#, 2, "step 2: 'name' is missing"),
         (r#"[{"op": "clear"#, 2, "it is not JSON"),
         (r#"[{"op": "clear", "name": "nightly"}, {"op": "add", "name": "nightly"}]"#, 1, "'nightly' already"),
     ];

@@ -77,11 +77,17 @@ fn a_bitmap_moves_to_the_overlay() {
 }
 
 #[test]
+fn a_list_without_actions_succeeds() {
+    let site = Site::new();
+    assert_eq!(succeed(&site, &json!({"actions": []}))["completed"], true);
+}
+
+#[test]
 fn what_is_wrong_is_told_and_changes_nothing() {
     let site = Site::new();
     let clear = json!({"type": "block-dirty-bitmap-clear", "data": {"node": "a.qcow2", "name": "old"}});
     let cases = [
-        (2, json!({"actions": [clear, {"type": "x"}]}), "'list.json': actions[1]: unknown type 'x'"),
+        (2, json!({"actions": [clear, {"type": "x"}]}), "'list.json': action 2: unknown type 'x'"),
         (
             1,
             json!({"actions": [clear, {"type": "abort"}]}),

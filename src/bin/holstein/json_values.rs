@@ -69,13 +69,20 @@ impl Values {
         text.map(|text| text.parse().map_err(|error| format!("'{key}': {error}"))).transpose()
     }
 
-    /// An array with at least one element.
-    pub(crate) fn array(&mut self, key: &str, of: &str) -> Result<Vec<Value>, String> {
+    /// An array.
+    pub(crate) fn list(&mut self, key: &str, of: &str) -> Result<Vec<Value>, String> {
         match self.0.remove(key) {
             None => Err(format!("'{key}' is missing")),
-            Some(Value::Array(values)) if values.is_empty() => Err(format!("'{key}' is empty")),
             Some(Value::Array(values)) => Ok(values),
             Some(_) => Err(format!("'{key}' is not an array of {of}")),
+        }
+    }
+
+    /// An array with at least one element.
+    pub(crate) fn array(&mut self, key: &str, of: &str) -> Result<Vec<Value>, String> {
+        match self.list(key, of)? {
+            values if values.is_empty() => Err(format!("'{key}' is empty")),
+            values => Ok(values),
         }
     }
 

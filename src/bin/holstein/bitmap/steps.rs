@@ -54,7 +54,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<BitmapChange>, Failure> {
 fn parse(text: &[u8]) -> Result<Vec<Step>, String> {
     let value = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
     let Value::Array(steps) = value else { return Err("it is not an array of steps".into()) };
-    let step = |(index, value)| parse_step(value).map_err(|text| format!("step [{index}]: {text}"));
+    let step = |(index, value)| parse_step(value).map_err(|text| format!("step {}: {text}", index + 1));
     steps.into_iter().enumerate().map(step).collect()
 }
 
@@ -134,19 +134,19 @@ mod tests {
             ("[", "it is not JSON"),
             ("[] []", "it is not JSON"),
             ("{}", "it is not an array"),
-            ("[1]", "step [0]: it is not an object"),
-            ("[{}]", "step [0]: 'op' is missing"),
-            (r#"[{"op": 1}]"#, "step [0]: 'op' is not a text"),
-            (r#"[{"op": "copy"}]"#, "step [0]: unknown operation 'copy'; there are add, remove,"),
+            ("[1]", "step 1: it is not an object"),
+            ("[{}]", "step 1: 'op' is missing"),
+            (r#"[{"op": 1}]"#, "step 1: 'op' is not a text"),
+            (r#"[{"op": "copy"}]"#, "step 1: unknown operation 'copy'; there are add, remove,"),
             (r#"[{"op": "\u001b[2J"}]"#, "unknown operation '\\x1b[2J'"),
-            (r#"[{"op": "clear", "name": "a"}, {"op": "clear"}]"#, "step [1]: 'name' is missing"),
-            (r#"[{"op": "clear", "name": 7}]"#, "step [0]: 'name' is not a text"),
+            (r#"[{"op": "clear", "name": "a"}, {"op": "clear"}]"#, "step 2: 'name' is missing"),
+            (r#"[{"op": "clear", "name": 7}]"#, "step 1: 'name' is not a text"),
             (r#"[{"op": "clear", "name": "a", "to": "b"}]"#, "unknown key 'to'; 'clear' has op, name"),
             (r#"[{"op": "add", "name": "a", "Granularity": 1}]"#, "unknown key 'Granularity'"),
             (r#"[{"op": "add", "name": "a", "granularity": "64k"}]"#, "'granularity' is not a number"),
             (r#"[{"op": "add", "name": "a", "granularity": -1}]"#, "'granularity' is not a number"),
             (r#"[{"op": "add", "name": "a", "disabled": 1}]"#, "'disabled' is neither true nor false"),
-            (r#"[{"op": "rename", "name": "a"}]"#, "step [0]: 'to' is missing"),
+            (r#"[{"op": "rename", "name": "a"}]"#, "step 1: 'to' is missing"),
             (r#"[{"op": "merge", "name": "a"}]"#, "'sources' is missing"),
             (r#"[{"op": "merge", "name": "a", "sources": []}]"#, "'sources' is empty"),
             (r#"[{"op": "merge", "name": "a", "sources": "b"}]"#, "'sources' is not an array of names"),

@@ -108,12 +108,12 @@ impl List {
         let value = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
         let mut values = Values::of(value)?;
         values.refuse_unknown("the file", &["actions", "properties"])?;
-        let actions = values.array("actions", "actions")?;
+        let actions = values.list("actions", "actions")?;
         let completion = match values.take("properties") {
             None => CompletionMode::default(),
             Some(value) => completion(value).map_err(|text| format!("'properties': {text}"))?,
         };
-        let step = |(index, value)| parse_step(value).map_err(|text| format!("actions[{index}]: {text}"));
+        let step = |(index, value)| parse_step(value).map_err(|text| format!("action {}: {text}", index + 1));
         let steps = actions.into_iter().enumerate().map(step).collect::<Result<_, _>>()?;
         Ok(List { steps, completion })
     }
@@ -353,13 +353,17 @@ mod tests {
     }
 
     #[test]
+    fn a_list_without_actions_is_one() {
+        assert_eq!(List::parse(br#"{"actions": []}"#).map(|list| list.steps.len()), Ok(0));
+    }
+
+    #[test]
     fn errors_name_the_action_and_the_key() {
         for (actions, part) in [
-            ("", "'actions' is empty"),
-            ("1", "actions[0]: it is not an object"),
+            ("1", "action 1: it is not an object"),
             (
                 r#"{"type": "abort"}, {"type": "abort", "id": 1}"#,
-                "actions[1]: unknown key 'id'; 'an action' has type, data",
+                "action 2: unknown key 'id'; 'an action' has type, data",
             ),
             (r#"{"type": "blockdev-mirror"}"#, "unknown type 'blockdev-mirror'; there are blockdev-backup,"),
             (r#"{"type": "abort", "data": {"x": 1}}"#, "unknown key 'x'; 'abort' has none"),
