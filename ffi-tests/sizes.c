@@ -69,7 +69,7 @@ _Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ER
 _Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
 _Static_assert(HOL_LINEAGE_STRICT == 0 && HOL_LINEAGE_IGNORE == 1, "lineage");
 _Static_assert(HOL_REPAIR_LEAKS == 1 && HOL_REPAIR_ALL == 2, "repairs");
-_Static_assert(HOL_PROBLEM_REFCOUNT_TOO_LOW == 1 && HOL_PROBLEM_UNUSABLE_BITMAP == 10, "problems");
+_Static_assert(HOL_PROBLEM_REFCOUNT_TOO_LOW == 1 && HOL_PROBLEM_SNAPSHOT == 11, "problems");
 _Static_assert(HOL_SEVERITY_CORRUPTION == 1 && HOL_SEVERITY_NOTE == 4, "severities");
 _Static_assert(HOL_LINK_BOTTOM == 1 && HOL_LINK_PROVEN == 2 && HOL_LINK_UNKNOWN == 3, "links");
 _Static_assert(HOL_LINK_BROKEN == 4 && HOL_VERDICT_NONE == 0 && HOL_VERDICT_CONSISTENT == 1, "verdicts");

@@ -475,7 +475,7 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_REPAIR_LEAKS 1
 
 /**
- * The same; and wrong refcounts are counted anew, and broken bitmaps are given up.
+ * The same; and wrong refcounts are counted anew, and broken bitmaps and snapshots are given up.
  */
 #define HOL_REPAIR_ALL 2
 
@@ -528,6 +528,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
  * A bitmap is in a state in which its contents cannot be used; no damage.
  */
 #define HOL_PROBLEM_UNUSABLE_BITMAP 10
+
+/**
+ * An entry of the snapshot table has neither a name nor tables.
+ */
+#define HOL_PROBLEM_SNAPSHOT 11
 
 /**
  * Data is damaged, or will be when the image is written.

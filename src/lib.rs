@@ -37,8 +37,8 @@ pub use format::{
 pub use image::{
     Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,
     CheckReport, CheckSeverity, CheckVerdict, Compat, CreateOptions, DiskInfo, Existing, Format,
-    ImageOptions, LayerInfo, Layers, Link, LostBitmap, Map, Mapping, Preallocation, Qcow2Info, RepairMode,
-    RepairReport, Run, Sharing, SnapshotChange, SnapshotInfo,
+    ImageOptions, LayerInfo, Layers, Link, LostBitmap, LostSnapshots, Map, Mapping, Preallocation, Qcow2Info,
+    RepairMode, RepairReport, Run, Sharing, SnapshotChange, SnapshotInfo,
 };
 pub use job::{
     Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobLineage,

@@ -10,7 +10,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use check_cases::{clean, damaged, image::Image, random};
+use check_cases::{
+    clean, damaged,
+    image::{Image, reads_snapshots_otherwise},
+    random,
+};
 use holstein::{Disk, DiskOptions, ErrorKind};
 use serde_json::{Value, json};
 
@@ -26,6 +30,10 @@ fn clean_images_are_judged_as_by_qemu() {
     }
 }
 
+/// Damaged snapshot tables that only we can report on.
+const UNREPORTED: [&str; 4] =
+    ["snapshots-on-l2", "snapshot-large-extra", "snapshots-too-many", "snapshots-unaligned"];
+
 #[test]
 fn damaged_images_are_judged_as_by_qemu() {
     let mut wrong = Vec::new();
@@ -33,7 +41,9 @@ fn damaged_images_are_judged_as_by_qemu() {
         let image = damaged::make(damage);
         let (ours, own) = image.check();
         let qemu = image.qemu_check();
-        if ours != qemu {
+        // QEMU has no report where it cannot read the snapshot table.
+        let only_ours = UNREPORTED.contains(&damage.0);
+        if ours != qemu && !(only_ours && qemu.json.is_none() && ours.code == Some(2)) {
             wrong.push(format!("{}: {ours:?}\nbut QEMU: {qemu:?}\n{own:#}", damage.0));
         }
         let reported = own["problems"].as_array().is_some_and(|problems| !problems.is_empty());
@@ -60,8 +70,10 @@ fn randomly_damaged_images_are_judged_as_by_qemu() {
             match qemu.json {
                 // What QEMU does not even look at we need not either, but we never call it sound.
                 None => assert_ne!(ours.code, Some(0), "{}", told()),
-                // QEMU takes the header for an L2 table here.
-                Some(_) if says(&own, "points to the header") => assert_ne!(ours.code, Some(0), "{}", told()),
+                // QEMU takes the header for an L2 table here, or other bytes for the name of a snapshot.
+                Some(_) if says(&own, "points to the header") || reads_snapshots_otherwise(&own) => {
+                    assert_ne!(ours.code, Some(0), "{}", told())
+                }
                 Some(_) => {
                     compared += 1;
                     corrupt += u32::from(qemu.code == Some(2));
@@ -143,6 +155,49 @@ fn the_header_is_no_l2_table() {
     assert_eq!((image.qemu_check().code, ours.code), (Some(2), Some(2)));
     assert_eq!(ours.json.unwrap()["corruptions"], 1);
     assert!(says(&own, "L1 entry 1 (0x8000000000000000) points to the header"), "{own:#}");
+}
+
+/// QEMU is content when the refcounts agree. A write through one of the entries would change what the other shows.
+#[test]
+fn a_shared_l2_table_is_found() {
+    let image = Image::create("l1-shared", "cluster_size=64k", "2G");
+    image.io(&["write 0 128k"]);
+    let (l1, l2) = (image.l1(), image.l2(0));
+    image.set_word(l1, l2);
+    image.set_word(l1 + 8, l2);
+    image.set_refcount(l2 >> 16, 2);
+    for entry in [l2, l2 + 8] {
+        let host = image.word(entry) & !(1 << 63);
+        image.set_word(entry, host);
+        image.set_refcount(host >> 16, 2);
+    }
+    let (qemu, ours, own) = codes(&image);
+    assert_eq!((qemu, ours), (Some(0), Some(2)), "{own:#}");
+    assert_eq!(own["further-corruptions"], 1);
+    assert!(says(&own, &format!("L1 entries 0 and 1 lead to one L2 table, at {l2:#x}")), "{own:#}");
+    // A repair cannot know to which of them the table belongs.
+    let before = image.bytes();
+    assert_eq!(image.holstein(&["--repair", "all"]).status.code(), Some(2));
+    assert!(image.bytes() == before);
+}
+
+/// QEMU counts an entry of a snapshot table without a name and tables as a snapshot.
+#[test]
+fn empty_snapshots_are_found() {
+    let image = Image::create("empty-snapshot", "cluster_size=64k,compat=0.10", "4M");
+    image.io(&["write 0 1M"]);
+    // A table of one entry: nothing but zeros.
+    let at = (image.bytes().len() as u64).next_multiple_of(0x10000);
+    let mut bytes = image.bytes();
+    bytes.resize(at as usize + 0x10000, 0);
+    image.write(&bytes);
+    image.set_half_word(60, 1);
+    image.set_word(64, at);
+    image.set_refcount(at >> 16, 1);
+    let (qemu, ours, own) = codes(&image);
+    assert_eq!((qemu, ours), (Some(0), Some(2)), "{own:#}");
+    assert_eq!(own["problems"][0]["kind"], "snapshot", "{own:#}");
+    assert!(says(&own, "snapshot 0 is empty: it has neither a name nor an L1 table"), "{own:#}");
 }
 
 /// An image can be checked without the files that it names; QEMU opens them all.

@@ -2,7 +2,7 @@
 //! made worse; judged by QEMU and by a plain reader.
 //!
 //! Reading order: `plain` (the reader), `verdicts` (images that are damaged in all ways, beside `qemu-img check -r`),
-//! `bitmaps`, `geometries`, `command`; then `cases` (what is repaired on the simulated storage), `judge`, `crashes`
+//! `bitmaps`, `snapshots`, `geometries`; then `cases` (what is repaired on the simulated storage), `judge`, `crashes`
 //! and `failures`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::single_range_in_vec_init)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
@@ -31,5 +31,7 @@ mod qemu;
 mod qsd;
 #[path = "support/rng.rs"]
 mod rng;
+#[path = "repair/snapshots.rs"]
+mod snapshots;
 #[path = "repair/verdicts.rs"]
 mod verdicts;

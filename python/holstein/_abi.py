@@ -106,6 +106,7 @@ PROBLEMS = (
     "overlap",
     "bitmap",
     "unusable-bitmap",
+    "snapshot",
 )
 
 #: In a problem: it is not about one place.

@@ -15,7 +15,7 @@ class Problem:
     """One thing that is wrong, or the same thing with several clusters in a row."""
 
     #: "leak", "refcount-too-low", "invalid-entry", "copied-flag", "outside-file", "no-refcount", "cut-short", "overlap",
-    #: "bitmap" or "unusable-bitmap".
+    #: "bitmap", "unusable-bitmap" or "snapshot".
     kind: str
     #: "corruption", "leak", "unchecked" or "note".
     severity: str

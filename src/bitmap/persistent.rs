@@ -72,7 +72,8 @@ pub(crate) fn list(image: &Qcow2) -> Result<Vec<BitmapInfo>> {
 /// Adds what is wrong with the bitmaps to a check's report. That one is in use, or that the whole image is in
 /// doubt, is no damage of the bitmap.
 pub(crate) fn check(image: &Qcow2, report: &mut CheckReport) -> Result<()> {
-    let in_doubt = image.header().has(incompatible::CORRUPT) || image.header().has(incompatible::DIRTY);
+    let marked = image.header().has(incompatible::CORRUPT) || image.header().has(incompatible::DIRTY);
+    let in_doubt = marked || image.snapshot_damage().is_some();
     for info in list(image)? {
         let Some(reason) = info.unusable.filter(|_| info.count.is_none()) else { continue };
         let kind = match info.in_use || in_doubt {
@@ -156,6 +157,12 @@ fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
     }
     if header.has(incompatible::DIRTY) {
         return Err(corrupt("the image was not closed cleanly (its dirty bit is set)"));
+    }
+    if let Some(damage) = image.snapshot_damage() {
+        return Err(corrupt(format!(
+            "the snapshot table is damaged ({damage}), so that a snapshot may lie on the bitmap; repair the image first \
+             (holstein check --repair all)"
+        )));
     }
     if entry.in_use {
         return Err(corrupt("it is in use: a program is writing the image or did not close it cleanly"));

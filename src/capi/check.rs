@@ -15,7 +15,7 @@ use crate::{
 
 /// Refcounts that are higher than the references go down, so that leaked clusters can be used again.
 pub const HOL_REPAIR_LEAKS: u32 = 1;
-/// The same; and wrong refcounts are counted anew, and broken bitmaps are given up.
+/// The same; and wrong refcounts are counted anew, and broken bitmaps and snapshots are given up.
 pub const HOL_REPAIR_ALL: u32 = 2;
 
 /// A cluster has a lower refcount than references: it may be given away while it is in use.
@@ -38,6 +38,8 @@ pub const HOL_PROBLEM_OVERLAP: u32 = 8;
 pub const HOL_PROBLEM_BITMAP: u32 = 9;
 /// A bitmap is in a state in which its contents cannot be used; no damage.
 pub const HOL_PROBLEM_UNUSABLE_BITMAP: u32 = 10;
+/// An entry of the snapshot table has neither a name nor tables.
+pub const HOL_PROBLEM_SNAPSHOT: u32 = 11;
 
 /// Data is damaged, or will be when the image is written.
 pub const HOL_SEVERITY_CORRUPTION: u32 = 1;
@@ -134,6 +136,7 @@ pub(super) fn problem_of(kind: CheckProblemKind) -> u32 {
         CheckProblemKind::CutShort => HOL_PROBLEM_CUT_SHORT,
         CheckProblemKind::Overlap => HOL_PROBLEM_OVERLAP,
         CheckProblemKind::Bitmap => HOL_PROBLEM_BITMAP,
+        CheckProblemKind::Snapshot => HOL_PROBLEM_SNAPSHOT,
         CheckProblemKind::UnusableBitmap => HOL_PROBLEM_UNUSABLE_BITMAP,
     }
 }

@@ -74,6 +74,8 @@ impl Disk {
                 .further_corruptions
                 .saturating_sub(remaining.further_corruptions),
             lost_bitmaps: done.lost_bitmaps,
+            lost_snapshots: done.lost_snapshots,
+            mended_snapshots: done.mended_snapshots,
             left: done.left,
             found,
             remaining,

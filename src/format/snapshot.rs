@@ -12,6 +12,10 @@ use crate::error::Result;
 pub(crate) const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// Most extra data of an entry in bytes; QEMU's limit.
 const MAX_EXTRA: u32 = 1024;
+/// The extra data that QEMU writes: size of the VM state, disk size, instruction count.
+const FULL_EXTRA: u32 = 24;
+/// The least that version 3 asks for, which older versions of QEMU wrote.
+const COMPLETE_EXTRA: u32 = 16;
 /// Longest name of a new snapshot in bytes: QEMU shows no more of it.
 pub(crate) const MAX_NAME: usize = 255;
 
@@ -46,17 +50,23 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Refuses a snapshot that cannot be used.
-    pub(crate) fn check(&self, version: u32, geometry: &Geometry) -> Result<()> {
-        if !self.is_complete(version) {
-            return Err(corrupt("a snapshot lacks its disk size"));
-        }
-        let bytes = u64::from(self.l1_entries) * 8;
+    /// What speaks against where its L1 table lies.
+    pub(crate) fn doubt_l1_table(&self, geometry: &Geometry) -> Option<String> {
+        let bytes = self.l1_bytes();
         if bytes > MAX_L1_BYTES || !geometry.is_aligned(self.l1_offset) {
-            let text = format!("a snapshot's L1 table is invalid: {bytes} bytes at {:#x}", self.l1_offset);
-            return Err(corrupt(text));
+            return Some(format!("its L1 table ({bytes} bytes at {:#x}) is invalid", self.l1_offset));
         }
-        Ok(())
+        None
+    }
+
+    /// Bytes of its L1 table.
+    pub(crate) fn l1_bytes(&self) -> u64 {
+        u64::from(self.l1_entries) * 8
+    }
+
+    /// An entry in which nothing is left, as one of zeros.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.id.is_empty() && self.name.is_empty() && self.l1_entries == 0
     }
 
     /// Appends the entry to a table, with the extra data that QEMU writes, and padded to a multiple of 8. The id and
@@ -84,21 +94,73 @@ impl Snapshot {
         table.resize(table.len().next_multiple_of(8), 0);
     }
 
+    /// Whether id and name are such as QEMU gives.
+    fn has_plain_name(&self) -> bool {
+        let plain = |text: &[u8]| {
+            !text.is_empty()
+                && text.iter().all(|byte| !byte.is_ascii_control())
+                && std::str::from_utf8(text).is_ok()
+        };
+        plain(&self.id) && plain(&self.name)
+    }
+
     /// Whether it has the extra data that its image's version requires.
     pub(crate) fn is_complete(&self, version: u32) -> bool {
         version < 3 || self.disk_size.is_some()
     }
 }
 
-/// Parses the entry at the start of `bytes`; also returns how many bytes it takes, without the padding to a
-/// multiple of 8 that separates it from the next.
-/// `bytes` need not reach further than the entry.
-pub(crate) fn parse(bytes: &[u8]) -> Result<(Snapshot, usize)> {
+/// An entry as it was made out.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) snapshot: Snapshot,
+    /// Bytes that it takes, without the padding to a multiple of 8 that separates it from the next.
+    pub(crate) length: usize,
+    /// What is wrong with it, if its id and name are not where it says.
+    pub(crate) damage: Option<String>,
+}
+
+/// Parses the entry at the start of `bytes`, which need not reach further than the entry.
+///
+/// The field that is damaged most often is the one that says how much extra data there is. Where it says what cannot
+/// be, the id and the name are looked for where QEMU puts them. A name that is too long ends at a zero. An error means that no entry can be made out, nor where
+/// the next one begins.
+pub(crate) fn parse(bytes: &[u8], version: u32) -> Result<Found> {
     let raw: RawSnapshot = read_struct(bytes, "snapshot table")?;
-    let extra_size = raw.extra_data_size.get();
-    if extra_size > MAX_EXTRA {
-        return Err(corrupt(format!("a snapshot has {extra_size} bytes of extra data, over {MAX_EXTRA}")));
+    let stated = raw.extra_data_size.get();
+    let too_large = stated > MAX_EXTRA;
+    if too_large || (version >= 3 && stated < COMPLETE_EXTRA) {
+        for likely in [FULL_EXTRA, COMPLETE_EXTRA] {
+            if let Ok((snapshot, length)) = parse_with(bytes, &raw, likely)
+                && snapshot.has_plain_name()
+            {
+                let text = format!("it claims {stated} bytes of extra data and seems to have {likely}");
+                return Ok(Found { snapshot, length, damage: Some(text) });
+            }
+        }
     }
+    if too_large {
+        return Err(corrupt(format!("a snapshot has {stated} bytes of extra data, over {MAX_EXTRA}")));
+    }
+    let (mut snapshot, mut length) = parse_with(bytes, &raw, stated)?;
+    // The zeros are those behind the entry.
+    let has_zero = |text: &[u8]| text.len() > MAX_NAME && text.contains(&0);
+    if has_zero(&snapshot.id) {
+        return Err(corrupt(format!("a snapshot's id has {} bytes, zeros among them", snapshot.id.len())));
+    }
+    let mut damage = None;
+    if has_zero(&snapshot.name) {
+        let stated = snapshot.name.len();
+        let end = snapshot.name.iter().position(|byte| *byte == 0).unwrap_or(stated);
+        snapshot.name.truncate(end);
+        length -= stated - end;
+        damage = Some(format!("it claims a name of {stated} bytes and seems to have one of {end}"));
+    }
+    Ok(Found { snapshot, length, damage })
+}
+
+/// The entry if it has so much extra data, and how many bytes it takes.
+fn parse_with(bytes: &[u8], raw: &RawSnapshot, extra_size: u32) -> Result<(Snapshot, usize)> {
     let mut at = size_of::<RawSnapshot>();
     let mut field = |length: usize| {
         let field = bytes.get(at..at + length).ok_or_else(|| corrupt("the snapshot table is cut short"))?;
@@ -127,7 +189,5 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Snapshot, usize)> {
     Ok((snapshot, at))
 }
 
-/// The fewest bytes one entry can take.
-pub(crate) const SMALLEST_ENTRY: u64 = size_of::<RawSnapshot>() as u64;
 /// The most bytes one entry can take.
 pub(crate) const LARGEST_ENTRY: usize = size_of::<RawSnapshot>() + MAX_EXTRA as usize + 2 * u16::MAX as usize;

@@ -63,6 +63,8 @@ pub struct Qcow2Info {
     pub corrupt: bool,
     /// The refcounts are marked as possibly stale.
     pub dirty: bool,
+    /// What is wrong with the snapshot table, if anything: the disk can be read, the image not be changed before a repair.
+    pub snapshot_damage: Option<String>,
     /// Clusters are divided into subclusters.
     pub extended_l2: bool,
     /// The name of the external data file.
@@ -240,6 +242,7 @@ impl Layer {
             refcount_bits: 1 << header.geometry.refcount_order,
             corrupt: header.has(incompatible::CORRUPT),
             dirty: header.has(incompatible::DIRTY),
+            snapshot_damage: image.snapshot_damage().map(str::to_owned),
             extended_l2: header.geometry.extended_l2,
             data_file: header.data_file().map(lossy),
             data_file_raw: header.autoclear & autoclear::DATA_FILE_RAW != 0,

@@ -20,6 +20,7 @@ mod qcow2;
 mod raw;
 mod read;
 mod shelf;
+mod snapshot_table;
 mod write;
 
 use std::{ops::Deref, path::Path, sync::Arc};
@@ -29,8 +30,8 @@ pub use chain::Map;
 pub(crate) use chain::Walk;
 pub(crate) use check::ImageFile;
 pub use check::{
-    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict, LostBitmap, RepairMode,
-    RepairReport,
+    CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict, LostBitmap, LostSnapshots,
+    RepairMode, RepairReport,
 };
 pub use create::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub use edit::SnapshotChange;

@@ -54,7 +54,7 @@ impl MetadataMap {
     pub(crate) fn new(image: &Qcow2) -> Result<Self> {
         let tables = image.l1().filter(|entry| *entry != 0).count();
         let blocks = image.refcount_table().iter().filter(|entry| **entry != 0).count();
-        let count = tables + blocks + image.snapshots().len() + 8;
+        let count = tables + blocks + image.known_snapshots().len() + 8;
         let bytes = (count * size_of::<(Range<u64>, Owner)>()) as u64;
         let grant = image.budget().grant(bytes, "list of tables")?;
 
@@ -105,11 +105,12 @@ fn for_each_own_range(image: &Qcow2, mut see: impl FnMut(Range<u64>, Owner)) -> 
     add(0, geometry.cluster_size(), Owner::Header)?;
     add(header.l1_offset, image.l1().len() as u64 * 8, Owner::L1Table)?;
     add(header.refcount_table_offset, image.refcount_table().len() as u64 * 8, Owner::RefcountTable)?;
-    add(header.snapshots_offset, image.snapshot_bytes(), Owner::SnapshotTable)?;
+    let table_bytes = if image.snapshot_damage().is_none() { image.snapshot_bytes() } else { 0 };
+    add(header.snapshots_offset, table_bytes, Owner::SnapshotTable)?;
     if let Some(bitmaps) = header.extensions.bitmaps.as_ref().filter(|_| header.bitmaps_are_current()) {
         add(bitmaps.directory_offset.get(), bitmaps.directory_size.get(), Owner::BitmapDirectory)?;
     }
-    for (index, snapshot) in image.snapshots().iter().enumerate() {
+    for (index, snapshot) in image.known_snapshots().iter().enumerate() {
         add(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, Owner::SnapshotL1Table(index as u32))?;
     }
     for (index, entry) in image.refcount_table().iter().enumerate() {

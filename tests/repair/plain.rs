@@ -66,7 +66,7 @@ impl Plain<'_> {
     }
 
     /// Offset and entries of the active L1 table and those of all snapshots.
-    fn l1_tables(&self) -> Vec<(u64, u64)> {
+    pub fn l1_tables(&self) -> Vec<(u64, u64)> {
         let mut tables = vec![(self.word(40), self.half(36))];
         let mut at = self.word(64);
         for _ in 0..self.half(60).min(100) {
@@ -89,10 +89,10 @@ impl Plain<'_> {
         start..start + if start > 0 { self.cluster() } else { 0 }
     }
 
-    /// Calls `see` for each L2 entry that is not zero: its place, its two words, its offset.
-    fn for_each_entry(&self, mut see: impl FnMut(Place, u64, u64, u64)) {
+    /// Calls `see` for each L2 entry of these L1 tables that is not zero: its place, its two words, its offset.
+    fn for_each_entry(&self, tables: &[(u64, u64)], mut see: impl FnMut(Place, u64, u64, u64)) {
         let entry_size = self.l2_entry();
-        for (number, (l1, entries)) in self.l1_tables().into_iter().enumerate() {
+        for (number, (l1, entries)) in tables.iter().copied().enumerate() {
             for index in 0..entries {
                 let table = self.word(l1.saturating_add(index * 8)) & OFFSET;
                 if table == 0 || table >= self.0.len() as u64 {
@@ -121,14 +121,14 @@ impl Plain<'_> {
     /// Everything that guests see, of snapshots too, in the first `limit` bytes of the file. What lies in the
     /// header's cluster is nobody's data.
     pub fn guest(&self, limit: u64) -> Guest {
-        self.guest_beside(limit, &BTreeSet::new())
+        self.guest_of(&self.l1_tables(), limit, &BTreeSet::new())
     }
 
-    /// The same without what tables in the header, in the `others` clusters, or behind `limit` lead to.
-    pub fn guest_beside(&self, limit: u64, others: &BTreeSet<u64>) -> Guest {
+    /// The same of these L1 tables, without what tables in the header, in the `others` clusters, or behind `limit` lead to.
+    pub fn guest_of(&self, tables: &[(u64, u64)], limit: u64, others: &BTreeSet<u64>) -> Guest {
         let mut guest = Guest::new();
-        let (data_file, tables) = (self.incompatible() & 4 != 0, self.l1_tables());
-        self.for_each_entry(|place, word, bitmap, at| {
+        let data_file = self.incompatible() & 4 != 0;
+        self.for_each_entry(tables, |place, word, bitmap, at| {
             let of_others = |at: u64| at >= limit || others.contains(&(at / self.cluster()));
             let l1 = tables[place.0 as usize].0.saturating_add(place.1 * 8);
             if !others.is_empty() && (l1 < self.cluster() || of_others(l1) || of_others(at)) {
@@ -138,9 +138,7 @@ impl Plain<'_> {
             let bytes = host.start.max(self.cluster()).min(limit)..host.end.max(self.cluster()).min(limit);
             let mut hash = DefaultHasher::new();
             self.0[bytes.start as usize..bytes.end as usize].hash(&mut hash);
-            // Not of compressed clusters, of which nothing is changed.
-            let flag = if word & COMPRESSED == 0 { COPIED } else { 0 };
-            guest.insert(place, (word & !flag, bitmap, hash.finish()));
+            guest.insert(place, (word & !COPIED, bitmap, hash.finish()));
         });
         guest
     }
@@ -148,7 +146,7 @@ impl Plain<'_> {
     /// The clusters that guest data lies in.
     pub fn guest_clusters(&self) -> BTreeSet<u64> {
         let mut clusters = BTreeSet::new();
-        self.for_each_entry(|_, word, _, _| {
+        self.for_each_entry(&self.l1_tables(), |_, word, _, _| {
             let host = self.host(word);
             clusters.extend(host.start / self.cluster()..host.end.div_ceil(self.cluster()));
         });

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use holstein::{
     BackingPolicy, CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict, Disk,
-    DiskOptions, ErrorKind, Format, Layers, LostBitmap, RepairMode, RepairReport, Sharing,
+    DiskOptions, ErrorKind, Format, Layers, LostBitmap, LostSnapshots, RepairMode, RepairReport, Sharing,
 };
 use serde_json::{Map, Value, json};
 
@@ -141,6 +141,8 @@ fn as_json(args: &CheckArgs, repaired: &RepairReport) -> Value {
     if args.repair.is_some() {
         own["further-corruptions-fixed"] = json!(repaired.further_corruptions_fixed);
         own["lost-bitmaps"] = repaired.lost_bitmaps.iter().map(lost_bitmap_json).collect();
+        own["lost-snapshots"] = repaired.lost_snapshots.iter().map(lost_snapshots_json).collect();
+        own["mended-snapshots"] = json!(repaired.mended_snapshots);
         own["left"] = json!(repaired.left);
         own["found"] = problems_json(&repaired.found);
         own["found-omitted"] = json!(repaired.found.problems_omitted);
@@ -156,6 +158,11 @@ fn problems_json(report: &CheckReport) -> Value {
 fn lost_bitmap_json(bitmap: &LostBitmap) -> Value {
     let name = bitmap.name.as_ref().map_or(Value::Null, |name| json_name(name));
     json!({ "name": name, "reason": bitmap.reason })
+}
+
+fn lost_snapshots_json(lost: &LostSnapshots) -> Value {
+    let name = lost.name.as_ref().map_or(Value::Null, |name| json_name(name));
+    json!({ "first": lost.first, "count": lost.count, "name": name, "reason": lost.reason })
 }
 
 fn problem_json(problem: &CheckProblem) -> Value {
@@ -206,6 +213,19 @@ fn repair_text(repaired: &RepairReport) -> String {
             None => "all bitmaps were".to_owned(),
         };
         line(format!("{which} given up: {}", printable(&bitmap.reason)));
+    }
+    for lost in &repaired.lost_snapshots {
+        let which = match (&lost.name, lost.count) {
+            (Some(name), _) => format!("snapshot {} ('{}') was", lost.first, escape(name)),
+            (None, 1) => format!("snapshot {} was", lost.first),
+            (None, count) => {
+                format!("snapshots {} to {} were", lost.first, u64::from(lost.first) + u64::from(count) - 1)
+            }
+        };
+        line(format!("{which} given up: {}", printable(&lost.reason)));
+    }
+    for mended in &repaired.mended_snapshots {
+        line(format!("mended: {}", printable(mended)));
     }
     for reason in &repaired.left {
         line(format!("not repaired: {}", printable(reason)));

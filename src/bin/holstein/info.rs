@@ -158,6 +158,9 @@ fn own_json(info: &DiskInfo) -> Value {
                 Some(json!({ "name": name, "backup": backup, "disk-size": base.disk_size }))
             })
             .collect();
+        if let Some(damage) = &qcow2.snapshot_damage {
+            value["snapshot-damage"] = json!(damage);
+        }
         value["unknown-header-extensions"] = qcow2
             .unknown_extensions
             .iter()
@@ -204,6 +207,9 @@ fn as_text(image: &Path, info: &DiskInfo) -> String {
         }
         if let Some(parent) = qcow2.parent {
             line("parent", parent.to_string());
+        }
+        if let Some(damage) = &qcow2.snapshot_damage {
+            line("snapshot table", format!("damaged: {}", output::printable(damage)));
         }
         for (kind, length) in &qcow2.unknown_extensions {
             line("unknown header", format!("extension {kind:#010x}, {length} bytes, kept as it is"));

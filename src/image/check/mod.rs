@@ -21,7 +21,8 @@ mod tally;
 use std::path::Path;
 
 pub(crate) use counts::{Bits, Counts};
-pub use repair::{LostBitmap, RepairMode, RepairReport};
+pub(super) use read::read_padded;
+pub use repair::{LostBitmap, LostSnapshots, RepairMode, RepairReport};
 pub use report::{CheckProblem, CheckProblemKind, CheckReport, CheckSeverity, CheckVerdict};
 
 use self::{

@@ -19,7 +19,7 @@ pub(super) fn span(offset: u64, bytes: u64) -> Range<u64> {
 }
 
 /// Fills `buf`, with zeros where the file has ended.
-pub(super) fn read_padded(file: &File, buf: &mut [u8], offset: u64) -> Result<()> {
+pub(in crate::image) fn read_padded(file: &File, buf: &mut [u8], offset: u64) -> Result<()> {
     // No file is larger, and the system refuses such offsets.
     let in_reach = i64::try_from(offset.saturating_add(buf.len() as u64)).is_ok();
     let got = if in_reach { file.read_up_to(buf, offset)? } else { 0 };

@@ -22,6 +22,8 @@ pub enum CheckProblemKind {
     Overlap,
     /// The bitmap directory or a bitmap is damaged.
     Bitmap,
+    /// An entry of the snapshot table has neither a name nor tables.
+    Snapshot,
     /// A bitmap is in a state in which its contents cannot be used; no damage.
     UnusableBitmap,
 }
@@ -52,6 +54,7 @@ impl CheckProblemKind {
         CheckProblemKind::CutShort,
         CheckProblemKind::Overlap,
         CheckProblemKind::Bitmap,
+        CheckProblemKind::Snapshot,
         CheckProblemKind::UnusableBitmap,
     ];
 
@@ -67,6 +70,7 @@ impl CheckProblemKind {
             CheckProblemKind::CutShort => "cut-short",
             CheckProblemKind::Overlap => "overlap",
             CheckProblemKind::Bitmap => "bitmap",
+            CheckProblemKind::Snapshot => "snapshot",
             CheckProblemKind::UnusableBitmap => "unusable-bitmap",
         }
     }
@@ -120,7 +124,8 @@ pub struct CheckReport {
     pub leaks: u64,
     /// Clusters that could not be checked.
     pub check_errors: u64,
-    /// Damage that QEMU does not count: overlaps, broken bitmaps, tables that the file's end cuts short.
+    /// Damage that QEMU does not count: overlaps, L2 tables that two L1 entries share, broken bitmaps, tables that the
+    /// file's end cuts short, entries of the snapshot table that are empty.
     pub further_corruptions: u64,
     /// The end of the last cluster in use.
     pub image_end_offset: u64,
@@ -172,13 +177,18 @@ impl CheckReport {
     ) {
         use CheckProblemKind as Kind;
         // Whatever the wrong or missing reference should lead to counts as leaked.
-        if matches!(kind, Kind::InvalidEntry | Kind::OutsideFile | Kind::CutShort | Kind::Bitmap) {
+        if matches!(
+            kind,
+            Kind::InvalidEntry | Kind::OutsideFile | Kind::CutShort | Kind::Bitmap | Kind::Snapshot
+        ) {
             self.leaks_are_certain = false;
         }
         match kind {
             Kind::Leak => self.leaks += times,
             Kind::NoRefcount => self.check_errors += times,
-            Kind::CutShort | Kind::Overlap | Kind::Bitmap => self.further_corruptions += times,
+            Kind::CutShort | Kind::Overlap | Kind::Bitmap | Kind::Snapshot => {
+                self.further_corruptions += times
+            }
             Kind::UnusableBitmap => {}
             _ => self.corruptions += times,
         }

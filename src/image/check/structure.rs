@@ -6,6 +6,7 @@ use super::{
     super::{
         budget::{Budget, Grant},
         overlap::Owner,
+        snapshot_table::{Rest, walk},
     },
     CheckProblemKind, CheckReport,
     read::{read_padded, read_words, span},
@@ -15,10 +16,9 @@ use crate::{
     error::{Error, Result},
     format::{
         bitmap::{self, TableEntry, decode_table_entry},
-        corrupt,
         geometry::Geometry,
-        header::{Header, MAX_L1_BYTES},
-        refcount, snapshot,
+        header::{Header, MAX_SNAPSHOTS},
+        refcount,
         text::printable,
     },
     storage::File,
@@ -79,31 +79,30 @@ impl<'a> Structure<'a> {
         budget: &Budget,
         report: &mut CheckReport,
     ) -> Result<Self> {
-        let mut structure = Structure::without_bitmaps(file, header, budget, report)?;
+        let mut structure = Structure::bare(file, header)?;
+        structure.read_snapshots(budget, report)?;
         structure.read_bitmaps(budget, report)?;
         Ok(structure)
     }
 
-    /// The same as if there were no bitmaps.
-    pub(super) fn without_bitmaps(
-        file: &'a File,
-        header: &'a Header,
-        budget: &Budget,
-        report: &mut CheckReport,
-    ) -> Result<Self> {
-        let length = file.len()?.next_multiple_of(512);
-        let mut structure = Structure {
+    /// The same as if there were neither snapshots nor bitmaps.
+    pub(super) fn bare(file: &'a File, header: &'a Header) -> Result<Self> {
+        Ok(Structure {
             file,
             header,
-            length,
+            length: file.len()?.next_multiple_of(512),
             snapshots: Vec::new(),
             snapshot_bytes: 0,
             directory: 0..0,
             bitmaps: Vec::new(),
             _grants: Vec::new(),
-        };
-        structure.read_snapshots(budget, report)?;
-        Ok(structure)
+        })
+    }
+
+    /// Gives it these snapshots, in a table of so many bytes.
+    pub(super) fn set_snapshots(&mut self, bytes: u64, snapshots: Vec<(u32, L1Table)>) {
+        self.snapshot_bytes = bytes;
+        self.snapshots = snapshots;
     }
 
     /// Gives it these bitmaps, which are sound.
@@ -117,35 +116,39 @@ impl<'a> Structure<'a> {
     }
 
     fn read_snapshots(&mut self, budget: &Budget, report: &mut CheckReport) -> Result<()> {
-        let count = self.header.snapshot_count;
-        self._grants.push(budget.grant(u64::from(count) * 24, "snapshot table")?);
-        let mut entry = vec![0; snapshot::LARGEST_ENTRY];
-        for index in 0..count {
-            let start = self.snapshot_bytes.next_multiple_of(8);
-            let at = self.header.snapshots_offset.saturating_add(start);
-            read_padded(self.file, &mut entry, at)?;
-            let (snapshot, length) = snapshot::parse(&entry)?;
-            self.snapshot_bytes = start + length as u64;
-            if self.snapshot_bytes > snapshot::MAX_TABLE_BYTES {
-                return Err(corrupt("the snapshot table is larger than 64 MiB"));
+        let (header, geometry) = (self.header, self.geometry());
+        let count = header.snapshot_count;
+        self._grants.push(budget.grant(u64::from(count.min(MAX_SNAPSHOTS)) * 24, "snapshot table")?);
+        let snapshots = &mut self.snapshots;
+        let walked = walk(self.file, header, |entry| {
+            let (index, at, snapshot) = (entry.index, entry.at, &entry.found.snapshot);
+            let mut invalid = |text: &str| report.invalid(1, at, || format!("snapshot {index}: {text}"));
+            if let Some(damage) = &entry.found.damage {
+                invalid(damage);
             }
-            if !snapshot.is_complete(self.header.version) {
-                report.invalid(1, at, || format!("snapshot {index} lacks its disk size"));
+            if !snapshot.is_complete(header.version) {
+                invalid("it lacks its disk size");
             }
-            let table = L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries };
-            let bytes = u64::from(table.entries) * 8;
-            if !self.geometry().is_aligned(table.offset) || bytes > MAX_L1_BYTES {
-                report.invalid(1, at, || {
-                    format!(
-                        "the L1 table of snapshot {index} ({bytes} bytes at {:#x}) is invalid",
-                        table.offset
-                    )
+            if let Some(reason) = snapshot.doubt_l1_table(geometry) {
+                invalid(&reason);
+                return Ok(());
+            }
+            if snapshot.is_empty() && snapshot.is_complete(header.version) {
+                report.add(CheckProblemKind::Snapshot, 1, Some(at), 0, || {
+                    format!("snapshot {index} is empty: it has neither a name nor an L1 table")
                 });
-                continue;
             }
-            self.snapshots.push((index, table));
+            snapshots.push((index, L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries }));
+            Ok(())
+        })?;
+        self.snapshot_bytes = walked.bytes;
+        if let Some(Rest { first, at, reason }) = walked.rest {
+            report.invalid((count - first).into(), at, || match count - first {
+                1 => format!("snapshot {first} cannot be read: {reason}"),
+                _ => format!("snapshots {first} to {} cannot be read: {reason}", count - 1),
+            });
         }
-        if count > 0 && self.header.has(crate::format::header::incompatible::DATA_FILE) {
+        if count > 0 && header.has(crate::format::header::incompatible::DATA_FILE) {
             report.invalid(1, 0, || format!("an image with a data file has {count} internal snapshots"));
         }
         Ok(())

@@ -16,6 +16,9 @@ use crate::{
     format::{l1, l2},
 };
 
+/// More L1 entries that share a table are not told.
+const MAX_SHARED: usize = 1000;
+
 /// An L2 table and how often it is referred to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct L2Table {
@@ -32,6 +35,9 @@ pub(super) struct L2Table {
 #[derive(Debug)]
 pub(super) struct L2Tables {
     tables: Vec<L2Table>,
+    /// Two entries of the active L1 table that lead to one L2 table, and its offset: a write through one of them
+    /// changes what the other shows.
+    shared: Vec<(u32, u32, u64)>,
     budget: Budget,
     grants: Vec<Grant>,
 }
@@ -44,7 +50,8 @@ impl L2Tables {
         budget: &Budget,
         report: &mut CheckReport,
     ) -> Result<Self> {
-        let mut tables = L2Tables { tables: Vec::new(), budget: budget.clone(), grants: Vec::new() };
+        let mut tables =
+            L2Tables { tables: Vec::new(), shared: Vec::new(), budget: budget.clone(), grants: Vec::new() };
         let header = structure.header;
         let active = L1Table { offset: header.l1_offset, entries: header.l1_entries };
         tables.read(structure, active, 1, Some(refcounts), report)?;
@@ -55,6 +62,11 @@ impl L2Tables {
             tables.read(structure, alike[0], alike.len() as u32, None, report)?;
         }
         tables.merge();
+        for (first, second, offset) in std::mem::take(&mut tables.shared) {
+            report.add(CheckProblemKind::Overlap, 1, Some(offset), 1, || {
+                format!("L1 entries {first} and {second} lead to one L2 table, at {offset:#x}")
+            });
+        }
         Ok(tables)
     }
 
@@ -126,9 +138,15 @@ impl L2Tables {
 
     fn merge(&mut self) {
         self.tables.sort_unstable_by_key(|table| table.offset);
+        let shared = &mut self.shared;
         self.tables.dedup_by(|table, kept| {
             let same = table.offset == kept.offset;
             if same {
+                if let (Some(first), Some(second)) = (kept.index, table.index)
+                    && shared.len() < MAX_SHARED
+                {
+                    shared.push((first.min(second), first.max(second), table.offset));
+                }
                 kept.active = kept.active.saturating_add(table.active);
                 kept.all = kept.all.saturating_add(table.all);
                 kept.index = kept.index.or(table.index);
@@ -248,15 +266,16 @@ impl Tally<'_> {
         let times = u64::from(table.all);
         let place = table.offset + index * geometry.l2_entry_size();
         let data_file = self.data_file;
-        let mut invalid = |problem: &str| {
-            self.report.invalid(times, place, || {
-                format!("entry {index} ({entry:#018x}) of the L2 table at {:#x} {problem}", table.offset)
-            });
+        let told = |problem: &str| {
+            format!("entry {index} ({entry:#018x}) of the L2 table at {:#x} {problem}", table.offset)
         };
+        if entry & l2::COMPRESSED != 0 && entry & l2::COPIED != 0 {
+            self.report.add(CheckProblemKind::CopiedFlag, times, Some(place), 0, || {
+                told("is compressed and has the flag for a refcount of 1")
+            });
+        }
+        let mut invalid = |problem: &str| self.report.invalid(times, place, || told(problem));
         if entry & l2::COMPRESSED != 0 {
-            if entry & l2::COPIED != 0 {
-                invalid("is compressed and has the flag for a refcount of 1");
-            }
             if data_file {
                 invalid("is compressed in an image with a data file");
                 return Ok(());

@@ -62,6 +62,7 @@ impl Clusters {
                 "the refcounts are marked as stale; repair the image first (holstein check --repair all)",
             );
         }
+        image.ensure_snapshots_known()?;
         let references = References::collect(image).map_err(|e| e.in_file(image.file().path()))?;
         Ok(Clusters {
             file: image.file().clone(),

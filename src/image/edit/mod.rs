@@ -29,11 +29,11 @@ use std::ops::Range;
 
 pub(crate) use clusters::Clusters;
 use clusters::Decision;
+use header::NewDisk;
 pub(crate) use header::{
-    BitmapsField, HeaderChange, NewHeader, check_room_for_bitmaps, clear_unknown_autoclear, is_marked,
-    without_mark,
+    BitmapsField, HeaderChange, NewHeader, SnapshotTable, check_room_for_bitmaps, clear_unknown_autoclear,
+    is_marked, without_mark,
 };
-use header::{NewDisk, SnapshotTable};
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
 pub use snapshot_plan::SnapshotChange;

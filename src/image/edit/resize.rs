@@ -36,6 +36,7 @@ pub(crate) fn check_resize(image: &Image, size: u64) -> Result<()> {
         let text = format!("a disk of {size} bytes is too large for clusters of {cluster_size} bytes");
         return refuse(ErrorKind::InvalidArgument, text);
     }
+    top.ensure_snapshots_known()?;
     if top.header().version < 3 && !top.snapshots().is_empty() {
         let text = "a version 2 image with snapshots cannot be resized, as they do not tell their disk's size; delete them or \
                     upgrade it (qemu-img amend -o compat=1.1)";

@@ -41,6 +41,9 @@ pub(crate) struct SnapshotPlan<'a> {
 impl<'a> SnapshotPlan<'a> {
     /// A list of changes, each of which sees those before it.
     pub(crate) fn new(image: &'a Qcow2, changes: &[SnapshotChange]) -> Result<Self> {
+        if !changes.is_empty() {
+            image.ensure_snapshots_known()?;
+        }
         let mut plan = SnapshotPlan { image, kept: (0..image.snapshots().len()).collect(), new: None };
         if image.external_data_file_bit() && !changes.is_empty() {
             // What its tables lead to is not in this file, and has no refcounts.
@@ -134,7 +137,7 @@ impl<'a> SnapshotPlan<'a> {
         let mut at = 0;
         for index in 0..self.image.snapshots().len() {
             let entry = old.get(at..).unwrap_or_default();
-            let (_, length) = snapshot::parse(entry)?;
+            let length = snapshot::parse(entry, self.image.header().version)?.length;
             if self.kept.binary_search(&index).is_ok() {
                 table.extend_from_slice(&entry[..length]);
                 table.resize(table.len().next_multiple_of(8), 0);

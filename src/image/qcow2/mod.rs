@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tables::{read_bitmap_directory, read_snapshots};
+use tables::{Snapshots, read_bitmap_directory, read_snapshots};
 pub(crate) use tables::{read_first_cluster, read_table};
 
 use super::{
@@ -41,12 +41,10 @@ pub(crate) struct Qcow2 {
     /// Atomic, since guest writes hang L2 tables in while others read.
     l1: Vec<AtomicU64>,
     refcount_table: Vec<u64>,
-    snapshots: Vec<Snapshot>,
+    snapshots: Snapshots,
     bitmaps: Vec<bitmap::Entry>,
     cache: L2Cache,
     decoders: Mutex<Vec<Decoder>>,
-    /// Bytes of the snapshot table.
-    snapshot_bytes: u64,
     metadata: MetadataMap,
     /// Length of the data file when it was looked at last.
     data_length: AtomicU64,
@@ -69,7 +67,7 @@ impl Qcow2 {
         let table_bytes = u64::from(header.refcount_table_clusters) << geometry.cluster_bits;
         let at = header.refcount_table_offset;
         let refcount_table = read_table(&file, at, table_bytes, "refcount table", budget, &mut grants)?;
-        let (snapshots, snapshot_bytes) = read_snapshots(&file, &header, budget, &mut grants)?;
+        let snapshots = read_snapshots(&file, &header, budget, &mut grants)?;
         let bitmaps = read_bitmap_directory(&file, &header, budget, &mut grants)?;
 
         let rules =
@@ -87,14 +85,21 @@ impl Qcow2 {
             bitmaps,
             cache,
             decoders: Mutex::default(),
-            snapshot_bytes,
             metadata: MetadataMap::default(),
             data_length: AtomicU64::new(0),
             preallocated: OnceLock::new(),
             budget: budget.clone(),
             _grants: grants,
         };
-        image.metadata = MetadataMap::new(&image)?;
+        image.metadata = match MetadataMap::new(&image) {
+            Err(error) if error.kind() == ErrorKind::Corrupt && image.header.snapshot_count > 0 => {
+                // A snapshot table that lies on something else, or leads there, keeps nobody from reading the disk.
+                let damage = image.snapshots.damage.take().unwrap_or_else(|| error.to_string());
+                image.snapshots = Snapshots { damage: Some(damage), ..Snapshots::default() };
+                MetadataMap::new(&image).map_err(|_| error)?
+            }
+            map => map?,
+        };
         Ok(image)
     }
 
@@ -133,12 +138,33 @@ impl Qcow2 {
         &self.refcount_table
     }
 
+    /// The snapshots, as far as they can be made out.
     pub(crate) fn snapshots(&self) -> &[Snapshot] {
-        &self.snapshots
+        &self.snapshots.list
+    }
+
+    /// The snapshots, none if the table is damaged: what it says may lead anywhere then.
+    pub(crate) fn known_snapshots(&self) -> &[Snapshot] {
+        if self.snapshots.damage.is_some() { &[] } else { &self.snapshots.list }
     }
 
     pub(crate) fn snapshot_bytes(&self) -> u64 {
-        self.snapshot_bytes
+        self.snapshots.bytes
+    }
+
+    /// Why nobody knows what the snapshots own; `None` where that is known.
+    pub(crate) fn snapshot_damage(&self) -> Option<&str> {
+        self.snapshots.damage.as_deref()
+    }
+
+    /// Refuses an image whose snapshots may own what nobody knows of.
+    pub(crate) fn ensure_snapshots_known(&self) -> Result<()> {
+        let Some(damage) = self.snapshot_damage() else { return Ok(()) };
+        let text = format!(
+            "the snapshot table is damaged ({damage}), so that what its snapshots own is not known: the disk can be read, but \
+             the image cannot be changed; repair it (holstein check --repair all), or copy the disk to a new image"
+        );
+        Err(self.file.error(ErrorKind::Corrupt, text))
     }
 
     /// The bitmap directory; also when nobody kept the bitmaps up to date.

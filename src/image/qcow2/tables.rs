@@ -2,13 +2,16 @@
 
 use zerocopy::IntoBytes;
 
-use super::super::budget::{Budget, Grant};
+use super::super::{
+    budget::{Budget, Grant},
+    snapshot_table::{Doubt, walk},
+};
 use crate::{
     error::Result,
     format::{
         bitmap, corrupt,
-        header::{self, Header},
-        snapshot::{self, Snapshot},
+        header::{self, Header, incompatible},
+        snapshot::Snapshot,
     },
     storage::File,
 };
@@ -57,46 +60,42 @@ fn check_inside(file: &File, offset: u64, bytes: u64, what: &str) -> Result<()> 
 /// What a snapshot or bitmap takes beside its bytes on disk, in all the forms that it is told in.
 const KEPT_PER_ENTRY: u64 = 1024;
 
-/// The snapshot table is walked in pieces of this size.
-const SNAPSHOT_WINDOW: usize = 4 * snapshot::LARGEST_ENTRY;
+/// The snapshots of an image, as far as they can be made out.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    pub(super) list: Vec<Snapshot>,
+    /// Bytes of their table.
+    pub(super) bytes: u64,
+    /// What is wrong with the table: nobody knows what else the snapshots own.
+    pub(super) damage: Option<String>,
+}
 
-/// The snapshots, and how many bytes their table has.
+/// Reads the snapshot table. The disk can be read without it, so what is damaged in it is told and no error.
 pub(super) fn read_snapshots(
     file: &File,
     header: &Header,
     budget: &Budget,
     grants: &mut Vec<Grant>,
-) -> Result<(Vec<Snapshot>, u64)> {
-    let mut snapshots = Vec::new();
-    let least = u64::from(header.snapshot_count) * snapshot::SMALLEST_ENTRY;
-    check_inside(file, header.snapshots_offset, least, "snapshot table")?;
-    if header.snapshot_count > 0 && header.snapshots_offset == 0 {
-        return Err(corrupt("the snapshot table lies on the header"));
-    }
-    let (mut at, mut end) = (0, 0);
-    let mut window = Vec::new();
-    let mut window_start = 0;
-    for _ in 0..header.snapshot_count {
-        if at + snapshot::LARGEST_ENTRY as u64 > window_start + window.len() as u64 {
-            window.resize(SNAPSHOT_WINDOW, 0);
-            window_start = at;
-            let got = file.read_up_to(&mut window, header.snapshots_offset.saturating_add(at))?;
-            window.truncate(got);
+) -> Result<Snapshots> {
+    let mut list = Vec::new();
+    let mut damage = None;
+    let walked = walk(file, header, |entry| {
+        if let Some(doubt) = &entry.doubt {
+            damage.get_or_insert_with(|| {
+                format!("snapshot {} of it, at {:#x}: {}", entry.index, entry.at, doubt.text())
+            });
         }
-        let rest = window.get((at - window_start) as usize..).unwrap_or_default();
-        let (snapshot, length) = snapshot::parse(rest)?;
-        snapshot.check(header.version, &header.geometry)?;
-        check_inside(file, snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8, "L1 table of a snapshot")?;
-        end = at + length as u64;
-        at = end.next_multiple_of(8);
-        if end > snapshot::MAX_TABLE_BYTES {
-            return Err(corrupt("the snapshot table is larger than 64 MiB"));
+        if !matches!(entry.doubt, Some(Doubt::Lost(_))) {
+            grants.push(budget.grant(KEPT_PER_ENTRY + entry.bytes.len() as u64, "snapshot table")?);
+            list.push(entry.found.snapshot.clone());
         }
-        grants.push(budget.grant(KEPT_PER_ENTRY + length as u64, "snapshot table")?);
-        snapshots.push(snapshot);
-    }
-    // The last entry's padding need not be there.
-    Ok((snapshots, end))
+        Ok(())
+    })?;
+    let damage = damage.or(walked.rest.map(|rest| rest.reason)).or_else(|| {
+        let data_file = header.snapshot_count > 0 && header.has(incompatible::DATA_FILE);
+        data_file.then(|| "an image with a data file cannot have internal snapshots".to_owned())
+    });
+    Ok(Snapshots { list, bytes: walked.bytes, damage })
 }
 
 pub(super) fn read_bitmap_directory(

@@ -72,14 +72,20 @@ impl Flags<'_, '_, '_> {
         let (tables, structure) = (self.tables, self.structure);
         let mut changed = 0;
         tables.for_each_content(structure, |table, words| {
-            if table.active == 0 || !self.is_alone(table.offset, words.len() as u64 * 8, table.all.into())? {
+            if !self.is_alone(table.offset, words.len() as u64 * 8, table.all.into())? {
                 return Ok(());
             }
             let mut new = words.to_vec();
             let step = (structure.geometry().l2_entry_size() / 8) as usize;
             for index in (0..words.len()).step_by(step) {
                 let bitmap = if step == 1 { 0 } else { words[index + 1].get() };
-                if self.l2_flag_is_wrong(words[index].get(), bitmap)? {
+                let entry = words[index].get();
+                let wrong = match entry & l2::COMPRESSED != 0 {
+                    // It means nothing there.
+                    true => self.step == Step::Clear && entry & l2::COPIED != 0,
+                    false => table.active > 0 && self.l2_flag_is_wrong(entry, bitmap)?,
+                };
+                if wrong {
                     new[index] = (words[index].get() ^ l2::COPIED).into();
                     changed += 1;
                 }
@@ -96,7 +102,7 @@ impl Flags<'_, '_, '_> {
         let host = entry & l2::OFFSET;
         let is_zero = entry & l2::ZERO != 0 && !geometry.extended_l2;
         let nowhere = host == 0 && (is_zero || !data_file || entry & l2::COPIED == 0);
-        if entry & l2::COMPRESSED != 0 || nowhere {
+        if nowhere {
             return Ok(false);
         }
         let valid = entry & l2::RESERVED == 0 && bitmap >> 32 & bitmap == 0 && geometry.is_aligned(host);

@@ -7,8 +7,8 @@
 //! 1. Unknown autoclear bits are cleared; sync.
 //! 2. Bitmaps that are to be given up are marked as in use, so that nobody ever trusts them; sync.
 //! 3. Flags that promise a refcount of 1 where that is not so are cleared, in place.
-//! 4. Either too high refcounts are lowered, in place; or a new refcount table, new blocks and a new bitmap
-//!    directory are written into clusters that nothing refers to. Sync.
+//! 4. Either too high refcounts are lowered, in place; or a new refcount table and new blocks, a new bitmap directory
+//!    and a new snapshot table are written into clusters that nothing refers to. Sync.
 //! 5. *Publish*, for the new table: one write of the first 512 bytes of the file, which decides; sync.
 //! 6. Flags that could promise a refcount of 1 are set, in place; sync.
 //! 7. When a check finds nothing more that is corrupt, the marks that say so are cleared; sync.
@@ -22,16 +22,18 @@ mod leaks;
 mod rebuild;
 mod report;
 mod session;
+mod snapshots;
 mod targets;
 
 pub(crate) use report::Repaired;
-pub use report::{LostBitmap, RepairMode, RepairReport};
+pub use report::{LostBitmap, LostSnapshots, RepairMode, RepairReport};
 
 use self::{
     bitmaps::Bitmaps,
     flags::{Flags, Step},
-    rebuild::{Layout, Room},
+    rebuild::{Beside, Layout, Room},
     session::Session,
+    snapshots::Snapshots,
     targets::{Believed, Targets, Way},
 };
 use super::{
@@ -46,7 +48,7 @@ use crate::{
     },
     image::{
         budget::Budget,
-        edit::{BitmapsField, HeaderChange},
+        edit::{BitmapsField, HeaderChange, SnapshotTable},
         qcow2::read_first_cluster,
     },
     storage::{File, FileKind},
@@ -65,12 +67,14 @@ pub(super) fn repair(file: &File, budget: &Budget, mode: RepairMode) -> Result<R
         tally.compare()?;
         let believed = Believed::judge(&tally, budget)?;
         let bitmaps = Bitmaps::judge(&tally, budget)?;
+        let snapshots = Snapshots::judge(&structure, budget)?;
         // What a broken bitmap should have may be among the leaks.
         tally.report.leaks_are_certain &= bitmaps.lost.is_empty();
-        if mode == RepairMode::All && (tally.too_low || !believed.all || !bitmaps.lost.is_empty()) {
+        let gives_up = !bitmaps.lost.is_empty() || snapshots.is_changed();
+        if mode == RepairMode::All && (tally.too_low || !believed.all || gives_up) {
             let taken = rebuild::taken(&tally, budget)?;
             drop((tally, tables));
-            anew(&mut session, budget, bitmaps, believed, taken, &mut done)?;
+            anew(&mut session, budget, Kept { bitmaps, snapshots }, believed, taken, &mut done)?;
         } else {
             in_place(&mut session, tally, &tables, believed, mode, &mut done)?;
         }
@@ -129,28 +133,36 @@ fn in_place(
     session.sync()
 }
 
-/// Writes all refcounts anew, without the bitmaps that are lost.
+/// What there is beside the disk, and what of it is lost.
+struct Kept {
+    bitmaps: Bitmaps,
+    snapshots: Snapshots,
+}
+
+/// Writes all refcounts anew, without the bitmaps and snapshots that are lost.
 fn anew(
     session: &mut Session<'_>,
     budget: &Budget,
-    bitmaps: Bitmaps,
+    Kept { bitmaps, mut snapshots }: Kept,
     believed: Believed,
     taken: Bits,
     done: &mut Repaired,
 ) -> Result<()> {
     let (file, header) = (session.file, session.header);
-    let mut report = CheckReport::new();
-    let mut structure = Structure::without_bitmaps(file, header, budget, &mut report)?;
-    let (old_directory, new_directory) = match bitmaps.lost.is_empty() {
+    let mut structure = Structure::bare(file, header)?;
+    let (old_directory, directory) = match bitmaps.lost.is_empty() {
         true => (bitmaps.directory.clone(), Vec::new()),
         false => (0..0, bitmaps.new_directory()),
     };
     structure.set_bitmaps(old_directory, bitmaps.kept.clone());
-    let (tally, tables) = count(&structure, budget, report, Include::AllButRefcounts)?;
+    let old_table = if snapshots.is_changed() { 0 } else { snapshots.old_bytes };
+    structure.set_snapshots(old_table, snapshots.kept.clone());
+    let beside = Beside { directory, snapshots: std::mem::take(&mut snapshots.new_table) };
+    let (tally, tables) = count(&structure, budget, CheckReport::new(), Include::AllButRefcounts)?;
 
     let room = Room { taken, growth_limit: tally.growth_limit, kind: file.kind()? };
     let mut targets = Targets::new(tally, believed, Way::Anew { own: 0..0 });
-    let Some(layout) = Layout::find(&mut targets, &room, new_directory.len() as u64, budget)? else {
+    let Some(layout) = Layout::find(&mut targets, &room, &beside, budget)? else {
         let text = match room.kind {
             FileKind::Regular => {
                 "nothing was repaired: damaged entries lead to where the file would have to grow"
@@ -165,7 +177,11 @@ fn anew(
     let directory = BitmapsField::Directory {
         count: bitmaps.kept.len() as u32,
         offset: layout.directory_offset(&geometry),
-        size: new_directory.len() as u64,
+        size: beside.directory.len() as u64,
+    };
+    let snapshot_table = SnapshotTable {
+        count: snapshots.kept.len() as u32,
+        offset: if snapshots.kept.is_empty() { 0 } else { layout.snapshots_offset(&geometry) },
     };
     let change = HeaderChange {
         bitmaps: match (bitmaps.lost.is_empty(), bitmaps.kept.is_empty()) {
@@ -174,6 +190,7 @@ fn anew(
             (false, false) => Some(directory),
         },
         refcount_table: Some(layout.table(&geometry)),
+        snapshots: snapshots.is_changed().then_some(snapshot_table),
         clear_incompatible: header.incompatible & incompatible::DIRTY,
         ..HeaderChange::default()
     };
@@ -189,11 +206,13 @@ fn anew(
         Flags { structure: &structure, tables: &tables, session, targets, step }.run()
     };
     done.flags += fix_flags(Step::Clear, session, &mut targets)?;
-    layout.write(session, &mut targets, &new_directory)?;
+    layout.write(session, &mut targets, &beside)?;
     session.publish(&change)?;
     done.flags += fix_flags(Step::Set, session, &mut targets)?;
     session.sync()?;
 
+    done.lost_snapshots = snapshots.lost;
+    done.mended_snapshots = snapshots.mended;
     done.lost_bitmaps = bitmaps.lost;
     if has_stale_bitmaps(header) {
         done.lost_bitmaps.push(stale());

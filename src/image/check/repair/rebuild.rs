@@ -1,6 +1,7 @@
-//! All refcounts written anew: a table and blocks for what is referred to, in clusters that nothing refers to
-//! and that no refcount claims, the old table and blocks not counted. Where there is room behind the end of the
-//! file it is taken; not where that would turn what is missing there into zeros.
+//! All refcounts written anew, and a bitmap directory and a snapshot table where those change: a table and blocks for
+//! what is referred to, in clusters that nothing refers to and that no refcount claims, the old table and blocks not
+//! counted. Where there is room behind the end of the file it is taken; not where that would turn what is missing there
+//! into zeros.
 
 use std::ops::Range;
 
@@ -21,7 +22,15 @@ use crate::{
     storage::FileKind,
 };
 
-/// Where new refcounts, and perhaps a new bitmap directory, will lie: table, blocks, directory, side by side.
+/// What is written beside new refcounts; empty where it stays as it is.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) directory: Vec<u8>,
+    pub(super) snapshots: Vec<u8>,
+}
+
+/// Where new refcounts, and what is written beside them, will lie: table, blocks, bitmap directory, snapshot table, side
+/// by side.
 #[derive(Debug)]
 pub(super) struct Layout {
     first: u64,
@@ -29,6 +38,7 @@ pub(super) struct Layout {
     /// Indices in the table of the blocks that there will be, ascending.
     blocks: Vec<u64>,
     directory_clusters: u64,
+    snapshot_clusters: u64,
     _grant: Option<Grant>,
 }
 
@@ -60,15 +70,14 @@ impl Layout {
     pub(super) fn find(
         targets: &mut Targets<'_>,
         room: &Room,
-        directory_bytes: u64,
+        beside: &Beside,
         budget: &Budget,
     ) -> Result<Option<Layout>> {
         let per_block = targets.geometry.refcount_block_entries();
         let blocks = targets.checked / per_block + targets.old_table().len() as u64;
         let grant = budget.grant(blocks * 24, "new refcount table")?;
         let used = used_blocks(targets)?;
-        let directory_clusters = targets.geometry.clusters_for(directory_bytes);
-        let behind = Layout::at(targets.checked, &used, directory_clusters, targets)?;
+        let behind = Layout::at(targets.checked, &used, beside, targets)?;
         let end = behind.own().end << targets.geometry.cluster_bits;
         if room.kind == FileKind::Regular && end <= room.growth_limit {
             return Ok(Some(Layout { _grant: Some(grant), ..behind }));
@@ -77,7 +86,7 @@ impl Layout {
         let most = behind.clusters() + behind.clusters() / 32 + 3;
         match find_inside(targets, room, most)? {
             Some(first) => {
-                let inside = Layout::at(first, &used, directory_clusters, targets)?;
+                let inside = Layout::at(first, &used, beside, targets)?;
                 Ok(Some(Layout { _grant: Some(grant), ..inside }))
             }
             None => Ok(None),
@@ -85,11 +94,15 @@ impl Layout {
     }
 
     /// The layout from cluster `first` on: its own clusters need blocks, too.
-    fn at(first: u64, used: &[u64], directory_clusters: u64, targets: &Targets<'_>) -> Result<Layout> {
+    fn at(first: u64, used: &[u64], beside: &Beside, targets: &Targets<'_>) -> Result<Layout> {
         let geometry = targets.geometry;
         let per_block = geometry.refcount_block_entries();
         let blocks = used.to_vec();
-        let mut layout = Layout { first, table_clusters: 1, blocks, directory_clusters, _grant: None };
+        let clusters = |bytes: &[u8]| geometry.clusters_for(bytes.len() as u64);
+        let (directory_clusters, snapshot_clusters) =
+            (clusters(&beside.directory), clusters(&beside.snapshots));
+        let mut layout =
+            Layout { first, table_clusters: 1, blocks, directory_clusters, snapshot_clusters, _grant: None };
         loop {
             let own = layout.own();
             let before = own.end;
@@ -109,7 +122,7 @@ impl Layout {
     }
 
     fn clusters(&self) -> u64 {
-        self.table_clusters + self.blocks.len() as u64 + self.directory_clusters
+        self.table_clusters + self.blocks.len() as u64 + self.directory_clusters + self.snapshot_clusters
     }
 
     /// All clusters of the layout.
@@ -124,7 +137,12 @@ impl Layout {
 
     /// Where the bitmap directory goes.
     pub(super) fn directory_offset(&self, geometry: &Geometry) -> u64 {
-        (self.own().end - self.directory_clusters) << geometry.cluster_bits
+        (self.own().end - self.snapshot_clusters - self.directory_clusters) << geometry.cluster_bits
+    }
+
+    /// Where the snapshot table goes.
+    pub(super) fn snapshots_offset(&self, geometry: &Geometry) -> u64 {
+        (self.own().end - self.snapshot_clusters) << geometry.cluster_bits
     }
 
     /// Writes all of it, `targets` knowing that these clusters are taken.
@@ -132,7 +150,7 @@ impl Layout {
         &self,
         session: &mut Session<'_>,
         targets: &mut Targets<'_>,
-        directory: &[u8],
+        beside: &Beside,
     ) -> Result<()> {
         let geometry = targets.geometry;
         let mut block = vec![0; geometry.cluster_size() as usize];
@@ -144,10 +162,14 @@ impl Layout {
             BigEndian::write_u64(&mut table[*index as usize * 8..], offset);
         }
         session.write(&table, self.first << geometry.cluster_bits)?;
-        if !directory.is_empty() {
-            let mut padded = directory.to_vec();
-            padded.resize((self.directory_clusters << geometry.cluster_bits) as usize, 0);
-            session.write(&padded, self.directory_offset(&geometry))?;
+        let parts = [
+            (&beside.directory, self.directory_clusters, self.directory_offset(&geometry)),
+            (&beside.snapshots, self.snapshot_clusters, self.snapshots_offset(&geometry)),
+        ];
+        for (bytes, clusters, offset) in parts.into_iter().filter(|(bytes, ..)| !bytes.is_empty()) {
+            let mut padded = bytes.clone();
+            padded.resize((clusters << geometry.cluster_bits) as usize, 0);
+            session.write(&padded, offset)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::super::CheckReport;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How much a repair may change. In neither mode does guest data change, nor does any cluster that could hold
-/// some become free.
+/// some become free, but for what only bitmaps and snapshots had that are given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RepairMode {
     /// Refcounts that are higher than the references go down, so that leaked clusters can be used again; only
@@ -14,7 +14,8 @@ pub enum RepairMode {
     /// entries follow the refcounts.
     Leaks,
     /// The same, and wrong or unreadable refcounts are counted anew, flags follow them, and broken bitmaps are
-    /// given up. What a broken entry of an L1 or L2 table led to cannot be repaired.
+    /// given up, and so are snapshots whose tables cannot be found. What a broken entry of an L1 or L2 table led to cannot
+    /// be repaired.
     All,
 }
 
@@ -51,6 +52,19 @@ pub struct LostBitmap {
     pub reason: String,
 }
 
+/// Snapshots that were given up since their entries in the snapshot table lead to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostSnapshots {
+    /// The place of the first of them in the table, from 0.
+    pub first: u32,
+    /// How many there are, one after the other.
+    pub count: u32,
+    /// The name of the one, if it can be made out.
+    pub name: Option<Vec<u8>>,
+    /// Why.
+    pub reason: String,
+}
+
 /// What a repair found, did and left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
@@ -67,6 +81,10 @@ pub struct RepairReport {
     pub further_corruptions_fixed: u64,
     /// Bitmaps that were given up.
     pub lost_bitmaps: Vec<LostBitmap>,
+    /// Snapshots that were given up.
+    pub lost_snapshots: Vec<LostSnapshots>,
+    /// Snapshots whose entries in the table were mended, with what was wrong.
+    pub mended_snapshots: Vec<String>,
     /// What was not repaired although it might have been expected, with the reason.
     pub left: Vec<String>,
 }
@@ -77,6 +95,8 @@ pub(crate) struct Repaired {
     /// Flags of L1 and L2 entries that were changed.
     pub(crate) flags: u64,
     pub(crate) lost_bitmaps: Vec<LostBitmap>,
+    pub(crate) lost_snapshots: Vec<LostSnapshots>,
+    pub(crate) mended_snapshots: Vec<String>,
     pub(crate) left: Vec<String>,
     /// Something was written.
     pub(crate) written: bool,
