@@ -188,12 +188,17 @@ fn what_shrinking_and_growing_hid_is_found() {
     night.same("a.qcow2", "1.qcow2");
 }
 
-/// Zeros that are stored, as far as the files tell of them: they have holes there.
+/// Zeros that are stored: the files have holes there, or Holstein shrank the disk, and the bitmap's base knows its smallest size.
 #[test]
-fn what_grew_as_data_is_found_where_the_files_have_holes() {
+fn what_grew_as_data_is_found() {
     // The data file, how it grows, who shrinks it.
-    let ways: [(&str, &[&str], &[bool]); 3] =
-        [("raw", &[], &[false, true]), ("", &["--preallocation=falloc"], &[true]), ("", &[], &[false, true])];
+    let ways: [(&str, &[&str], &[bool]); 5] = [
+        ("raw", &[], &[false, true]),
+        ("", &["--preallocation=metadata"], &[true]),
+        ("", &["--preallocation=falloc"], &[true]),
+        ("", &["--preallocation=full"], &[true]),
+        ("", &[], &[false, true]),
+    ];
     for (data_file, growth, shrinks) in ways {
         for &ours in shrinks {
             let night = Night::new();
@@ -241,4 +246,51 @@ fn what_lies_behind_the_end_of_the_image_below_is_copied() {
         night.succeed(&["source=d.qcow2,target=2.qcow2,sync=incremental,bitmap=nightly,backing=1.qcow2"]);
         night.same("d.qcow2", "2.qcow2");
     }
+}
+
+/// The same crash, and no backup before QEMU lets the disk grow: its contents are not those that the backup has.
+#[test]
+fn what_lies_behind_the_smallest_size_is_copied() {
+    for raw in ["", ",data_file_raw=on"] {
+        let night = Night::new();
+        let image = night.name("d.qcow2");
+        let options = format!("data_file={}{raw}", night.name("d.data"));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
+        night.write("d.qcow2", "write -P 1 0 1M");
+        run("qemu-img", &["bitmap", "--add", &image, "nightly"]);
+        night.succeed(&["source=d.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+        let disk =
+            Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() }).unwrap();
+        disk.resize(524_800).unwrap();
+        let base = disk.bitmap_base(b"nightly").unwrap().unwrap();
+        assert_eq!((base.disk_size, base.smallest_size), (1 << 20, Some(524_800)));
+        drop(disk);
+        std::fs::write(night.path("d.data"), vec![2; 1 << 20]).unwrap();
+        run("qemu-img", &["resize", "-q", &image, "1M"]);
+        // What lies below the end was written by nobody.
+        let kept = [vec![1; 524_800], vec![2; (1 << 20) - 524_800]].concat();
+        std::fs::write(night.path("d.data"), kept).unwrap();
+        night.succeed(&["source=d.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly,backing=0.qcow2"]);
+        night.same("d.qcow2", "1.qcow2");
+        let disk = Disk::open(&image, &DiskOptions::default()).unwrap();
+        let base = disk.bitmap_base(b"nightly").unwrap().unwrap();
+        assert_eq!(base.smallest_size, Some(1 << 20), "it counts from another backup");
+    }
+}
+
+/// Without a backing file there is nothing to compare with.
+#[test]
+fn an_increment_alone_has_what_a_shrink_dropped() {
+    let night = Night::new();
+    let image = night.name("a.qcow2");
+    night.write("a.qcow2", "write -P 9 6M 1M");
+    night.succeed(&["source=a.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+    Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() })
+        .and_then(|disk| disk.resize(4 << 20))
+        .unwrap();
+    run("qemu-img", &["resize", "-q", &image, "8M"]);
+    night.succeed(&["source=a.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly"]);
+    let below = night.name("0.qcow2");
+    run("qemu-img", &["rebase", "-u", "-b", &below, "-F", "qcow2", &night.name("1.qcow2")]);
+    night.same("a.qcow2", "1.qcow2");
 }

@@ -174,7 +174,7 @@ impl<'a> Draft<'a> {
             }
             BitmapChange::CountFrom { name, backup } => {
                 let disk_size = self.image.header().size;
-                self.sound(name)?.base = backup.map(|backup| Base { backup, disk_size });
+                self.sound(name)?.base = backup.map(|backup| Base::new(backup, disk_size));
                 Ok(())
             }
             BitmapChange::Record { name, recording } => {

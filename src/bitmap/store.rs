@@ -181,6 +181,7 @@ pub(crate) struct NewBitmaps(Option<Vec<Slot>>);
 /// be trusted are marked as inconsistent, since their length may be another than the disk's.
 pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<NewBitmaps> {
     let mut slots = Draft::new(image).slots;
+    slots.iter_mut().for_each(|slot| slot.base = slot.base.map(|base| base.resized(size)));
     for (slot, table) in slots.iter_mut().zip(tables(image)?).filter(|(slot, _)| !slot.entry.in_use) {
         match table.and_then(|table| table.load(image, &slot.entry)) {
             Ok(bitmap) => {
@@ -233,10 +234,12 @@ fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
 fn lineage_of(image: &Qcow2, slots: &[Slot]) -> Lineage {
     let old = image.header().extensions.lineage.clone().unwrap_or_default();
     let base = |slot: &Slot| Some((lineage::key(&slot.entry.name), slot.base?));
-    let (known, new): (Vec<_>, Vec<_>) =
-        slots.iter().filter_map(base).partition(|base| old.bases.contains(base));
-    let mut bases = new;
-    bases.extend(old.bases.iter().filter(|base| known.contains(base)));
+    let same = |a: &([u8; 8], Base), b: &([u8; 8], Base)| a.0 == b.0 && a.1.backup == b.1.backup;
+    let bases: Vec<_> = slots.iter().filter_map(base).collect();
+    let is_old = |base: &&([u8; 8], Base)| old.bases.iter().any(|old| same(old, base));
+    let (known, new): (Vec<_>, Vec<_>) = bases.iter().partition(is_old);
+    let in_order = old.bases.iter().filter_map(|old| known.iter().find(|base| same(old, base)).copied());
+    let bases = new.into_iter().chain(in_order).collect();
     Lineage { bases, ..old }
 }
 

@@ -54,8 +54,9 @@ fn resize(image: &Image, size: u64, bitmaps: &NewBitmaps) -> Result<()> {
     let top = top(image)?;
     let mut edit = Edit::begin(top)?;
     let disk = Some(edit.resize(image, size)?);
+    let lineage = bitmaps.lineage(top);
     let bitmaps = bitmaps.write(top, &mut edit)?;
-    edit.commit(HeaderChange { disk, bitmaps, ..HeaderChange::default() })
+    edit.commit(HeaderChange { disk, bitmaps, lineage, ..HeaderChange::default() })
 }
 
 /// What lies in the files behind the disk's end reads as zero. The disk itself is as it was.

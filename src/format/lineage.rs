@@ -4,23 +4,28 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 1 | version of this extension: 1 |
+//! | 1 | version of this extension: 2 |
 //! | 1 | 1: the image has an identity; 2: it has a parent |
 //! | 2 | number of bases |
 //! | 4 | the first bytes of BLAKE3 of all that follows |
 //! | 16 | the image's identity, or zeros |
 //! | 16 | that of its parent, or zeros |
-//! | 32 each | a base: 8 bytes of BLAKE3 of a bitmap's name, the identity of a backup, the size of the disk then |
+//! | 40 each | a base: 8 bytes of BLAKE3 of a bitmap's name, the identity of a backup, the size of the disk then, the smallest size since, or all ones where that is not known |
+//!
+//! A base of version 1 has 32 bytes, without the smallest size.
 
 use std::{fmt, str::FromStr};
 
 use crate::error::{Error, ErrorKind};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HAS_IDENTITY: u8 = 1;
 const HAS_PARENT: u8 = 2;
 const HEAD: usize = 40;
-const BASE: usize = 32;
+const BASE: usize = 40;
+const OLD_VERSION: u8 = 1;
+const OLD_BASE: usize = 32;
+const NOT_KNOWN: u64 = u64::MAX;
 
 /// The identity of a backup: 16 random bytes that its header has, and every copy of the file. Its text has the form of a
 /// UUID.
@@ -87,6 +92,20 @@ pub struct Base {
     pub backup: Identity,
     /// Size of the disk at that time, in bytes.
     pub disk_size: u64,
+    /// The smallest size since, in bytes, as far as Holstein made it; other programs do not record it. `None`: not known.
+    pub smallest_size: Option<u64>,
+}
+
+impl Base {
+    /// A backup of a disk that has this size.
+    pub(crate) fn new(backup: Identity, disk_size: u64) -> Self {
+        Base { backup, disk_size, smallest_size: Some(disk_size) }
+    }
+
+    /// The same, when the disk gets another size.
+    pub(crate) fn resized(self, size: u64) -> Self {
+        Base { smallest_size: self.smallest_size.map(|smallest| smallest.min(size)), ..self }
+    }
 }
 
 /// What the extension says.
@@ -110,9 +129,13 @@ impl Lineage {
     pub(crate) fn parse(data: &[u8]) -> Option<Lineage> {
         let (head, bases) = data.split_at_checked(HEAD)?;
         let count = u16::from_be_bytes([head[2], head[3]]);
-        let sound = head[0] == VERSION
-            && head[1] & !(HAS_IDENTITY | HAS_PARENT) == 0
-            && bases.len() == usize::from(count) * BASE
+        let base_length = match head[0] {
+            VERSION => BASE,
+            OLD_VERSION => OLD_BASE,
+            _ => return None,
+        };
+        let sound = head[1] & !(HAS_IDENTITY | HAS_PARENT) == 0
+            && bases.len() == usize::from(count) * base_length
             && head[4..8] == checksum(&data[8..]);
         if !sound {
             return None;
@@ -121,12 +144,14 @@ impl Lineage {
         let base = |bytes: &[u8]| {
             let backup = Identity(*bytes[8..].first_chunk()?);
             let disk_size = u64::from_be_bytes(*bytes[24..].first_chunk()?);
-            Some((*bytes.first_chunk()?, Base { backup, disk_size }))
+            let smallest = bytes[OLD_BASE..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+            let smallest_size = smallest.filter(|size| *size != NOT_KNOWN);
+            Some((*bytes.first_chunk()?, Base { backup, disk_size, smallest_size }))
         };
         Some(Lineage {
             identity: if head[1] & HAS_IDENTITY != 0 { identity(8) } else { None },
             parent: if head[1] & HAS_PARENT != 0 { identity(24) } else { None },
-            bases: bases.chunks_exact(BASE).map(base).collect::<Option<_>>()?,
+            bases: bases.chunks_exact(base_length).map(base).collect::<Option<_>>()?,
         })
     }
 
@@ -140,6 +165,7 @@ impl Lineage {
             data.extend(key);
             data.extend(base.backup.0);
             data.extend(base.disk_size.to_be_bytes());
+            data.extend(base.smallest_size.unwrap_or(NOT_KNOWN).to_be_bytes());
         }
         data[0] = VERSION;
         data[1] = if self.identity.is_some() { HAS_IDENTITY } else { 0 }
@@ -186,7 +212,7 @@ mod tests {
     }
 
     fn lineage() -> Lineage {
-        let base = Base { backup: identity(3), disk_size: 1 << 40 };
+        let base = Base::new(identity(3), 1 << 40).resized(1 << 32).resized(1 << 39);
         Lineage {
             identity: Some(identity(1)),
             parent: Some(identity(2)),
@@ -197,11 +223,12 @@ mod tests {
     #[test]
     fn the_bytes_of_the_extension() {
         let data = lineage().encode();
-        assert_eq!(data.len(), 40 + 32);
-        assert_eq!(data[..4], [1, 3, 0, 1]);
+        assert_eq!(data.len(), 40 + 40);
+        assert_eq!(data[..4], [2, 3, 0, 1]);
         assert_eq!(data[8..16], [1, 1, 1, 1, 1, 1, 0x41, 1]);
         assert_eq!(data[16], 0x81);
-        assert_eq!(data[64..], [0, 0, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(data[64..72], [0, 0, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(data[72..], [0, 0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(Lineage::parse(&data), Some(lineage()));
         for at in 0..data.len() {
             let mut altered = data.clone();
@@ -209,6 +236,20 @@ mod tests {
             assert_eq!(Lineage::parse(&altered), None, "byte {at}");
             assert_eq!(Lineage::parse(&data[..at]), None, "cut at {at}");
         }
+    }
+
+    #[test]
+    fn version_1_does_not_know_the_smallest_size() {
+        let mut data = lineage().encode();
+        data.truncate(72);
+        data[0] = 1;
+        let sum = checksum(&data[8..]);
+        data[4..8].copy_from_slice(&sum);
+        let old = Lineage::parse(&data).unwrap();
+        let base = old.base(b"nightly").unwrap();
+        assert_eq!((base.backup, base.disk_size, base.smallest_size), (identity(3), 1 << 40, None));
+        assert_eq!(base.resized(512).smallest_size, None);
+        assert_eq!(Lineage::parse(&old.encode()), Some(old), "it stays so when it is written anew");
     }
 
     #[test]

@@ -1,19 +1,56 @@
 //! What has changed although the bitmap does not say so: a disk that was shrunk and grew again lost what it had there, and
-//! QEMU's bitmaps do not tell. The maps of the source and of what the target stands on do, in part.
+//! QEMU's bitmaps do not tell. The maps of the source and of what the target stands on do, in part; of what Holstein shrank the
+//! bitmap's base remembers the smallest size.
 
 use super::reader::is_zero;
 use crate::{
     bitmap::DirtyBitmap,
     error::Result,
+    format::lineage::Base,
     image::{Image, Mapping, Run},
 };
 
 const PIECE: u64 = 64 << 10;
 
 /// Makes dirty what cannot be unchanged: what reads as zero in the source, known without reading it, and not in the image
-/// below the target; and what the source has behind the end of that image. Compares maps, and where files have holes; reads
-/// only what is stored below such a place, as larger clusters there may hold zeros too.
-pub(super) fn add_hidden(bitmap: &mut DirtyBitmap, source: &Image, backing: &Image) -> Result<()> {
+/// below the target; and what the source has behind the end of that image, or behind the smallest size that the disk is known
+/// to have had since the bitmap's `base`. Compares maps, and where files have holes; reads only what is stored below such a
+/// place, as larger clusters there may hold zeros too.
+pub(super) fn add_hidden(
+    bitmap: &mut DirtyBitmap,
+    source: &Image,
+    backing: Option<&Image>,
+    base: Option<Base>,
+) -> Result<()> {
+    let size = source.size();
+    let smallest = base.and_then(|base| base.smallest_size).map_or(size, |smallest| smallest.min(size));
+    let end = match (backing, base) {
+        (Some(backing), _) => {
+            add_hidden_zeros(bitmap, source, backing)?;
+            smallest.min(backing.size())
+        }
+        // Nothing tells whether the backup has zeros there.
+        (None, Some(base)) => {
+            let until = base.disk_size.min(size);
+            if smallest < until {
+                bitmap.add(smallest..until);
+            }
+            smallest
+        }
+        (None, None) => return Ok(()),
+    };
+    // Whoever reads the image below sees zeros there, or what the disk had before it was shrunk.
+    for run in source.runs(end..size) {
+        let run = run?;
+        if !run.zero() {
+            bitmap.add(run.start..run.end());
+        }
+    }
+    Ok(())
+}
+
+/// Makes dirty what reads as zero in the source, and not in the image below.
+fn add_hidden_zeros(bitmap: &mut DirtyBitmap, source: &Image, backing: &Image) -> Result<()> {
     let end = source.size().min(backing.size());
     for run in source.runs(0..end) {
         let run = run?;
@@ -24,13 +61,6 @@ pub(super) fn add_hidden(bitmap: &mut DirtyBitmap, source: &Image, backing: &Ima
                 compare(bitmap, backing, at, until)?;
             }
             at = until;
-        }
-    }
-    // Whoever reads the image below sees zeros there.
-    for run in source.runs(end..source.size()) {
-        let run = run?;
-        if !run.zero() {
-            bitmap.add(run.start..run.end());
         }
     }
     Ok(())

@@ -109,8 +109,10 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
         lineage: Lineage { identity: lineage.identity, parent: lineage.parent, bases: Vec::new() },
         ..layout
     });
-    if let (CopySet::Dirty(bitmap), Some(backing)) = (&mut set, &backing) {
-        add_hidden(bitmap, &image, &backing.image())?;
+    if let (CopySet::Dirty(bitmap), Some(name)) = (&mut set, &backup.options.bitmap) {
+        let base = bitmaps.disk.base_after(bitmaps.before, name)?;
+        let below = backing.as_ref().map(Disk::image);
+        add_hidden(bitmap, &image, below.as_deref(), base)?;
     }
     let kind = stream_kind(backup.options.compression);
     let wanted = kind.map(|kind| (kind, cluster_size));
