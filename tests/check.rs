@@ -142,7 +142,14 @@ fn tables_that_are_cut_short_are_found() {
     image.write(&image.bytes()[..150_000]);
     let (qemu, ours, own) = codes(&image);
     assert_eq!((qemu, ours), (Some(0), Some(2)), "{own:#}");
-    assert!(says(&own, "refcount block 0 (at 0x20000) is cut short"), "{own:#}");
+    let text = "refcount block 0 (at 0x20000) is cut short by the end of the file at 0x249f0";
+    assert!(says(&own, text), "{own:#}");
+    // Also where a reference leads behind it.
+    let image = Image::create("cut-off", "cluster_size=64k", "8M");
+    image.io(&["write -P 1 0 1M"]);
+    image.write(&image.bytes()[..1_000_001]);
+    let (_, own) = image.check();
+    assert!(says(&own, "lies behind the end of the file at 0xf4241"), "{own:#}");
 }
 
 /// QEMU's check reads the header as if it were an L2 table, and counts what it finds.
@@ -256,6 +263,7 @@ fn a_bitmap_in_use_is_noted() {
     assert_eq!((qemu, ours), (Some(0), Some(0)), "{own:#}");
     assert_eq!(own["problems"][0]["severity"], "note", "{own:#}");
     assert!(says(&own, "it is in use"), "{own:#}");
+    assert!(says(&own, "remove the bitmap, add it again and begin with a full copy"), "{own:#}");
 }
 
 /// QEMU cannot open images with a broken bitmap directory, so its check says nothing about them. Clusters of

@@ -4,7 +4,15 @@
 
 mod support;
 
-use holstein::{Access, Disk, DiskOptions, ErrorKind, Sharing};
+use std::sync::Arc;
+
+use holstein::{
+    Access, CreateOptions, Disk, DiskOptions, ErrorKind, Sharing,
+    storage::{
+        SimulatedStorage,
+        simulated::{Failure, Fault, OperationKind},
+    },
+};
 
 use support::command::Holstein;
 use support::qemu::{Workshop, text};
@@ -46,6 +54,10 @@ fn an_image_that_qemu_writes_is_not_read() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
         let error = String::from_utf8(output.stderr).unwrap().to_lowercase();
         assert!(error.contains("disk.qcow2") && error.contains("another process"), "{args:?}: {error}");
+        assert!(
+            error.contains("info, map, check and compare read it all the same with -u"),
+            "{args:?}: {error}"
+        );
     }
     assert!(!workshop.path("copy.qcow2").exists(), "a refused backup leaves nothing");
     assert_eq!(open(&workshop, "disk.qcow2", Sharing::Locked).unwrap_err().kind(), ErrorKind::Locked);
@@ -172,4 +184,23 @@ fn an_image_that_this_process_has_open_says_so() {
     assert!(text.contains("another process writes this image"), "{text}");
     daemon.quit();
     drop(looking);
+}
+
+/// Some file systems have no locks, and say so by various errors.
+#[test]
+fn a_file_system_without_locks_is_named_as_the_cause() {
+    for errno in [libc::ENOLCK, libc::EOPNOTSUPP, libc::EINVAL] {
+        let simulated = SimulatedStorage::new();
+        let storage = Arc::new(simulated.clone());
+        drop(Disk::create_in(storage.clone(), "/disk", Some(1 << 20), &CreateOptions::default()).unwrap());
+        let failure = Failure::Errno(errno);
+        simulated.fail(Fault { kinds: vec![OperationKind::Lock], nth: 1, failure, lasting: true });
+        let before = simulated.digest();
+        let error = Disk::open_in(storage, "/disk", &DiskOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        let text = error.to_string();
+        assert!(text.contains("cannot lock '/disk': its file system has no locks"), "{text}");
+        assert!(text.contains("mount it with locks"), "{text}");
+        assert_eq!(simulated.digest(), before);
+    }
 }

@@ -69,11 +69,15 @@ fn beside_opens_the_folder_and_what_is_below() {
         site.over("disk.qcow2", name, "raw");
         site.reads("disk.qcow2", "beside").unwrap_or_else(|e| panic!("{name}: {e}"));
         site.reads("disk.qcow2", "any").unwrap_or_else(|e| panic!("{name}: {e}"));
-        site.refuses("disk.qcow2", "deny", &["base.raw"]);
+        site.refuses("disk.qcow2", "deny", &["base.raw", "--backing-policy deny"]);
     }
     for name in ["../elsewhere/base.raw", outside.to_str().unwrap(), "below/../../elsewhere/base.raw"] {
         site.over("disk.qcow2", name, "raw");
-        site.refuses("disk.qcow2", "beside", &["base.raw", "polic"]);
+        site.refuses(
+            "disk.qcow2",
+            "beside",
+            &["base.raw", "allow it with --backing-policy under=DIR or any"],
+        );
         // The default is the same.
         site.holstein.fails_saying(&["map", "disk.qcow2"], &["disk.qcow2", "base.raw", "polic"]);
         site.reads("disk.qcow2", "any").unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -137,7 +141,8 @@ fn a_name_is_never_a_url() {
         site.over("disk.qcow2", name, "raw");
         for policy in ["beside", "any", "deny", &format!("under={}", site.workshop.folder().display())] {
             let scheme = name.split(':').next().unwrap();
-            site.refuses("disk.qcow2", policy, &[scheme]);
+            let way_out = "record a path in its place (qemu-img rebase -u -b PATH -F FORMAT)";
+            site.refuses("disk.qcow2", policy, &[scheme, way_out]);
         }
     }
     // The same for the name of a data file, which qemu-img would make; so it is written over another.
@@ -145,7 +150,7 @@ fn a_name_is_never_a_url() {
     let (offset, length) = extension(&site.workshop.path("data.qcow2"), DATA_FILE);
     assert_eq!(length, 20);
     poke(&site.workshop.path("data.qcow2"), offset, b"nbd://localhost/data");
-    site.refuses("data.qcow2", "any", &["nbd"]);
+    site.refuses("data.qcow2", "any", &["nbd", "qemu-img amend -o data_file=PATH"]);
 }
 
 #[test]
@@ -328,7 +333,8 @@ fn what_is_no_qcow2_image_is_named() {
         site.holstein.fails_saying(&["info", "other"], &["other", name, "not supported"]);
     }
     site.raw("other");
-    site.holstein.fails_saying(&["info", "other"], &["other", "magic", "format has to be given as raw"]);
+    site.holstein
+        .fails_saying(&["info", "other"], &["other", "magic", "say --format raw", "source-format=raw"]);
 }
 
 #[test]

@@ -165,7 +165,10 @@ fn doubt_contents(image: &Qcow2, entry: &Entry) -> Result<()> {
         )));
     }
     if entry.in_use {
-        return Err(corrupt("it is in use: a program is writing the image or did not close it cleanly"));
+        return Err(corrupt(
+            "it is in use: a program is writing the image or did not close it cleanly; if none is, remove the bitmap, \
+             add it again and begin with a full copy",
+        ));
     }
     let (have, need) =
         (u64::from(entry.table_entries), entry.expected_table_entries(header.size, image.geometry()));

@@ -55,7 +55,13 @@ impl BackingPolicy {
         let fail = |kind, text: String| Error::new(kind, format!("'{}': {text}", shown(image)));
         let deny = |text: &str| fail(ErrorKind::PolicyDenied, format!("its {role} '{printed}' {text}"));
 
-        let name = check_name(name).map_err(&deny)?;
+        let name = check_name(name).map_err(|problem| {
+            let instead = match role {
+                "data file" => "qemu-img amend -o data_file=PATH",
+                _ => "qemu-img rebase -u -b PATH -F FORMAT",
+            };
+            deny(&format!("{problem}; record a path in its place ({instead})"))
+        })?;
         let own_folder = folder_of(image);
         let path = own_folder.join(name);
         let folder = match self {

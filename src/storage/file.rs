@@ -197,7 +197,17 @@ impl File {
     pub(crate) fn lock(&self, lock: Lock) -> Result<()> {
         self.inner.lock(lock).map_err(|e| {
             if e.kind() != io::ErrorKind::WouldBlock {
-                return self.fail("lock", e);
+                return match e.raw_os_error() {
+                    Some(libc::EOPNOTSUPP | libc::ENOLCK | libc::ENOSYS | libc::EINVAL) => {
+                        let text = format!(
+                            "cannot lock '{}': its file system has no locks, and nothing else keeps two programs from \
+                             writing one image; mount it with locks, or move the image to another file system",
+                            shown(&self.path)
+                        );
+                        Error::io(text, e)
+                    }
+                    _ => self.fail("lock", e),
+                };
             }
             let is_here = e.get_ref().is_some_and(|cause| cause.is::<HeldHere>());
             let text = match lock {

@@ -168,3 +168,33 @@ fn the_same_list_as_qemu_takes() {
     }
     assert_eq!(site.dirty("a", "x"), Some(vec![DIRTY]));
 }
+
+/// However a disk is named, it is one.
+#[test]
+fn a_disk_with_several_names_is_opened_once() {
+    let site = Site::new();
+    fs::hard_link(site.path("a"), site.folder.path().join("linked.qcow2")).unwrap();
+    std::os::unix::fs::symlink("a.qcow2", site.folder.path().join("other.qcow2")).unwrap();
+    let whole = site.path("a");
+    let add = |node: &str, name: &str| json!({"type": "block-dirty-bitmap-add", "data": {"node": node, "name": name}});
+    succeed(
+        &site,
+        &json!({"actions": [
+            {"type": "blockdev-backup", "data": {"device": "a.qcow2", "target": "t.qcow2", "sync": "incremental",
+                "bitmap": "old"}},
+            add("./a.qcow2", "x"),
+            add("linked.qcow2", "y"),
+            add("other.qcow2", "z"),
+            {"type": "block-dirty-bitmap-merge", "data": {"node": whole, "target": "x",
+                "bitmaps": [{"node": "./a.qcow2", "name": "new"}]}},
+            {"type": "blockdev-snapshot-sync", "data": {"device": "a.qcow2", "snapshot-file": "over.qcow2"}},
+            add("./over.qcow2", "x"),
+        ]}),
+    );
+    for name in ["x", "y", "z"] {
+        assert!(site.records("a", name), "{name}");
+    }
+    assert!(site.records("over", "x"));
+    assert_eq!(site.dirty("a", "old"), Some(vec![]));
+    site.check();
+}

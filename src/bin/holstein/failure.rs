@@ -18,6 +18,31 @@ pub(crate) const USAGE: u8 = 2;
 /// The exit code of a command that has done its work, and could not write what it has to say about it.
 pub(crate) const UNREPORTED: u8 = 5;
 
+/// What the library advises, and how the command spells it. The library's words are those of all of its users.
+const SPELLINGS: [(&str, &str); 10] = [
+    (
+        "information alone can be had by force-share",
+        "info, map, check and compare read it all the same with -U, --force-share",
+    ),
+    (
+        "choose another name or allow overwriting",
+        "choose another name or allow overwriting (overwrite=on for a target, --overwrite for a new image)",
+    ),
+    ("with the backing policy under=DIR or any", "with --backing-policy under=DIR or any"),
+    ("with the backing policy any", "with --backing-policy any"),
+    ("the backing policy is deny", "it was called with --backing-policy deny"),
+    ("raise the chain limit", "raise --chain-limit"),
+    ("the format has to be given as raw", "say --format raw (source-format=raw for the source of a backup)"),
+    ("bitmap mode never, only reads it", "bitmap-mode=never, only reads it"),
+    ("use individual completion", "use individual completion (--individual)"),
+    ("or make it raw if it holds the disk", "or add --data-file-raw if it holds the disk"),
+];
+
+/// A text of the library, with options as the command spells them.
+pub(crate) fn spelled(text: &str) -> String {
+    SPELLINGS.iter().fold(text.to_owned(), |text, (words, spelling)| text.replace(words, spelling))
+}
+
 /// Why a command ends without having done its work, or without having told of it.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -70,7 +95,7 @@ impl Failure {
         let mut stderr = io::stderr().lock();
         for text in &self.texts {
             // When standard error is closed too there is nobody left to tell.
-            let _ = writeln!(stderr, "holstein: {}", printable(text));
+            let _ = writeln!(stderr, "holstein: {}", printable(&spelled(text)));
         }
         ExitCode::from(self.code)
     }
@@ -104,5 +129,39 @@ pub(crate) fn unless_reader_gone(report: Result<(), Failure>) -> Result<(), Fail
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Failure::new(Failure::code_of(&error), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn sources(folder: &Path) -> String {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let own = |path: &std::path::PathBuf| !path.ends_with("bin");
+        let text = |path: std::path::PathBuf| match path.is_dir() {
+            true => sources(&path),
+            false => fs::read_to_string(path).unwrap(),
+        };
+        entries.filter(own).map(text).collect()
+    }
+
+    #[test]
+    fn the_library_says_what_is_spelled_otherwise_here() {
+        // Long texts go on in another line.
+        let library = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        let library: String = library.split("\\\n").map(str::trim_start).collect();
+        for (words, _) in SPELLINGS {
+            assert!(library.contains(words), "nobody says '{words}'");
+        }
+    }
+
+    #[test]
+    fn a_spelling_is_not_spelled_again() {
+        for (words, spelling) in SPELLINGS {
+            assert_eq!(spelled(words), spelling);
+        }
     }
 }

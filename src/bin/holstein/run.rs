@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{ChainArgs, OutputFormat},
     disk_spec::DiskSpec,
-    failure::{FAILED, Failure, report_of},
+    failure::{FAILED, Failure, report_of, spelled},
     output::{self, escape_path, json_path},
     progress, recover as recovery_text, signals,
 };
@@ -96,7 +96,8 @@ impl RunArgs {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a path leads into.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -255,7 +256,7 @@ fn notes(lineage: &JobLineage) -> String {
 fn error_json(error: Option<&Error>) -> Value {
     error.map_or(
         Value::Null,
-        |error| json!({ "kind": kebab_case(&format!("{:?}", error.kind())), "message": error.to_string() }),
+        |error| json!({ "kind": kebab_case(&format!("{:?}", error.kind())), "message": spelled(&error.to_string()) }),
     )
 }
 

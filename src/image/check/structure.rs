@@ -64,6 +64,8 @@ pub(super) struct Structure<'a> {
     pub(super) header: &'a Header,
     /// Length of the file, in whole sectors.
     pub(super) length: u64,
+    /// Its length to the byte.
+    pub(super) end: u64,
     /// The L1 tables of snapshots, with the snapshots' indices.
     pub(super) snapshots: Vec<(u32, L1Table)>,
     snapshot_bytes: u64,
@@ -87,10 +89,12 @@ impl<'a> Structure<'a> {
 
     /// The same as if there were neither snapshots nor bitmaps.
     pub(super) fn bare(file: &'a File, header: &'a Header) -> Result<Self> {
+        let end = file.len()?;
         Ok(Structure {
             file,
             header,
-            length: file.len()?.next_multiple_of(512),
+            length: end.next_multiple_of(512),
+            end,
             snapshots: Vec::new(),
             snapshot_bytes: 0,
             directory: 0..0,

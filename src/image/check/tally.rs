@@ -114,7 +114,7 @@ impl<'a> Tally<'a> {
         self.growth_limit = self.growth_limit.min(host.start);
         self.reaches_out = self.reaches_out.min(host.start);
         self.report.add(Kind::OutsideFile, times, Some(host.start), 0, || {
-            let (owner, end) = (structure.describe(owner), structure.length);
+            let (owner, end) = (structure.describe(owner), structure.end);
             format!(
                 "{owner} ({:#x} to {:#x}) lies behind the end of the file at {end:#x}",
                 host.start, host.end
@@ -142,7 +142,7 @@ impl<'a> Tally<'a> {
             let structure = self.structure;
             self.growth_limit = 0;
             self.report.add(Kind::CutShort, 1, Some(host.start), 0, || {
-                let (owner, end) = (structure.describe(owner), structure.length);
+                let (owner, end) = (structure.describe(owner), structure.end);
                 format!("{owner} (at {:#x}) is cut short by the end of the file at {end:#x}", host.start)
             });
         }

@@ -103,6 +103,27 @@ pub(super) enum Step {
     Abort,
 }
 
+impl Step {
+    /// Every path of an image in it, in the order in which it means them.
+    pub(super) fn images(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Step::Backup(spec) => vec![&mut spec.source],
+            Step::Add { node, .. }
+            | Step::Remove { node, .. }
+            | Step::Clear { node, .. }
+            | Step::Record { node, .. }
+            | Step::TakeSnapshot { node, .. }
+            | Step::DeleteSnapshot { node, .. } => vec![node],
+            Step::Merge { node, sources, .. } => {
+                let others = sources.iter_mut().filter_map(|(from, _)| from.as_mut());
+                [node].into_iter().chain(others).collect()
+            }
+            Step::Snapshot { node, overlay, .. } => vec![node, overlay],
+            Step::Abort => Vec::new(),
+        }
+    }
+}
+
 impl List {
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         let value = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;

@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use holstein::{Access, Action, Backup, Disk, DiskOptions, Error, ErrorKind, MergeFrom, Result};
+use holstein::{Access, Action, Backup, Disk, DiskOptions, Error, ErrorKind, MergeFrom, Result, same_file};
 
 use super::list::{List, Step};
-use crate::output::escape_path;
+use crate::{output::escape_path, run::folder_of};
 
 struct Nodes {
     options: DiskOptions,
@@ -21,11 +21,28 @@ struct Nodes {
 }
 
 /// The actions of a list, with their disks open.
-pub(super) fn actions(list: List, options: DiskOptions) -> Result<Vec<Action>> {
+pub(super) fn actions(mut list: List, options: DiskOptions) -> Result<Vec<Action>> {
+    name_alike(&mut list);
     let writes = |step: &&Step| !matches!(step, Step::Backup(spec) if spec.access() == Access::Read);
     let written = list.steps.iter().filter(writes).filter_map(Step::node).map(Path::to_owned).collect();
     let mut nodes = Nodes { options, written, disks: BTreeMap::new(), covered: BTreeMap::new() };
     list.steps.into_iter().map(|step| nodes.action(step)).collect()
+}
+
+/// Gives each image the path by which the list names it first: opened twice it would be in its own way.
+fn name_alike(list: &mut List) {
+    let mut known: Vec<PathBuf> = Vec::new();
+    for path in list.steps.iter_mut().flat_map(Step::images) {
+        match known.iter().find(|other| is_same(other, path)) {
+            Some(other) => path.clone_from(other),
+            None => known.push(path.clone()),
+        }
+    }
+}
+
+/// Whether two paths mean one file, which need not be there yet.
+fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || same_file(a, b) || (a.file_name() == b.file_name() && same_file(folder_of(a), folder_of(b)))
 }
 
 impl Nodes {
