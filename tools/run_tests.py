@@ -15,9 +15,13 @@ CARGO = os.environ.get("CARGO", "cargo")
 
 # The longest ones first, so that none is left alone at the end.
 LONGEST = [
-    "bitmap_crashes", "copies", "group_commit", "sync_modes", "sequences", "differential", "repair", "snapshots",
-    "write_failures", "hostile", "jobs", "check", "write_crashes", "lock_matrix",
+    "sync_modes", "copies", "bitmap_crashes", "sequences", "differential", "group_commit", "repair", "snapshots", "hostile",
+    "write_failures", "jobs", "write_crashes", "simulated_storage", "actions", "create", "check", "lock_matrix",
+    "holstein (lib)", "writing",
 ]
+
+# The examples in the documentation: cargo compiles and runs them.
+EXAMPLES = "examples in the documentation"
 
 
 def programs() -> list[tuple[str, str]]:
@@ -42,9 +46,9 @@ def rank(name: str) -> int:
     return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
-def run(path: str) -> tuple[int, str, float]:
+def run(command: list[str]) -> tuple[int, str, float]:
     start = time.monotonic()
-    done = subprocess.run([path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout.decode(errors="replace"), time.monotonic() - start
 
 
@@ -55,18 +59,19 @@ def main() -> int:
         return 1
     failed = []
     with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
-        running = {pool.submit(run, path): name for name, path in found}
+        commands = [(name, [path]) for name, path in found]
+        # Not at the end, where it would be alone.
+        commands.insert(len(LONGEST) // 2, (EXAMPLES, [CARGO, "test", "--locked", "--doc"]))
+        running = {pool.submit(run, command): name for name, command in commands}
         for done in as_completed(running):
             code, output, seconds = done.result()
             print(f"\n-- {running[done]}, {seconds:.0f} s\n{output.strip()}", flush=True)
             if code:
                 failed.append(running[done])
-    print(f"\n{len(found) - len(failed)} of {len(found)} test programs passed")
+    print(f"\n{len(commands) - len(failed)} of {len(commands)} test programs passed")
     if failed:
         print(f"failed: {', '.join(sorted(failed))}")
-    # Examples in the documentation.
-    documented = subprocess.run([CARGO, "test", "--locked", "--doc"]).returncode
-    return 1 if failed or documented else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
