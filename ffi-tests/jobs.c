@@ -210,6 +210,55 @@ static void log_lines(hol_disk *disk, const char *work)
     CHECK(files_in(work) == 0);
 }
 
+static int ended;
+
+static void let_go(void *opaque)
+{
+    CHECK(*(int *)opaque >= 0);
+    free(opaque);
+    ended++;
+}
+
+static void count_line(uint32_t level, int64_t job, const char *message, void *opaque)
+{
+    (void)level, (void)job, (void)message;
+    ++*(int *)opaque;
+}
+
+static int *owned(void)
+{
+    int *lines = calloc(1, sizeof *lines);
+    CHECK(lines != NULL);
+    return lines;
+}
+
+/* What a log was given ends once: replaced, refused, left out, or with the transaction; a job may outlive it. */
+static void an_owned_log(hol_disk *disk, const char *work)
+{
+    hol_txn *txn = hol_txn_new();
+    OK(hol_txn_set_log_owned(txn, count_line, owned(), let_go));
+    CHECK(ended == 0);
+    OK(hol_txn_set_log_owned(txn, count_line, owned(), let_go));
+    CHECK(ended == 1);
+    OK(hol_txn_set_log_owned(txn, NULL, owned(), let_go));
+    CHECK(ended == 3);
+    OK(hol_txn_set_log_owned(txn, count_line, owned(), let_go));
+    OK(hol_txn_add(txn, hol_action_backup(disk, path_in(work, names[0]), NULL)));
+    OK(hol_txn_commit(txn));
+    CHECK(ended == 3);
+    CHECK_CODE(HOL_ERR_WRONG_STATE, "started", hol_txn_set_log_owned(txn, count_line, owned(), let_go));
+    CHECK(ended == 4);
+    CHECK_CODE(HOL_ERR_NULL, "txn", hol_txn_set_log_owned(NULL, count_line, owned(), let_go));
+    CHECK(ended == 5);
+    hol_job *job = NULL;
+    OK(hol_txn_job(txn, 0, &job));
+    hol_txn_free(txn);
+    CHECK(ended == 6);
+    hol_job_free(job);
+    CHECK(ended == 6);
+    CHECK(remove(path_in(work, names[0])) == 0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
@@ -218,6 +267,7 @@ int main(int argc, char **argv)
     groups(disks, argv[2]);
     failure(disks, argv[1], argv[2]);
     log_lines(disks[0], argv[2]);
+    an_owned_log(disks[0], argv[2]);
     hol_backup_options wrong = HOL_OPTIONS_INIT(hol_backup_options);
     wrong.on_target_error = 4;
     CHECK(hol_action_backup(disks[0], "x", &wrong) == NULL);

@@ -1702,6 +1702,12 @@ typedef struct hol_event {
 typedef void (*hol_log_cb)(uint32_t level, int64_t job, const char *message, void *opaque);
 
 /**
+ * Ends what was handed over with a callback: frees `opaque`, lets a reference go. It must not call the library, and no exception
+ * may leave it.
+ */
+typedef void (*hol_destroy_cb)(void *opaque);
+
+/**
  * What a recovery has found and done, in numbers. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT
  * does); the library fills the rest.
  */
@@ -3014,7 +3020,7 @@ void hol_txn_free(struct hol_txn *txn);
 
 /**
  * Lets `callback` receive the transaction's log from its start on; NULL: nobody does, as by default. `opaque` is handed
- * to it, and must be valid until hol_txn_free() returns.
+ * to it, and must be valid until hol_txn_free() returns; hol_txn_set_log_owned() can end it.
  *
  * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
@@ -3024,6 +3030,21 @@ HOL_MUST_USE
 int hol_txn_set_log(struct hol_txn *txn,
                     hol_log_cb callback,
                     void *opaque);
+
+/**
+ * As hol_txn_set_log(), and hands `opaque` over: `destroy(opaque)` is called once, when `callback` is not called any more and its
+ * last call is over. That is in hol_txn_free(), in the next call that sets the log, or in this call when it fails or `callback`
+ * is NULL; and in the thread of that call. `destroy` may be NULL: then this is hol_txn_set_log().
+ *
+ * Errors: as hol_txn_set_log(); `opaque` is ended then, too.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_set_log_owned(struct hol_txn *txn,
+                          hol_log_cb callback,
+                          void *opaque,
+                          hol_destroy_cb destroy);
 
 /**
  * Finishes or takes back every transaction that died, by a crash of the process or of the machine, and has its journal in
@@ -3176,6 +3197,7 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_TXN_JOB 1
 #define HOL_HAVE_TXN_FREE 1
 #define HOL_HAVE_TXN_SET_LOG 1
+#define HOL_HAVE_TXN_SET_LOG_OWNED 1
 #define HOL_HAVE_RECOVER 1
 #define HOL_HAVE_TXN_RECOVERY 1
 

@@ -485,6 +485,7 @@ STRUCTURES = {
 
 RecoveredCallback = ctypes.CFUNCTYPE(c_int, POINTER(Recovered), c_void_p)
 LogCallback = ctypes.CFUNCTYPE(None, c_uint32, c_int64, c_char_p, c_void_p)
+DestroyCallback = ctypes.CFUNCTYPE(None, c_void_p)
 ExtentCallback = ctypes.CFUNCTYPE(c_int, POINTER(Extent), c_void_p)
 
 #: Every function of the header: what it returns, and its arguments. Handles are void pointers.
@@ -599,6 +600,7 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_job_dismiss": (c_int, (c_void_p,)),
     "hol_job_stop_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),
     "hol_txn_set_log": (c_int, (c_void_p, LogCallback, c_void_p)),
+    "hol_txn_set_log_owned": (c_int, (c_void_p, LogCallback, c_void_p, DestroyCallback)),
 }
 
 _SONAME = "libholstein.so.0"

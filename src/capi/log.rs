@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use super::boundary::{boundary, c_text, handle};
+use super::boundary::{Failure, boundary, c_text, handle};
 use super::error::HOL_OK;
 use super::txn::hol_txn;
 use crate::LogLevel;
@@ -48,8 +48,51 @@ impl Target {
     }
 }
 
+/// Ends what was handed over with a callback: frees `opaque`, lets a reference go. It must not call the library, and no exception
+/// may leave it.
+pub type hol_destroy_cb = Option<unsafe extern "C" fn(opaque: *mut c_void)>;
+
+/// What a callback was given, to be ended when nobody calls it any more.
+pub(super) struct Owned {
+    destroy: unsafe extern "C" fn(opaque: *mut c_void),
+    opaque: *mut c_void,
+}
+
+// SAFETY: the header says that it is ended by whichever call comes last; what `opaque` points to is the caller's.
+unsafe impl Send for Owned {}
+// SAFETY: only dropping it does anything, and that comes alone.
+unsafe impl Sync for Owned {}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the callback is as the header asks, and is called once.
+        unsafe { (self.destroy)(self.opaque) }
+    }
+}
+
+/// Sets what receives the log, and what owns its `opaque` from now on. After a failure that is ended.
+fn set_log(
+    txn: &hol_txn,
+    callback: hol_log_cb,
+    opaque: *mut c_void,
+    owned: Option<Owned>,
+) -> Result<c_int, Failure> {
+    let target = callback.map(|callback| Target { callback, opaque });
+    let owned = owned.filter(|_| target.is_some());
+    txn.plan(|planned| match target {
+        Some(target) => {
+            planned.set_log(move |level, job, text| target.tell(level, job, &c_text(text.as_bytes())));
+        }
+        None => planned.unset_log(),
+    })?;
+    // The one before is ended outside of the lock.
+    let before = std::mem::replace(&mut *txn.log_owner(), owned);
+    drop(before);
+    Ok(HOL_OK)
+}
+
 /// Lets `callback` receive the transaction's log from its start on; NULL: nobody does, as by default. `opaque` is handed
-/// to it, and must be valid until hol_txn_free() returns.
+/// to it, and must be valid until hol_txn_free() returns; hol_txn_set_log_owned() can end it.
 ///
 /// Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
@@ -64,13 +107,30 @@ pub unsafe extern "C" fn hol_txn_set_log(
     boundary(|| {
         // SAFETY: the argument is as the header asks.
         let txn = unsafe { handle(txn, "txn") }?;
-        let target = callback.map(|callback| Target { callback, opaque });
-        txn.plan(|planned| match target {
-            Some(target) => {
-                planned.set_log(move |level, job, text| target.tell(level, job, &c_text(text.as_bytes())));
-            }
-            None => planned.unset_log(),
-        })?;
-        Ok(HOL_OK)
+        set_log(&txn, callback, opaque, None)
+    })
+}
+
+/// As hol_txn_set_log(), and hands `opaque` over: `destroy(opaque)` is called once, when `callback` is not called any more and its
+/// last call is over. That is in hol_txn_free(), in the next call that sets the log, or in this call when it fails or `callback`
+/// is NULL; and in the thread of that call. `destroy` may be NULL: then this is hol_txn_set_log().
+///
+/// Errors: as hol_txn_set_log(); `opaque` is ended then, too.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_txn_set_log_owned(
+    txn: *mut hol_txn,
+    callback: hol_log_cb,
+    opaque: *mut c_void,
+    destroy: hol_destroy_cb,
+) -> c_int {
+    boundary(|| {
+        // First: it is taken also on failure.
+        let owned = destroy.map(|destroy| Owned { destroy, opaque });
+        // SAFETY: the argument is as the header asks.
+        let txn = unsafe { handle(txn, "txn") }?;
+        set_log(&txn, callback, opaque, owned)
     })
 }

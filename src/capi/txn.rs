@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 use std::os::fd::AsRawFd;
 use std::ptr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::action::hol_action;
@@ -12,6 +12,7 @@ use super::boundary::{
 };
 use super::error::{HOL_OK, code_of, no_action};
 use super::job::{give_job, hol_job, status_of};
+use super::log::Owned;
 use super::options::completion;
 use super::structure::{Fill, Grows, fill};
 use crate::{
@@ -28,6 +29,8 @@ pub struct hol_txn {
     running: OnceLock<RunningTransaction>,
     /// What the recovery found that is the reason why its start failed.
     pub(super) recovered: OnceLock<Recovery>,
+    /// What the log's callback was given. Behind the transaction: that has ended when this goes.
+    log_owner: Mutex<Option<Owned>>,
     poison: Poison,
 }
 
@@ -165,6 +168,11 @@ impl hol_txn {
         Ok(())
     }
 
+    /// What the log's callback was given.
+    pub(super) fn log_owner(&self) -> MutexGuard<'_, Option<Owned>> {
+        self.log_owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts the transaction. The lock is not held meanwhile: others learn at once that it has been started.
     fn start(&self) -> Result<(), Failure> {
         let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -213,6 +221,7 @@ pub extern "C" fn hol_txn_new() -> *mut hol_txn {
             planned: Mutex::new(Some(Transaction::new())),
             running: OnceLock::new(),
             recovered: OnceLock::new(),
+            log_owner: Mutex::new(None),
             poison: Poison::default(),
         }))
     })
