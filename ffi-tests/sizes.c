@@ -1,7 +1,7 @@
 /* The layout is the ABI: sizes and offsets on 64-bit machines, as numbers, and the library's own word for them. */
 #include "check.h"
 
-_Static_assert(sizeof(hol_disk_options) == 48, "hol_disk_options");
+_Static_assert(sizeof(hol_disk_options) == 56, "hol_disk_options");
 _Static_assert(sizeof(hol_backup_options) == 96, "hol_backup_options");
 _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 128, "hol_disk_details");
@@ -22,7 +22,8 @@ _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
 _Static_assert(sizeof(hol_recover_report) == 56, "hol_recover_report");
 _Static_assert(sizeof(hol_report) == 40, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
-_Static_assert(offsetof(hol_disk_options, chain_limit) == 44, "the last field ends the structure");
+_Static_assert(offsetof(hol_disk_options, chain_limit) == 44, "before thread_limit there was nothing behind");
+_Static_assert(offsetof(hol_disk_options, reserved) == 52, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed there was nothing behind");
 _Static_assert(offsetof(hol_backup_options, dismiss) == 84, "a field keeps its place");
 _Static_assert(offsetof(hol_backup_options, reserved) == 92, "the last field ends the structure");

@@ -921,6 +921,14 @@ typedef struct hol_disk_options {
    * Most images in the chain, the top included; 0: 1000. Nothing is made that would stand on more.
    */
   uint32_t chain_limit;
+  /**
+   * Most threads that a large read uses; 0: two for each processor, 16 at most. A transaction has a limit of its own.
+   */
+  uint32_t thread_limit;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } hol_disk_options;
 
 /**
@@ -2899,6 +2907,18 @@ int hol_txn_set_journal(struct hol_txn *txn,
                         const char *journal_dir);
 
 /**
+ * Sets how many threads copy at most; 0, the default: two for each processor, 16 at most. A higher number than that changes
+ * nothing. One more thread leads them.
+ *
+ * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_txn_set_thread_limit(struct hol_txn *txn,
+                             uint32_t most);
+
+/**
  * Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
  * be used or freed after this call.
  *
@@ -2923,7 +2943,8 @@ int hol_txn_add(struct hol_txn *txn,
  * HOL_ERR_WRONG_STATE (started already; or a recovery at the start changed what this transaction goes by, see
  * hol_txn_recovery()), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
- * Threads: any. Blocks: yes, for input and output of tables. From callbacks: yes. Since: 0.1.
+ * Threads: any. Blocks: yes, for input and output of tables, for a recovery, while another transaction changes one of the
+ * disks, and without a backup for all of the work. From callbacks: yes. Since: 0.1.
  */
 HOL_MUST_USE
 int hol_txn_start(struct hol_txn *txn);
@@ -3186,6 +3207,7 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_TXN_NEW 1
 #define HOL_HAVE_TXN_SET_COMPLETION 1
 #define HOL_HAVE_TXN_SET_JOURNAL 1
+#define HOL_HAVE_TXN_SET_THREAD_LIMIT 1
 #define HOL_HAVE_TXN_ADD 1
 #define HOL_HAVE_TXN_START 1
 #define HOL_HAVE_TXN_WAIT 1

@@ -139,6 +139,8 @@ class DiskOptions(_Sized):
         ("layers", c_uint32),
         ("access", c_uint32),
         ("chain_limit", c_uint32),
+        ("thread_limit", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -599,6 +601,7 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_job_finalize": (c_int, (c_void_p,)),
     "hol_job_dismiss": (c_int, (c_void_p,)),
     "hol_job_stop_error": (c_int, (c_void_p, POINTER(c_int), POINTER(c_char_p))),
+    "hol_txn_set_thread_limit": (c_int, (c_void_p, c_uint32)),
     "hol_txn_set_log": (c_int, (c_void_p, LogCallback, c_void_p)),
     "hol_txn_set_log_owned": (c_int, (c_void_p, LogCallback, c_void_p, DestroyCallback)),
 }

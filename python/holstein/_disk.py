@@ -126,6 +126,7 @@ class Disk:
         writable: bool = False,
         memory_limit: int = 0,
         chain_limit: int = 0,
+        thread_limit: int = 0,
         fd: int | None = None,
     ) -> None:
         """Opens the image, or takes the one that is open as descriptor fd: then the path is what it is called. The descriptor
@@ -141,6 +142,7 @@ class Disk:
             writable=writable,
             memory_limit=memory_limit,
             chain_limit=chain_limit,
+            thread_limit=thread_limit,
         )
         handle = c_void_p()
         if fd is None:
@@ -492,11 +494,13 @@ def _disk_options(
     writable: bool,
     memory_limit: int,
     chain_limit: int,
+    thread_limit: int = 0,
 ) -> _abi.DiskOptions:
     return _abi.DiskOptions(
         backing_dir=None if backing_dir is None else path_bytes(backing_dir),
         memory_limit=number("memory_limit", memory_limit),
         chain_limit=number("chain_limit", chain_limit, 32),
+        thread_limit=number("thread_limit", thread_limit, 32),
         format=choice("FORMAT", "format", format),
         backing_policy=choice("BACKING", "backing_policy", backing_policy),
         sharing=choice("SHARING", "sharing", sharing),

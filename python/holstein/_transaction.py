@@ -174,13 +174,16 @@ class Transaction(Actions):
         grouped: bool | None = None,
         journal: Path | None = None,
         log: Callable[[str, int | None, str], object] | None = None,
+        thread_limit: int = 0,
     ) -> None:
         """grouped=True or False says the same as completion. The journal is a folder, which must exist; without it that of
         the first target is taken. `recover` finishes there what a crash interrupted.
 
         log receives a line for everything that happens: "error", "warning" or "info", the index of the job or None, and
         the text. It is called by the library's threads, one line after the other; it may use jobs and cancel the
-        transaction, but must not wait for it or close it."""
+        transaction, but must not wait for it or close it.
+
+        thread_limit is how many threads copy at most; 0 is two for each processor, 16 at most."""
         if grouped is not None:
             completion = "grouped" if grouped else "individual"
         mode = choice("COMPLETION", "completion", completion)
@@ -191,6 +194,7 @@ class Transaction(Actions):
         _living.add(self)
         self._started = False
         check(lib.hol_txn_set_completion(handle, mode))
+        check(lib.hol_txn_set_thread_limit(handle, number("thread_limit", thread_limit, 32)))
         if journal is not None:
             check(lib.hol_txn_set_journal(handle, path_bytes(journal)))
         # Kept as long as the library may call it.

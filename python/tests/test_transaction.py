@@ -9,6 +9,14 @@ from images import KIB, ImagesCase, tool
 
 
 class TransactionTest(ImagesCase):
+    def test_a_limit_of_threads(self) -> None:
+        target = self.folder / "limited.qcow2"
+        with holstein.Disk(self.disk, thread_limit=1) as disk, holstein.Transaction(thread_limit=1) as transaction:
+            transaction.add_backup(disk, target)
+        self.assert_same(target, self.disk)
+        with self.assertRaises(ValueError):
+            holstein.Transaction(thread_limit=-1)
+
     def test_full_and_increment(self) -> None:
         full, increment = self.folder / "full.qcow2", self.folder / "increment.qcow2"
         with holstein.Disk(self.disk) as disk:

@@ -132,6 +132,10 @@ pub struct hol_disk_options {
     pub access: u32,
     /// Most images in the chain, the top included; 0: 1000. Nothing is made that would stand on more.
     pub chain_limit: u32,
+    /// Most threads that a large read uses; 0: two for each processor, 16 at most. A transaction has a limit of its own.
+    pub thread_limit: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// How a disk is backed up. Set struct_size to the sizeof of the structure (HOL_OPTIONS_INIT does); zero in every
@@ -264,6 +268,7 @@ impl hol_disk_options {
             (HOL_BACKING_DENY, None) => BackingPolicy::Deny,
             (other, None) => return Err(invalid(format!("options->backing_policy cannot be {other}"))),
         };
+        unused("options->reserved", self.reserved)?;
         let sharings = [(HOL_SHARING_LOCKED, Sharing::Locked), (HOL_SHARING_FORCE, Sharing::ForceShare)];
         let layers = [(HOL_LAYERS_CHAIN, Layers::Chain), (HOL_LAYERS_TOP_ONLY, Layers::TopOnly)];
         let accesses = [(HOL_ACCESS_READ, Access::Read), (HOL_ACCESS_WRITE, Access::Write)];
@@ -273,6 +278,7 @@ impl hol_disk_options {
             access: choice("options->access", self.access, &accesses)?,
             sharing: choice("options->sharing", self.sharing, &sharings)?,
             layers: choice("options->layers", self.layers, &layers)?,
+            thread_limit: self.thread_limit,
             ..DiskOptions::default()
         };
         if self.memory_limit != 0 {

@@ -261,6 +261,23 @@ pub unsafe extern "C" fn hol_txn_set_journal(txn: *mut hol_txn, journal_dir: *co
     })
 }
 
+/// Sets how many threads copy at most; 0, the default: two for each processor, 16 at most. A higher number than that changes
+/// nothing. One more thread leads them.
+///
+/// Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_txn_set_thread_limit(txn: *mut hol_txn, most: u32) -> c_int {
+    boundary(|| {
+        // SAFETY: the argument is as the header asks.
+        let txn = unsafe { handle(txn, "txn") }?;
+        txn.plan(|planned| planned.set_thread_limit(most))?;
+        Ok(HOL_OK)
+    })
+}
+
 /// Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
 /// be used or freed after this call.
 ///
@@ -291,7 +308,8 @@ pub unsafe extern "C" fn hol_txn_add(txn: *mut hol_txn, action: *mut hol_action)
 /// HOL_ERR_WRONG_STATE (started already; or a recovery at the start changed what this transaction goes by, see
 /// hol_txn_recovery()), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
-/// Threads: any. Blocks: yes, for input and output of tables. From callbacks: yes. Since: 0.1.
+/// Threads: any. Blocks: yes, for input and output of tables, for a recovery, while another transaction changes one of the
+/// disks, and without a backup for all of the work. From callbacks: yes. Since: 0.1.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_txn_start(txn: *mut hol_txn) -> c_int {

@@ -202,7 +202,7 @@ impl Disk {
         if let Some(pool) = self.0.readers.get() {
             return Ok(pool);
         }
-        let pool = Pool::new("holstein-read")?;
+        let pool = Pool::new("holstein-read", self.0.options.thread_limit)?;
         Ok(self.0.readers.get_or_init(|| pool))
     }
 

@@ -18,10 +18,10 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool whose threads are called `name`.
-    pub(crate) fn new(name: &str) -> Result<Pool> {
+    /// A pool whose threads are called `name`, `most` of them at most; 0 is no limit of the caller's.
+    pub(crate) fn new(name: &str, most: u32) -> Result<Pool> {
         let mut threads = Vec::new();
-        let builder = ThreadPoolBuilder::new().num_threads(worker_count());
+        let builder = ThreadPoolBuilder::new().num_threads(worker_count(most));
         let pool = builder.spawn_handler(|worker| {
             threads.push(Thread::spawn(name, || worker.run())?);
             Ok(())
@@ -56,7 +56,24 @@ impl Drop for Pool {
 }
 
 /// More threads than processors, since each also waits for files.
-fn worker_count() -> usize {
+fn worker_count(most: u32) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    (processors * 2).clamp(2, 16)
+    let own = (processors * 2).clamp(2, 16);
+    match usize::try_from(most) {
+        Ok(0) | Err(_) => own,
+        Ok(most) => own.min(most),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_can_only_lower_the_number_of_threads() {
+        let own = worker_count(0);
+        assert!((2..=16).contains(&own));
+        assert_eq!((worker_count(1), worker_count(2)), (1, 2));
+        assert_eq!((worker_count(17), worker_count(u32::MAX)), (own, own));
+    }
 }

@@ -104,6 +104,9 @@ pub struct ImageOptions {
     /// Most images in the chain, the top included; 0 is not allowed. 1,000 by default. Nothing is made that would stand
     /// on more.
     pub chain_limit: u32,
+    /// Most threads that a large read uses; 0, the default: two for each processor, 16 at most. Backups have the limit of
+    /// their transaction.
+    pub thread_limit: u32,
 }
 
 impl Default for ImageOptions {
@@ -116,6 +119,7 @@ impl Default for ImageOptions {
             layers: Layers::default(),
             memory_limit: DEFAULT_MEMORY_LIMIT,
             chain_limit: DEFAULT_CHAIN_LIMIT,
+            thread_limit: 0,
         }
     }
 }

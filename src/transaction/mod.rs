@@ -59,6 +59,7 @@ pub struct Transaction {
     completion: CompletionMode,
     journal: Option<PathBuf>,
     log: Option<LogSink>,
+    thread_limit: u32,
     recovered: Recovery,
 }
 
@@ -86,6 +87,11 @@ impl Transaction {
     /// first target, or else of the first disk. [`recover`] finishes there what a crash interrupted.
     pub fn set_journal(&mut self, folder: impl Into<PathBuf>) {
         self.journal = Some(folder.into());
+    }
+
+    /// Sets how many threads copy at most; 0, the default: two for each processor, 16 at most. One more leads them.
+    pub fn set_thread_limit(&mut self, most: u32) {
+        self.thread_limit = most;
     }
 
     /// Tells what a recovery found that the caller made just now, in the same folder: the start goes by it as by its own.
@@ -124,7 +130,7 @@ impl Transaction {
     /// `Unsupported`, `PolicyDenied`, `WrongState`, `Io`, the errors of [`crate::Disk::open`] for backing files, and
     /// `Cancelled` for [`Action::Abort`].
     pub fn start(self) -> Result<RunningTransaction> {
-        let Transaction { actions, completion, journal, log, mut recovered } = self;
+        let Transaction { actions, completion, journal, log, thread_limit, mut recovered } = self;
         let Some(disk) = actions.iter().find_map(Action::disk).cloned() else {
             Plan::new(actions, completion)?;
             return RunningTransaction::of_nothing(log);
@@ -188,7 +194,15 @@ impl Transaction {
             run.end();
             return Ok(RunningTransaction { run, thread: None });
         };
-        let thread = leader.lead(Work::new(run.clone(), copies, targets, together, journals, completion));
+        let thread = leader.lead(Work::new(
+            run.clone(),
+            copies,
+            targets,
+            together,
+            journals,
+            completion,
+            thread_limit,
+        ));
         Ok(RunningTransaction { run, thread: Some(thread) })
     }
 

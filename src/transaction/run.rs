@@ -62,6 +62,8 @@ pub(crate) struct Work {
     /// One for each group of jobs.
     journals: Vec<Mutex<Option<Journal>>>,
     completion: CompletionMode,
+    /// Most threads that copy; 0: the library's choice.
+    thread_limit: u32,
     /// Spreads the threads over the disks.
     next_start: AtomicUsize,
 }
@@ -165,11 +167,21 @@ impl Work {
         changes: Changes,
         journals: Vec<Journal>,
         completion: CompletionMode,
+        thread_limit: u32,
     ) -> Self {
         let targets = targets.into_iter().map(|target| Mutex::new(Some(target))).collect();
         let journals = journals.into_iter().map(|journal| Mutex::new(Some(journal))).collect();
         let changes = Mutex::new(changes);
-        Work { run, copies, targets, changes, journals, completion, next_start: AtomicUsize::new(0) }
+        Work {
+            run,
+            copies,
+            targets,
+            changes,
+            journals,
+            completion,
+            thread_limit,
+            next_start: AtomicUsize::new(0),
+        }
     }
 
     /// The whole life of the transaction; always leaves a result.
@@ -193,7 +205,7 @@ impl Work {
     }
 
     fn copy_all(&self) -> Result<()> {
-        let pool = Pool::new("holstein-copy")?;
+        let pool = Pool::new("holstein-copy", self.thread_limit)?;
         self.board().start();
         pool.on_all(|| self.work());
         Ok(())

@@ -35,6 +35,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
 
+    /// Most threads that copy [default: two for each processor, 16 at most]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    thread_limit: Option<u32>,
+
     /// No progress bar and no summary
     #[arg(short, long)]
     quiet: bool,
@@ -55,6 +59,7 @@ impl RunArgs {
     pub(crate) fn transaction(&self, completion: CompletionMode, first: Option<&Path>) -> Transaction {
         let mut transaction = Transaction::new();
         transaction.set_completion(completion);
+        transaction.set_thread_limit(self.thread_limit.unwrap_or_default());
         if let Some(folder) = self.journal.as_deref().or(first.map(folder_of)) {
             // A folder that is not there is told by the transaction.
             if let Ok(recovery) = recover(folder) {
