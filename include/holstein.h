@@ -200,8 +200,11 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_ACCESS_READ 0
 
 /**
- * The image is opened for reading and writing: its data, its size, its bitmaps and its internal snapshots. It is locked
- * against everybody else; images below it are only read.
+ * The image and its external data file are opened for reading and writing: data, size, bitmaps and internal snapshots can be
+ * changed. A backup needs this when its bitmap changes (HOL_BITMAP_MODE_ON_SUCCESS, HOL_BITMAP_MODE_ALWAYS), and so do the
+ * actions that change bitmaps or snapshots of the disk. As long as it is open the image is locked against all that heed
+ * QEMU's locks, other handles of this process included. Images below it are only read, and others may read them. Data is
+ * written only with HOL_LAYERS_CHAIN.
  */
 #define HOL_ACCESS_WRITE 1
 
@@ -1951,7 +1954,7 @@ int hol_disk_close(struct hol_disk *disk);
  *
  * Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
  *
- * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ * Threads: any. Blocks: while another thread changes the disk. From callbacks: yes. Since: 0.1.
  */
 HOL_MUST_USE int hol_disk_size(const struct hol_disk *disk, uint64_t *size);
 
@@ -2005,7 +2008,7 @@ int hol_disk_extents(const struct hol_disk *disk,
  *
  * Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
- * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ * Threads: any. Blocks: while another thread changes the disk. From callbacks: yes. Since: 0.1.
  */
 HOL_MUST_USE int hol_disk_layer(const struct hol_disk *disk, size_t index, struct hol_layer *layer);
 
@@ -2538,7 +2541,7 @@ HOL_MUST_USE struct hol_action *hol_action_abort(void);
 /**
  * Frees an action that was not added to a transaction. NULL is allowed and does nothing.
  *
- * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ * Threads: any. Blocks: while files are closed, where its disk was closed before. From callbacks: yes. Since: 0.1.
  */
 void hol_action_free(struct hol_action *action);
 

@@ -68,7 +68,7 @@ pub extern "C" fn hol_action_abort() -> *mut hol_action {
 
 /// Frees an action that was not added to a transaction. NULL is allowed and does nothing.
 ///
-/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+/// Threads: any. Blocks: while files are closed, where its disk was closed before. From callbacks: yes. Since: 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_action_free(action: *mut hol_action) {
     boundary(|| {

@@ -103,7 +103,7 @@ impl hol_layer {
 ///
 /// Errors: HOL_ERR_INVALID_ARGUMENT (index, struct_size), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
-/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+/// Threads: any. Blocks: while another thread changes the disk. From callbacks: yes. Since: 0.1.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_disk_layer(disk: *const hol_disk, index: usize, layer: *mut hol_layer) -> c_int {

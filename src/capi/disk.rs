@@ -267,7 +267,7 @@ pub unsafe extern "C" fn hol_disk_close(disk: *mut hol_disk) -> c_int {
 ///
 /// Errors: HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
-/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+/// Threads: any. Blocks: while another thread changes the disk. From callbacks: yes. Since: 0.1.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hol_disk_size(disk: *const hol_disk, size: *mut u64) -> c_int {

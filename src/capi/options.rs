@@ -33,8 +33,11 @@ pub const HOL_SHARING_FORCE: u32 = 1;
 
 /// The image is opened for reading. The default.
 pub const HOL_ACCESS_READ: u32 = 0;
-/// The image is opened for reading and writing: its data, its size, its bitmaps and its internal snapshots. It is locked
-/// against everybody else; images below it are only read.
+/// The image and its external data file are opened for reading and writing: data, size, bitmaps and internal snapshots can be
+/// changed. A backup needs this when its bitmap changes (HOL_BITMAP_MODE_ON_SUCCESS, HOL_BITMAP_MODE_ALWAYS), and so do the
+/// actions that change bitmaps or snapshots of the disk. As long as it is open the image is locked against all that heed
+/// QEMU's locks, other handles of this process included. Images below it are only read, and others may read them. Data is
+/// written only with HOL_LAYERS_CHAIN.
 pub const HOL_ACCESS_WRITE: u32 = 1;
 
 /// The image is opened with the files that it names. The default.
