@@ -131,10 +131,11 @@ static void of_a_chain(void)
     hol_check *check = NULL;
     OK(hol_chain_check(chain, 1, &check));
     CHECK(summary(check).verdict == HOL_VERDICT_CONSISTENT && summary(check).total_clusters == 16);
-    /* It outlives the chain. */
+    hol_check_free(check);
     CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "no image 2", hol_chain_check(chain, 2, &check));
     CHECK(check == NULL);
     OK(hol_chain_check(chain, 0, &check));
+    /* It outlives the chain. */
     hol_chain_free(chain);
     CHECK(summary(check).problems == 0);
     hol_check_free(check);
