@@ -274,3 +274,21 @@ pub(crate) fn create_under_own_name(
         }
     })
 }
+
+/// Whether the file system, or the kernel, does not know how to rename so.
+pub(crate) fn lacks_rule(error: &io::Error) -> bool {
+    match error.raw_os_error() {
+        Some(number) => [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP].contains(&number),
+        None => [io::ErrorKind::Unsupported, io::ErrorKind::InvalidInput].contains(&error.kind()),
+    }
+}
+
+/// Whether the file system has no second names, or none for this file.
+pub(crate) fn lacks_links(error: &io::Error) -> bool {
+    const NUMBERS: [i32; 7] =
+        [libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::EMLINK, libc::EXDEV];
+    match error.raw_os_error() {
+        Some(number) => NUMBERS.contains(&number),
+        None => error.kind() == io::ErrorKind::Unsupported,
+    }
+}

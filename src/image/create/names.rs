@@ -13,7 +13,7 @@ use std::{
 use super::is_absent;
 use crate::{
     image::folder_of,
-    storage::{FileId, FileKind, RenameRule, Storage},
+    storage::{FileId, FileKind, RenameRule, Storage, lacks_links, lacks_rule},
 };
 
 /// Whether a recovery would finish what a crash interrupts.
@@ -155,22 +155,4 @@ fn sync(storage: &dyn Storage, path: &Path) -> io::Result<()> {
 /// Whether it is proven that a name is that of this file.
 fn leads(storage: &dyn Storage, path: &Path, file: FileId) -> bool {
     storage.entry(path).is_ok_and(|entry| entry.id == file)
-}
-
-/// Whether the file system, or the kernel, does not know how to rename so.
-fn lacks_rule(error: &io::Error) -> bool {
-    match error.raw_os_error() {
-        Some(number) => [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP].contains(&number),
-        None => [io::ErrorKind::Unsupported, io::ErrorKind::InvalidInput].contains(&error.kind()),
-    }
-}
-
-/// Whether the file system has no second names, or none for this file.
-fn lacks_links(error: &io::Error) -> bool {
-    const NUMBERS: [i32; 7] =
-        [libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::EMLINK, libc::EXDEV];
-    match error.raw_os_error() {
-        Some(number) => NUMBERS.contains(&number),
-        None => error.kind() == io::ErrorKind::Unsupported,
-    }
 }
