@@ -1899,7 +1899,8 @@ void hol_last_error_clear(void);
 
 /**
  * Opens the image at `path`, and what it is made of as far as the options allow, for reading; with HOL_ACCESS_WRITE the
- * image itself also for writing: its data, its size, its bitmaps.
+ * image itself also for writing: its data, its size, its bitmaps. A relative path, and a relative
+ * hol_disk_options.backing_dir, start from the folder that the process is in now, wherever it goes later.
  *
  * `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
  * NULL.
@@ -2899,7 +2900,8 @@ int hol_txn_set_completion(struct hol_txn *txn,
 
 /**
  * Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
- * first target. hol_recover() finishes there what a crash interrupted.
+ * first target. hol_recover() finishes there what a crash interrupted. A relative path starts from the folder that the
+ * process is in during this call.
  *
  * Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
  *
@@ -2923,7 +2925,8 @@ int hol_txn_set_thread_limit(struct hol_txn *txn,
 
 /**
  * Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
- * be used or freed after this call.
+ * be used or freed after this call. Relative paths of new files start from the folder that the process is in during this
+ * call; it may go to another one at once.
  *
  * When `action` is NULL because its constructor has just failed in this thread, that failure is returned and stays
  * the last error, so that the two calls can be nested.

@@ -177,7 +177,8 @@ impl Details {
 }
 
 /// Opens the image at `path`, and what it is made of as far as the options allow, for reading; with HOL_ACCESS_WRITE the
-/// image itself also for writing: its data, its size, its bitmaps.
+/// image itself also for writing: its data, its size, its bitmaps. A relative path, and a relative
+/// hol_disk_options.backing_dir, start from the folder that the process is in now, wherever it goes later.
 ///
 /// `options` may be NULL: all defaults. On success `*disk` belongs to the caller: hol_disk_close(). On failure it is
 /// NULL.

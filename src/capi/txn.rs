@@ -245,7 +245,8 @@ pub unsafe extern "C" fn hol_txn_set_completion(txn: *mut hol_txn, mode: u32) ->
 }
 
 /// Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
-/// first target. hol_recover() finishes there what a crash interrupted.
+/// first target. hol_recover() finishes there what a crash interrupted. A relative path starts from the folder that the
+/// process is in during this call.
 ///
 /// Errors: HOL_ERR_WRONG_STATE (started already), HOL_ERR_NULL, HOL_ERR_PANIC.
 ///
@@ -279,7 +280,8 @@ pub unsafe extern "C" fn hol_txn_set_thread_limit(txn: *mut hol_txn, most: u32) 
 }
 
 /// Adds an action to a transaction that is not started yet. It takes the action, also when it fails: the action must not
-/// be used or freed after this call.
+/// be used or freed after this call. Relative paths of new files start from the folder that the process is in during this
+/// call; it may go to another one at once.
 ///
 /// When `action` is NULL because its constructor has just failed in this thread, that failure is returned and stays
 /// the last error, so that the two calls can be nested.

@@ -24,7 +24,7 @@ use crate::{
         create::{DataFileName, LayoutOptions, Target, TargetFile, place, refuse_existing, refuse_own_name},
         folder_of,
     },
-    storage::{File, FileId, HostStorage, Lock, NewRights, Storage},
+    storage::{File, FileId, HostStorage, Lock, NewRights, Storage, anchored},
 };
 
 /// An image that has been found possible. Nothing has been created yet.
@@ -75,7 +75,7 @@ impl Disk {
         size: Option<u64>,
         options: &CreateOptions,
     ) -> Result<Disk> {
-        let path = path.as_ref();
+        let (storage, path) = (anchored(storage), path.as_ref());
         let plan = Plan::new(&storage, path, size, options).map_err(|e| e.in_file(path))?;
         plan.carry_out(&storage, path, options.existing)?;
         Disk::open_in(storage, path, &options.open)

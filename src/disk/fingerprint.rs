@@ -1,7 +1,7 @@
 //! What tells later whether anybody has written an image.
 
 use std::{
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -9,7 +9,7 @@ use super::Disk;
 use crate::{
     error::{Error, Result},
     image::Layer,
-    storage::{File, FileVersion, Storage},
+    storage::{self, File, FileVersion, Storage},
 };
 
 /// An image as it was at some moment.
@@ -34,16 +34,17 @@ pub(crate) struct Versions {
 impl Disk {
     /// The disk's image, without what lies below, as it is now: every write from now on makes a difference.
     pub(crate) fn fingerprint(&self) -> Result<Fingerprint> {
-        Fingerprint::of_staged(self.image().top(), false)
+        let image = self.image();
+        Fingerprint::of_staged(&**image.storage(), image.top(), false)
     }
 }
 
 impl Fingerprint {
     /// Of an image whose header is `marked` as that of a staged change, or not.
-    pub(super) fn of_staged(layer: &Layer, marked: bool) -> Result<Self> {
+    pub(super) fn of_staged(storage: &dyn Storage, layer: &Layer, marked: bool) -> Result<Self> {
         let file = layer.file();
-        let versions = Versions::of(layer, marked)?;
-        Ok(Fingerprint { path: in_full(file)?, inode: file.id()?.inode, versions })
+        let versions = Versions::of(storage, layer, marked)?;
+        Ok(Fingerprint { path: in_full(storage, file)?, inode: file.id()?.inode, versions })
     }
 
     /// Whether the image, whose file this is, is so still.
@@ -57,7 +58,7 @@ impl Fingerprint {
 
 impl Versions {
     /// Those from which every write from now on differs; of the image itself only where no mark tells.
-    fn of(layer: &Layer, marked: bool) -> Result<Option<Self>> {
+    fn of(storage: &dyn Storage, layer: &Layer, marked: bool) -> Result<Option<Self>> {
         let image = if marked { None } else { layer.file().telling_version()? };
         if image.is_none() && !marked {
             return Ok(None);
@@ -67,7 +68,7 @@ impl Versions {
         };
         let Some(data) = top.external_data_file() else { return Ok(None) };
         let Some(version) = data.telling_version()? else { return Ok(None) };
-        Ok(Some(Versions { image, data_file: Some((in_full(data)?, version)) }))
+        Ok(Some(Versions { image, data_file: Some((in_full(storage, data)?, version)) }))
     }
 
     /// A file that cannot be seen may be another one.
@@ -83,7 +84,8 @@ impl Versions {
     }
 }
 
-fn in_full(file: &File) -> Result<PathBuf> {
+fn in_full(storage: &dyn Storage, file: &File) -> Result<PathBuf> {
     let path: &Path = file.path();
-    absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
+    storage::in_full(storage, path)
+        .map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
 }

@@ -46,7 +46,7 @@ use crate::{
     bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
     error::{Error, ErrorKind, Result},
     image::{Access, DiskInfo, Image, ImageOptions, LayerInfo, Map},
-    storage::{FileId, HandedStorage, HostStorage, Storage},
+    storage::{FileId, HandedStorage, HostStorage, Storage, anchored},
 };
 
 /// Reads longer than this are divided among threads.
@@ -94,7 +94,7 @@ impl Drop for Inner {
 }
 
 impl Disk {
-    /// Opens the image at `path` for reading.
+    /// Opens the image at `path` for reading. A relative path keeps its meaning when the process changes its folder.
     ///
     /// # Errors
     /// `NotFound` and `Io` from the file system, `Locked` when another process writes the image, or this one by
@@ -138,7 +138,7 @@ impl Disk {
     /// # Errors
     /// As [`Disk::open`].
     pub fn open_in(storage: Arc<dyn Storage>, path: impl AsRef<Path>, options: &DiskOptions) -> Result<Disk> {
-        let image = Image::open(storage, path.as_ref(), options)?;
+        let image = Image::open(anchored(storage), path.as_ref(), options)?;
         Ok(Disk(Arc::new(Inner {
             path: path.as_ref().to_owned(),
             image: RwLock::new(Arc::new(image)),

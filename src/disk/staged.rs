@@ -172,7 +172,7 @@ impl StagedBitmaps {
         let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
         let mut old_sector = vec![0; new_sector.len()];
         file.read_exact(&mut old_sector, 0, "header")?;
-        let image = Fingerprint::of_staged(image.top(), is_marked(&old_sector))?;
+        let image = Fingerprint::of_staged(&**image.storage(), image.top(), is_marked(&old_sector))?;
         Ok(Switch { image, directory, old_sector, new_sector })
     }
 

@@ -4,14 +4,14 @@ use std::{
     ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt,
-    path::{Component, Path, PathBuf, absolute},
+    path::{Component, Path, PathBuf},
     str::FromStr,
 };
 
 use crate::{
     error::{Error, ErrorKind, Result, shown},
     format::text::printable,
-    storage::{File, FileKind, Storage},
+    storage::{File, FileKind, Storage, in_full},
 };
 
 /// What may be opened because an image names it as its backing file or data file. Whatever the policy, such
@@ -79,7 +79,7 @@ impl BackingPolicy {
                         "lies outside '{place}'; allow it with the backing policy under=DIR or any"
                     ))
                 };
-                let inside = relative_to(folder, &path).ok_or_else(outside)?;
+                let inside = relative_to(storage, folder, &path).ok_or_else(outside)?;
                 match storage.open_beneath(folder, &inside) {
                     Err(e) if e.kind() == io::ErrorKind::CrossesDevices => return Err(outside()),
                     other => other,
@@ -121,15 +121,15 @@ pub(crate) fn check_name(name: &[u8]) -> Result<&Path, &'static str> {
 
 /// `path` as seen from `folder`, by its words alone. That the words lead to the same file as the whole path
 /// does, whatever symbolic links say, is checked when the file is locked.
-fn relative_to(folder: &Path, path: &Path) -> Option<PathBuf> {
-    let (folder, path) = (plain(folder)?, plain(path)?);
+fn relative_to(storage: &dyn Storage, folder: &Path, path: &Path) -> Option<PathBuf> {
+    let (folder, path) = (plain(storage, folder)?, plain(storage, path)?);
     path.strip_prefix(folder).ok().map(Path::to_owned)
 }
 
 /// An absolute path without `..`.
-fn plain(path: &Path) -> Option<PathBuf> {
+fn plain(storage: &dyn Storage, path: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::new();
-    for part in absolute(path).ok()?.components() {
+    for part in in_full(storage, path).ok()?.components() {
         match part {
             Component::ParentDir => drop(plain.pop()),
             part => plain.push(part),
@@ -157,7 +157,9 @@ mod tests {
 
     #[test]
     fn paths_seen_from_a_folder() {
-        let seen = |folder: &str, path: &str| relative_to(Path::new(folder), Path::new(path));
+        let seen = |folder: &str, path: &str| {
+            relative_to(&crate::storage::HostStorage, Path::new(folder), Path::new(path))
+        };
         assert_eq!(seen("/a/b", "/a/b/c/d"), Some("c/d".into()));
         assert_eq!(seen("/a/b", "/a/bc"), None);
         assert_eq!(seen("a", "a/./b"), Some("b".into()));

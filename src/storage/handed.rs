@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io,
     os::fd::BorrowedFd,
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
     sync::Arc,
 };
 
@@ -47,15 +47,20 @@ impl HandedStorage {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
         }
         let file = HostFile::checked(sys::duplicate(descriptor)?)?;
+        let path = absolute(&path).unwrap_or(path);
         Ok(HandedStorage { path, file, writable })
     }
 
     fn is_own(&self, path: &Path) -> bool {
-        path == self.path
+        absolute(path).is_ok_and(|path| path == self.path)
     }
 }
 
 impl Storage for HandedStorage {
+    fn folder(&self) -> Option<PathBuf> {
+        HostStorage.folder()
+    }
+
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         if self.is_own(path) { Ok(self.file.clone()) } else { HostStorage.open(path) }
     }

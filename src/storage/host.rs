@@ -2,10 +2,11 @@
 
 use std::{
     any::Any,
+    env,
     ffi::OsString,
     fs, io,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -84,6 +85,10 @@ impl Storage for HostStorage {
     fn entry(&self, path: &Path) -> io::Result<FileStatus> {
         let status = fs::symlink_metadata(path)?;
         Ok(FileStatus { id: file_id(&status), kind: file_kind(&status) })
+    }
+
+    fn folder(&self) -> Option<PathBuf> {
+        env::current_dir().ok()
     }
 }
 

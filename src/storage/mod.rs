@@ -6,6 +6,7 @@
 //! Layers above use `File`, which puts the file's name into every error and refuses further work on a file
 //! whose sync failed once.
 
+mod anchored;
 mod file;
 mod handed;
 mod held;
@@ -16,8 +17,15 @@ pub mod simulated;
 mod stamp;
 mod sys;
 
-use std::{any::Any, ffi::OsString, fmt, io, path::Path, sync::Arc};
+use std::{
+    any::Any,
+    ffi::OsString,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+pub(crate) use anchored::{anchored, as_of_now, in_full};
 pub(crate) use file::File;
 pub(crate) use handed::HandedStorage;
 pub use held::HeldHere;
@@ -36,6 +44,7 @@ pub fn same_file(a: impl AsRef<Path>, b: impl AsRef<Path>) -> bool {
 
 /// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name
 /// that was found inside an image goes through [`Storage::open_beneath`] or a policy check first.
+// A method that has a default needs its line in `anchored.rs` as well.
 pub trait Storage: fmt::Debug + Send + Sync {
     /// Opens an existing file for reading. Never blocks on a FIFO; anything but a regular file or a block
     /// device is refused.
@@ -85,6 +94,16 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// What a name itself is: a symbolic link, where there are such, is [`FileKind::Other`].
     fn entry(&self, path: &Path) -> io::Result<FileStatus> {
         self.status(path)
+    }
+
+    /// The folder that relative paths start from now, where that can change while the process runs.
+    fn folder(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// The folder that relative paths start from, whatever the process does.
+    fn anchor(&self) -> Option<&Path> {
+        None
     }
 }
 

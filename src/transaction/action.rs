@@ -1,12 +1,13 @@
 //! What a transaction is made of.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{mem, path::PathBuf, time::SystemTime};
 
 use crate::{
     bitmap::{BitmapChange, Recording},
     disk::Disk,
     image::SnapshotChange,
     job::Backup,
+    storage::as_of_now,
 };
 
 /// One step of a transaction. Steps take effect in the order of the list: each sees what those before it did, and
@@ -105,6 +106,17 @@ impl Action {
     /// A bitmap of the disk records nothing from now on.
     pub fn bitmap_disable(disk: Disk, name: impl Into<Vec<u8>>) -> Self {
         Self::record(disk, name.into(), Recording::Disabled)
+    }
+
+    /// Its new files keep the meaning that their paths have now.
+    pub(super) fn named_now(mut self) -> Self {
+        let (disk, path) = match &mut self {
+            Action::Backup(Backup { source, target, .. }) => (source, target),
+            Action::ExternalSnapshot { disk, overlay, .. } => (disk, overlay),
+            _ => return self,
+        };
+        *path = as_of_now(&**disk.image().storage(), mem::take(path));
+        self
     }
 
     fn record(disk: Disk, name: Vec<u8>, recording: Recording) -> Self {

@@ -18,7 +18,7 @@ mod run;
 use std::{
     fmt,
     os::fd::BorrowedFd,
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
     sync::Arc,
     time::Duration,
 };
@@ -86,7 +86,8 @@ impl Transaction {
     /// Sets the folder that the transaction's journal is kept in while it runs; it must exist. The default is that of the
     /// first target, or else of the first disk. [`recover`] finishes there what a crash interrupted.
     pub fn set_journal(&mut self, folder: impl Into<PathBuf>) {
-        self.journal = Some(folder.into());
+        let folder = folder.into();
+        self.journal = Some(absolute(&folder).unwrap_or(folder));
     }
 
     /// Sets how many threads copy at most; 0, the default: two for each processor, 16 at most. One more leads them.
@@ -115,8 +116,9 @@ impl Transaction {
     }
 
     /// Appends an action, a [`Backup`](crate::Backup) for instance. Nothing is checked or changed before the start.
+    /// Relative paths of new files start from the folder that the process is in now, wherever it goes later.
     pub fn add(&mut self, action: impl Into<Action>) {
-        self.actions.push(action.into());
+        self.actions.push(action.into().named_now());
     }
 
     /// Starts all backups and returns at once; the disks may not be written before the end (they are locked against

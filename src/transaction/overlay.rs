@@ -5,7 +5,7 @@
 
 use std::{
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
         create::{LayoutOptions, Target, check_cluster_size},
         folder_of,
     },
-    storage::{File, MemoryStorage, Storage},
+    storage::{File, MemoryStorage, Storage, in_full},
 };
 
 const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
@@ -89,7 +89,8 @@ fn backing_name(below: &Disk, path: &Path, options: &OverlayOptions) -> Result<P
             Ok(_) => PathBuf::from(name),
             Err(_) => Path::new(".").join(name),
         },
-        _ => absolute(base).map_err(|e| Error::io(format!("cannot name '{}' in full", base.display()), e))?,
+        _ => in_full(&**storage, base)
+            .map_err(|e| Error::io(format!("cannot name '{}' in full", base.display()), e))?,
     };
     let bytes = name.as_os_str().as_bytes();
     let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));

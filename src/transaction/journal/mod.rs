@@ -7,7 +7,7 @@ mod recover;
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     disk::{Fingerprint, Switch},
     error::{Error, ErrorKind, Result},
     image::create::{OWN_PREFIX, is_absent},
-    storage::{File, Lock, Storage, create_under_own_name},
+    storage::{self, File, Lock, Storage, create_under_own_name},
 };
 
 /// How often a new journal is tried that others take away.
@@ -56,8 +56,9 @@ impl Journal {
     /// Begins a journal in `folder`, which is durable before this returns: the files that are made from now on under
     /// `temporaries` are found, and removed, if the transaction dies.
     pub(crate) fn begin(storage: Arc<dyn Storage>, folder: &Path, temporaries: &[PathBuf]) -> Result<Self> {
-        let begun =
-            Begun { temporaries: temporaries.iter().map(|path| in_full(path)).collect::<Result<_>>()? };
+        let begun = Begun {
+            temporaries: temporaries.iter().map(|path| in_full(&*storage, path)).collect::<Result<_>>()?,
+        };
         let bytes = begun.encode();
         let second = (bytes.len() as u64).next_multiple_of(ALIGNMENT);
         let journal = Self::create(storage, folder, second)?;
@@ -93,10 +94,11 @@ impl Journal {
     /// Decides, durably. On an error nobody knows whether the decision is there. From here on the journal stays when it is
     /// dropped.
     pub(crate) fn decide(&mut self, targets: Vec<TargetSwitch>, sources: Vec<Switch>) -> Result<()> {
+        let storage = &*self.storage;
         let target = |target: TargetSwitch| {
             Ok(TargetRecord {
-                temporary: in_full(&target.temporary)?,
-                path: in_full(&target.path)?,
+                temporary: in_full(storage, &target.temporary)?,
+                path: in_full(storage, &target.path)?,
                 content: target.content,
                 replaced: target.replaced,
                 below: target.below,
@@ -167,8 +169,9 @@ fn random_name() -> String {
 }
 
 /// A path that means the same whatever the current folder is.
-fn in_full(path: &Path) -> Result<PathBuf> {
-    absolute(path).map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
+fn in_full(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
+    storage::in_full(storage, path)
+        .map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
 }
 
 /// The parent of a path, for names alone the current folder.
