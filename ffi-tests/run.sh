@@ -31,7 +31,7 @@ with_shared=("-L$LIBDIR" "-Wl,-rpath,$LIBDIR" -lholstein -lpthread)
 # What the static library needs from the system, as holstein.pc tells it.
 read -ra system <<< "$(sed -n 's/^Libs.private: //p' "$root/holstein.pc.in")"
 with_static=("$LIBDIR/libholstein.a" "${system[@]}")
-behaviours=(sizes nulls errors told options threads reading create bitmaps writing snapshots defaults event_loop cancel jobs partial grouped actions recover lineage checking descriptors lifetimes streams chdir)
+behaviours=(sizes nulls errors told options threads reading create bitmaps writing snapshots defaults event_loop cancel jobs partial grouped actions recover lineage checking descriptors lifetimes streams chdir fork)
 
 # build NAME SOURCE COMPILER OPTION...: BUILD/NAME from SOURCE.
 build() {

@@ -12,6 +12,9 @@
  * Handles may be freed in any order: what was made from another handle keeps what it needs of it. After HOL_ERR_PANIC, a
  * defect of the library, the handles of the call give HOL_ERR_PANIC until they are freed; the process goes on.
  *
+ * A handle is for the process that made it. In a fork of that, every call with it gives HOL_ERR_WRONG_STATE, and freeing it
+ * does nothing: the locks, the files and the work at hand are the parent's.
+ *
  * The library has no global state and installs no signal handler. Its threads end with the handle that they work for, so
  * that it can be unloaded when every handle is freed.
  */

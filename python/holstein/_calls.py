@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from ctypes import c_void_p
@@ -15,6 +16,7 @@ class Calls:
         self._what = what
         self._number = 0
         self._none = threading.Condition()
+        self._process = os.getpid()
         self.handle = handle
 
     def open_handle(self) -> c_void_p:
@@ -25,7 +27,10 @@ class Calls:
 
     @contextmanager
     def call(self) -> Iterator[c_void_p]:
-        """The handle, which is not freed before this ends."""
+        """The handle, which is not freed before this ends. In a fork the library refuses it."""
+        if self._inherited():
+            yield self.open_handle()
+            return
         with self._none:
             handle = self.open_handle()
             self._number += 1
@@ -38,10 +43,17 @@ class Calls:
 
     def take(self, hurry: Callable[[c_void_p], object] | None = None) -> c_void_p:
         """Takes the handle away, to be freed: no call can begin from now on, and those at work have ended. `hurry` is called
-        with the handle if there are any."""
+        with the handle if there are any. A fork has nothing to free."""
+        if self._inherited():
+            self.handle = c_void_p()
+            return self.handle
         with self._none:
             handle, self.handle = self.handle, c_void_p()
             if handle and self._number and hurry is not None:
                 hurry(handle)
             self._none.wait_for(lambda: self._number == 0)
         return handle
+
+    def _inherited(self) -> bool:
+        """Whether this is a fork, where threads of the parent are missing that may hold the lock or be in a call."""
+        return os.getpid() != self._process

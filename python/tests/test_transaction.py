@@ -1,6 +1,7 @@
 """Transactions: backups, events, cancel, all or none."""
 
 import gc
+import os
 import select
 import time
 
@@ -30,6 +31,32 @@ class TransactionTest(ImagesCase):
             self.assertEqual((job.report().data_bytes, job.report().zero_bytes), (128 * KIB, 64 * KIB))
         self.assert_same(full, self.disk)
         self.assert_same(increment, self.disk)
+
+    def test_a_fork_does_its_parent_no_harm(self) -> None:
+        with holstein.Disk(self.disk) as disk:
+            transaction = holstein.Transaction()
+            transaction.add_backup(disk, self.folder / "a.qcow2", speed=64 * KIB)
+            transaction.start()
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                said = []
+                for call in (lambda: disk.read(0, 512), transaction.cancel):
+                    try:
+                        call()
+                    except holstein.HolsteinError as error:
+                        said.append(error.kind)
+                del transaction
+                disk.close()
+                gc.collect()
+                os.write(writing, " ".join(said).encode())
+                os._exit(0)
+            os.close(writing)
+            with os.fdopen(reading) as said:
+                self.assertEqual(said.read(), "wrong-state wrong-state")
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+            transaction.wait()
+        self.assert_same(self.folder / "a.qcow2", self.disk)
 
     def test_options_arrive(self) -> None:
         target = self.folder / "target.qcow2"

@@ -73,7 +73,7 @@ pub extern "C" fn hol_action_abort() -> *mut hol_action {
 pub unsafe extern "C" fn hol_action_free(action: *mut hol_action) {
     boundary(|| {
         // SAFETY: the argument is as the header asks.
-        drop(unsafe { take(action) });
+        drop(unsafe { take(action, "action") }?);
         Ok(())
     });
 }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{slice, thread};
+use std::{process, slice, thread};
 
 use super::error;
 use crate::{Error, ErrorKind};
@@ -20,6 +20,8 @@ pub(super) enum Failure {
     Null(&'static str),
     /// The named handle was used in a call that panicked.
     Poisoned(&'static str),
+    /// The named handle was made by another process, of which this one is a fork.
+    Forked(&'static str),
     /// This call panicked, with this text.
     Panic(Cow<'static, str>),
     /// The thread's last error tells this failure already; only the code goes back to the caller.
@@ -82,13 +84,28 @@ pub(super) fn boundary<T: Outcome>(body: impl FnOnce() -> Result<T, Failure>) ->
     T::failed(error::report(&failure))
 }
 
-/// Set in a handle when a call that used it panicked.
-#[derive(Default)]
-pub(super) struct Poison(AtomicBool);
+/// Whether a handle may be used: not when a call that used it panicked, nor in a fork of the process that made it. There
+/// the threads that work for it are missing, and its locks and files are those of the parent.
+pub(super) struct Poison {
+    panicked: AtomicBool,
+    process: u32,
+}
+
+impl Default for Poison {
+    fn default() -> Self {
+        Poison { panicked: AtomicBool::new(false), process: process::id() }
+    }
+}
+
+impl Poison {
+    fn is_inherited(&self) -> bool {
+        self.process != process::id()
+    }
+}
 
 /// What C holds a pointer to.
 pub(super) trait Handle: Send + Sync {
-    /// The handle's mark of a panic.
+    /// What keeps it from being used.
     fn poison(&self) -> &Poison;
 }
 
@@ -108,7 +125,7 @@ impl<T: Handle> Deref for InUse<'_, T> {
 impl<T: Handle> Drop for InUse<'_, T> {
     fn drop(&mut self) {
         if thread::panicking() && !self.unwinding_before {
-            self.handle.poison().0.store(true, Ordering::Release);
+            self.handle.poison().panicked.store(true, Ordering::Release);
         }
     }
 }
@@ -123,7 +140,10 @@ pub(super) unsafe fn handle<'a, T: Handle>(
 ) -> Result<InUse<'a, T>, Failure> {
     // SAFETY: as promised above; handles are only lent out shared.
     let handle = unsafe { pointer.as_ref() }.ok_or(Failure::Null(name))?;
-    if handle.poison().0.load(Ordering::Acquire) {
+    if handle.poison().is_inherited() {
+        return Err(Failure::Forked(name));
+    }
+    if handle.poison().panicked.load(Ordering::Acquire) {
         return Err(Failure::Poisoned(name));
     }
     Ok(InUse { handle, unwinding_before: thread::panicking() })
@@ -134,13 +154,18 @@ pub(super) fn give<T: Handle>(handle: T) -> *mut T {
     Box::into_raw(Box::new(handle))
 }
 
-/// Takes a handle back from C; `None` for NULL.
+/// Takes a handle back from C; `None` for NULL. A fork leaves it to its parent.
 ///
 /// # Safety
 /// A pointer that is not NULL came from [`give`] and is not used again.
-pub(super) unsafe fn take<T: Handle>(pointer: *mut T) -> Option<Box<T>> {
-    // SAFETY: as promised above.
-    (!pointer.is_null()).then(|| unsafe { Box::from_raw(pointer) })
+pub(super) unsafe fn take<T: Handle>(pointer: *mut T, name: &'static str) -> Result<Option<Box<T>>, Failure> {
+    // SAFETY: as promised above; nobody else uses it any more.
+    match unsafe { pointer.as_ref() } {
+        None => Ok(None),
+        Some(handle) if handle.poison().is_inherited() => Err(Failure::Forked(name)),
+        // SAFETY: as promised above.
+        Some(_) => Ok(Some(unsafe { Box::from_raw(pointer) })),
+    }
 }
 
 /// Where C wants a result.

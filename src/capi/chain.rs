@@ -221,7 +221,7 @@ pub unsafe extern "C" fn hol_chain_layer(
 pub unsafe extern "C" fn hol_chain_free(chain: *mut hol_chain) {
     boundary(|| {
         // SAFETY: the argument is as the header asks.
-        drop(unsafe { take(chain) });
+        drop(unsafe { take(chain, "chain") }?);
         Ok(())
     });
 }

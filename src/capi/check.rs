@@ -414,7 +414,7 @@ pub unsafe extern "C" fn hol_check_left(
 pub unsafe extern "C" fn hol_check_free(check: *mut hol_check) {
     boundary(|| {
         // SAFETY: the argument is as the header asks.
-        drop(unsafe { take(check) });
+        drop(unsafe { take(check, "check") }?);
         Ok(())
     });
 }

@@ -256,7 +256,7 @@ pub unsafe extern "C" fn hol_disk_open_fd(
 pub unsafe extern "C" fn hol_disk_close(disk: *mut hol_disk) -> c_int {
     boundary(|| {
         // SAFETY: the argument is as the header asks.
-        if let Some(handle) = unsafe { take(disk) } {
+        if let Some(handle) = unsafe { take(disk, "disk") }? {
             let hol_disk { disk, .. } = *handle;
             disk.close()?;
         }

@@ -199,6 +199,7 @@ pub(super) fn report(failure: &Failure) -> c_int {
             Failure::Reported(code) => return *code,
             Failure::Null(_) => (HOL_ERR_NULL, 0),
             Failure::Poisoned(_) | Failure::Panic(_) => (HOL_ERR_PANIC, 0),
+            Failure::Forked(_) => (HOL_ERR_WRONG_STATE, 0),
             Failure::Error(error) => (code_of(error.kind()), error.errno().unwrap_or(0)),
         };
         last.begin(code, errno);
@@ -211,6 +212,9 @@ pub(super) fn report(failure: &Failure) -> c_int {
                     Text(last),
                     "{name} must only be freed: an earlier call on it met a defect of the library"
                 )
+            }
+            Failure::Forked(name) => {
+                write!(Text(last), "{name} belongs to the process that made it, and this is a fork of that")
             }
             Failure::Panic(text) => write!(Text(last), "a defect of the library: {text}"),
             Failure::Error(error) => write!(Text(last), "{error}"),

@@ -266,7 +266,7 @@ pub unsafe extern "C" fn hol_job_note(job: *const hol_job, index: usize, note: *
 pub unsafe extern "C" fn hol_job_free(job: *mut hol_job) {
     boundary(|| {
         // SAFETY: the argument is as the header asks.
-        drop(unsafe { take(job) });
+        drop(unsafe { take(job, "job") }?);
         Ok(())
     });
 }

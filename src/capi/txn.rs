@@ -294,7 +294,7 @@ pub unsafe extern "C" fn hol_txn_set_thread_limit(txn: *mut hol_txn, most: u32) 
 pub unsafe extern "C" fn hol_txn_add(txn: *mut hol_txn, action: *mut hol_action) -> c_int {
     boundary(|| {
         // SAFETY: the arguments are as the header asks. The action comes first: it is taken also on failure.
-        let (action, txn) = unsafe { (take(action), handle(txn, "txn")?) };
+        let (action, txn) = unsafe { (take(action, "action")?, handle(txn, "txn")?) };
         let action = action.ok_or_else(|| no_action("action"))?.action;
         txn.plan(|planned| planned.add(action))?;
         Ok(HOL_OK)
@@ -462,7 +462,7 @@ pub unsafe extern "C" fn hol_txn_job(txn: *mut hol_txn, index: usize, job: *mut 
 pub unsafe extern "C" fn hol_txn_free(txn: *mut hol_txn) {
     boundary(|| {
         // SAFETY: the argument is as the header asks. Dropping what runs cancels it and waits.
-        drop(unsafe { take(txn) });
+        drop(unsafe { take(txn, "txn") }?);
         Ok(())
     });
 }

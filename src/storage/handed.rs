@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io,
     os::fd::BorrowedFd,
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -16,6 +16,7 @@ use super::{
 /// it themselves. All other paths are the host's.
 #[derive(Debug)]
 pub(crate) struct HandedStorage {
+    /// Absolute.
     path: PathBuf,
     /// One for all that open the path: its locks belong to the caller's open file, and go when it is dropped.
     file: Arc<dyn StorageFile>,
@@ -47,12 +48,11 @@ impl HandedStorage {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
         }
         let file = HostFile::checked(sys::duplicate(descriptor)?)?;
-        let path = absolute(&path).unwrap_or(path);
         Ok(HandedStorage { path, file, writable })
     }
 
     fn is_own(&self, path: &Path) -> bool {
-        absolute(path).is_ok_and(|path| path == self.path)
+        path == self.path
     }
 }
 
@@ -90,6 +90,10 @@ impl Storage for HandedStorage {
 
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
         HostStorage.rename(from, to, rule)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        HostStorage.link(from, to)
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {

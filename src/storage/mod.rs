@@ -44,7 +44,7 @@ pub fn same_file(a: impl AsRef<Path>, b: impl AsRef<Path>) -> bool {
 
 /// Names: opening, creating, publishing and removing files. All paths are the caller's own words; a name
 /// that was found inside an image goes through [`Storage::open_beneath`] or a policy check first.
-// A method that has a default needs its line in `anchored.rs` as well.
+// A method that has a default needs its line in `anchored.rs` and `handed.rs` as well.
 pub trait Storage: fmt::Debug + Send + Sync {
     /// Opens an existing file for reading. Never blocks on a FIFO; anything but a regular file or a block
     /// device is refused.
