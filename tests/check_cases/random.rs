@@ -37,6 +37,12 @@ impl Victim {
 
     /// Writes the image with one to three damages, and hands it out.
     pub fn damage(&self, seed: u64) -> &Image {
+        self.image.write(&self.damaged_bytes(seed));
+        &self.image
+    }
+
+    /// The same, the bytes alone.
+    pub fn damaged_bytes(&self, seed: u64) -> Vec<u8> {
         let mut numbers = Numbers(seed);
         let mut bytes = self.bytes.clone();
         let place = |numbers: &mut Numbers| {
@@ -61,8 +67,7 @@ impl Victim {
                 }
             }
         }
-        self.image.write(&bytes);
-        &self.image
+        bytes
     }
 }
 

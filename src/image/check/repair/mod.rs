@@ -60,6 +60,11 @@ pub(super) fn repair(file: &File, budget: &Budget, mode: RepairMode) -> Result<R
     let header = Header::parse_for_check(&read_first_cluster(file)?)?;
     let mut session = Session::new(file, &header, stamp);
     let mut done = Repaired::default();
+    if header.l1_entries > 0 && header.l1_offset < SECTOR {
+        // What is written to the header would be read as the disk's tables by the next repair, and so on.
+        done.left.push(TABLE_IN_HEADER.to_owned());
+        return Ok(done);
+    }
     {
         let mut report = CheckReport::new();
         let structure = Structure::read(file, &header, budget, &mut report)?;
@@ -89,6 +94,11 @@ pub(super) fn repair(file: &File, budget: &Budget, mode: RepairMode) -> Result<R
 /// What says that an image needs a repair.
 const MARKS: u64 = incompatible::DIRTY | incompatible::CORRUPT;
 
+/// Where the header is written.
+const SECTOR: u64 = 512;
+
+const TABLE_IN_HEADER: &str =
+    "nothing was repaired: the L1 table lies on the header, so that the disk's tables are not known";
 const LEAKS_STAY: &str =
     "leaked clusters were left alone: what damaged entries should lead to may be among them";
 const REFCOUNTS_STAY: &str =
