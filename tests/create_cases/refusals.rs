@@ -184,7 +184,13 @@ pub fn backing_files() {
     // One that somebody writes.
     let writable = DiskOptions { access: Access::Write, ..DiskOptions::default() };
     let writer = Disk::open(place.workshop.path("base.qcow2"), &writable).unwrap();
-    place.refused(NEW, size, &below("base.qcow2"), ErrorKind::Locked, &["base.qcow2", "stop it"]);
+    place.refused(
+        NEW,
+        size,
+        &below("base.qcow2"),
+        ErrorKind::Locked,
+        &["base.qcow2", "another handle", "close that first"],
+    );
     drop(writer);
     Disk::create(place.workshop.path(NEW), size, &below("base.qcow2")).unwrap();
 }
@@ -255,7 +261,13 @@ pub fn data_files() {
     let inner =
         holstein::storage::Storage::open_writable(&holstein::storage::HostStorage, &raw_disk).unwrap();
     inner.lock(holstein::storage::Lock::Write).unwrap();
-    place.refused(NEW, None, &raw("disk.raw"), ErrorKind::Locked, &["disk.raw", "stop it first"]);
+    place.refused(
+        NEW,
+        None,
+        &raw("disk.raw"),
+        ErrorKind::Locked,
+        &["disk.raw", "another handle", "close that first"],
+    );
     drop(inner);
     Disk::create(place.workshop.path(NEW), None, &raw("disk.raw")).unwrap();
 }
@@ -278,7 +290,7 @@ pub fn targets() {
     place.refused("folder/.holstein-1.tmp", size, &overwrite, invalid, &own);
 
     let reader = Disk::open(place.workshop.path("old.qcow2"), &DiskOptions::default()).unwrap();
-    place.refused("old.qcow2", size, &overwrite, ErrorKind::Locked, &["old.qcow2", "in use"]);
+    place.refused("old.qcow2", size, &overwrite, ErrorKind::Locked, &["old.qcow2", "another handle"]);
     drop(reader);
     let before = place.state().len();
     let disk = Disk::create(place.workshop.path("old.qcow2"), Some(3 * MIB), &overwrite).unwrap();
