@@ -23,6 +23,7 @@ mod format;
 pub mod fuzzing;
 mod image;
 mod job;
+mod memory;
 mod recovery;
 pub mod storage;
 mod transaction;

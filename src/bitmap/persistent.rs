@@ -18,6 +18,7 @@ use crate::{
         text::printable,
     },
     image::{CheckProblemKind, CheckReport, Grant, Qcow2, for_each_metadata_range, read_table},
+    memory,
 };
 
 /// One bitmap of an image.
@@ -352,7 +353,7 @@ fn for_each_set(
             TableEntry::Zeros => {}
             TableEntry::Ones => see(first, SetBits::Range(count)),
             TableEntry::Data { host } => {
-                buf.resize((count.div_ceil(64) * 8) as usize, 0);
+                memory::grow(&mut buf, (count.div_ceil(64) * 8) as usize)?;
                 image.file().read_exact(&mut buf, *host, "bitmap data")?;
                 for (at, bytes) in buf.chunks_exact(8).enumerate() {
                     // Bit n is bit n % 8 of byte n / 8: the order of little-endian words.

@@ -17,6 +17,7 @@ use crate::{
     error::Result,
     format::bitmap::TableEntry,
     image::{Qcow2, Writer},
+    memory,
 };
 
 /// Bits are written in units that arrive as a whole.
@@ -103,7 +104,7 @@ impl Recorder {
                     TableEntry::Zeros => {
                         let host = writer.clusters().allocate(1)?.start;
                         new.push(NewCluster { bitmap: number, index: index as usize, host });
-                        let mut bytes = vec![0; image.geometry().cluster_size() as usize];
+                        let mut bytes = memory::zeroed(image.geometry().cluster_size() as usize)?;
                         recorded.fill(&mut bytes, first, &part);
                         image.file().write_all(&bytes, host)?;
                     }

@@ -21,6 +21,7 @@ use crate::{
         Qcow2,
         edit::{BitmapsField, Edit, HeaderChange, check_room_for_bitmaps},
     },
+    memory,
     storage::File,
 };
 
@@ -264,7 +265,7 @@ fn write_all(image: &Qcow2, edit: &mut Edit<'_>, slots: &[Slot]) -> Result<Bitma
     }
     let clusters = image.geometry().clusters_for(directory.len() as u64);
     let (count, size) = (slots.len() as u32, directory.len() as u64);
-    directory.resize((clusters << image.geometry().cluster_bits) as usize, 0);
+    memory::grow(&mut directory, (clusters << image.geometry().cluster_bits) as usize)?;
     let offset = edit.allocate(clusters)?;
     edit.write(offset, &directory)?;
     Ok(BitmapsField::Directory { count, offset, size })
@@ -276,8 +277,8 @@ fn write_contents(image: &Qcow2, edit: &mut Edit<'_>, slot: &Slot) -> Result<Ent
     let Some(bitmap) = &slot.contents else { return Ok(slot.entry.clone()) };
     let entries = slot.entry.expected_table_entries(bitmap.disk_size(), geometry).max(1);
     let bits_per_cluster = geometry.cluster_size() * 8;
-    let mut data = vec![0; geometry.cluster_size() as usize];
-    let mut table = vec![0u64; entries as usize];
+    let mut data = memory::zeroed(geometry.cluster_size() as usize)?;
+    let mut table = memory::zeroed::<u64>(entries as usize)?;
     for (index, place) in table.iter_mut().enumerate() {
         let first = index as u64 * bits_per_cluster;
         for (at, bytes) in data.chunks_exact_mut(8).enumerate() {
@@ -289,7 +290,7 @@ fn write_contents(image: &Qcow2, edit: &mut Edit<'_>, slot: &Slot) -> Result<Ent
         }
     }
     let clusters = geometry.clusters_for(entries * 8);
-    let mut bytes = vec![0; (clusters << geometry.cluster_bits) as usize];
+    let mut bytes = memory::zeroed((clusters << geometry.cluster_bits) as usize)?;
     BigEndian::write_u64_into(&table, &mut bytes[..table.len() * 8]);
     let table_offset = edit.allocate(clusters)?;
     edit.write(table_offset, &bytes)?;

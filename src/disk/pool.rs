@@ -6,6 +6,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{
     error::{Error, Result},
+    memory,
     storage::Thread,
 };
 
@@ -27,7 +28,12 @@ impl Pool {
             Ok(())
         });
         match pool.build() {
-            Ok(pool) => Ok(Pool { pool: Some(pool), threads }),
+            Ok(pool) => {
+                let pool = Pool { pool: Some(pool), threads };
+                // Their stacks are taken by now.
+                memory::ensure(0)?;
+                Ok(pool)
+            }
             Err(e) => Err(Error::io("cannot start threads", std::io::Error::other(e))),
         }
     }

@@ -13,6 +13,7 @@ use crate::{
         Access, ImageOptions, Layers,
         edit::{is_marked, without_mark},
     },
+    memory,
     storage::{File, FileId, Lock, Storage},
 };
 
@@ -88,7 +89,7 @@ enum Found {
 }
 
 fn compare(storage: &Arc<dyn Storage>, file: &File, wanted: &Switch) -> Result<Found> {
-    let mut sector = vec![0; wanted.new_sector.len()];
+    let mut sector = memory::zeroed(wanted.new_sector.len())?;
     file.read_exact(&mut sector, 0, "header")?;
     if sector == wanted.new_sector {
         return Ok(Found::New);

@@ -20,6 +20,7 @@ use crate::{
         Qcow2, SnapshotChange,
         edit::{Edit, HeaderChange, SnapshotPlan, Staged, is_marked},
     },
+    memory,
     storage::FileId,
 };
 
@@ -170,7 +171,7 @@ impl StagedBitmaps {
         let top = super::write::top(&image)?;
         let (file, directory) = (top.file(), bitmap::directory_place(top)?);
         let new_sector = self.staged.as_ref().map(Staged::sector).unwrap_or_default().to_vec();
-        let mut old_sector = vec![0; new_sector.len()];
+        let mut old_sector = memory::zeroed(new_sector.len())?;
         file.read_exact(&mut old_sector, 0, "header")?;
         let image = Fingerprint::of_staged(&**image.storage(), image.top(), is_marked(&old_sector))?;
         Ok(Switch { image, directory, old_sector, new_sector })

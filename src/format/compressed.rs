@@ -3,9 +3,23 @@
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 use super::header::CompressionType;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    memory,
+};
 
 /// Largest zstd window that is accepted, as a power of two: what the largest cluster could need, doubled.
 const MAX_ZSTD_WINDOW_BITS: u32 = 23;
+
+/// What a deflate stream takes at most: the window, hash chains and the pending output, whatever the level.
+const DEFLATE_MEMORY: usize = 512 << 10;
+
+/// What a zstd stream for clusters takes at the usual levels. A stronger one may take more, and may be refused that.
+const ZSTD_MEMORY: usize = 2 << 20;
+
+fn no_context() -> Error {
+    Error::new(ErrorKind::NoMemory, "the system has no memory to give for a zstd stream")
+}
 
 /// Inflates clusters of one compression type; keeps its buffers for the next cluster.
 pub(crate) enum Decoder {
@@ -20,16 +34,19 @@ impl std::fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(kind: CompressionType) -> Self {
-        match kind {
-            CompressionType::Zlib => Decoder::Zlib(Box::new(flate2::Decompress::new(false))),
+    pub(crate) fn new(kind: CompressionType) -> Result<Self> {
+        Ok(match kind {
+            CompressionType::Zlib => {
+                memory::ensure(DEFLATE_MEMORY)?;
+                Decoder::Zlib(Box::new(flate2::Decompress::new(false)))
+            }
             CompressionType::Zstd => {
-                let mut context = DCtx::create();
+                let mut context = DCtx::try_create().ok_or_else(no_context)?;
                 // Refusing the parameter would only mean the decoder's own, larger limit.
                 let _ = context.set_parameter(DParameter::WindowLogMax(MAX_ZSTD_WINDOW_BITS));
                 Decoder::Zstd(context)
             }
-        }
+        })
     }
 
     /// Fills `output`, one whole cluster, from the stream at the start of `input`; what follows the stream is
@@ -83,39 +100,41 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     /// `level` as the library counts: zlib 1 to 9, zstd 1 to 19.
-    pub(crate) fn new(kind: CompressionType, level: u32) -> Self {
-        match kind {
+    pub(crate) fn new(kind: CompressionType, level: u32) -> Result<Self> {
+        Ok(match kind {
             CompressionType::Zlib => {
                 // QEMU inflates with a 4 KiB window, so no distance may be longer. The backend's level 1 is made
                 // for larger windows and fails with this one.
                 let level = flate2::Compression::new(level.max(2));
+                memory::ensure(DEFLATE_MEMORY)?;
                 Encoder::Zlib(Box::new(flate2::Compress::new_with_window_bits(level, false, 12)))
             }
             CompressionType::Zstd => {
-                let mut context = CCtx::create();
+                // It takes most of its memory with the first cluster.
+                memory::ensure(ZSTD_MEMORY)?;
+                let mut context = CCtx::try_create().ok_or_else(no_context)?;
                 let _ = context.set_parameter(CParameter::CompressionLevel(level as i32));
                 Encoder::Zstd(context)
             }
-        }
+        })
     }
 
     /// About how many bytes of memory it holds, once it has been used.
     pub(crate) fn memory(&self) -> usize {
         match self {
-            // The window, hash chains and the pending output, whatever the level.
-            Encoder::Zlib(_) => 512 << 10,
+            Encoder::Zlib(_) => DEFLATE_MEMORY,
             Encoder::Zstd(context) => context.sizeof().max(1),
         }
     }
 
     /// Appends `input`, one whole cluster, compressed to `output`. False, and nothing appended, when it does
     /// not become smaller.
-    pub(crate) fn deflate(&mut self, input: &[u8], output: &mut Vec<u8>) -> bool {
+    pub(crate) fn deflate(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<bool> {
         let start = output.len();
         let length = match self {
             Encoder::Zlib(stream) => {
                 // Room for whatever comes out: a stream that was stopped halfway cannot be used again.
-                output.resize(start + input.len() + input.len() / 4 + 64, 0);
+                memory::grow(output, start + input.len() + input.len() / 4 + 64)?;
                 stream.reset();
                 let status = stream.compress(input, &mut output[start..], flate2::FlushCompress::Finish);
                 let length = stream.total_out() as usize;
@@ -123,12 +142,12 @@ impl Encoder {
                 (done && length < input.len()).then_some(length)
             }
             Encoder::Zstd(context) => {
-                output.resize(start + input.len() - 1, 0);
+                memory::grow(output, start + input.len() - 1)?;
                 zstd_safe::CCtx::compress2(context, &mut output[start..], input).ok()
             }
         };
         output.truncate(start + length.unwrap_or(0));
-        length.is_some()
+        Ok(length.is_some())
     }
 }
 
@@ -143,11 +162,11 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out() {
         for kind in [CompressionType::Zlib, CompressionType::Zstd] {
-            let (mut encoder, mut decoder) = (Encoder::new(kind, 3), Decoder::new(kind));
+            let (mut encoder, mut decoder) = (Encoder::new(kind, 3).unwrap(), Decoder::new(kind).unwrap());
             for cluster in [512, 65_536, 1 << 21] {
                 let input = text(cluster);
                 let mut packed = Vec::new();
-                assert!(encoder.deflate(&input, &mut packed), "text compresses");
+                assert!(encoder.deflate(&input, &mut packed).unwrap(), "text compresses");
                 let length = packed.len();
                 let mut output = vec![0; cluster];
                 // Bytes behind the stream do not matter.
@@ -167,7 +186,7 @@ mod tests {
     fn every_deflate_level_survives_data_that_does_not_shrink() {
         let mut state = 1u64;
         for level in 1..=9 {
-            let mut encoder = Encoder::new(CompressionType::Zlib, level);
+            let mut encoder = Encoder::new(CompressionType::Zlib, level).unwrap();
             let mut decoder = flate2::Decompress::new_with_window_bits(false, 12);
             for round in 0..40 {
                 let noisy = |i: usize| round % 2 == 0 || (i / 3000).is_multiple_of(2);
@@ -180,7 +199,7 @@ mod tests {
                     })
                     .collect();
                 let mut packed = Vec::new();
-                if !encoder.deflate(&input, &mut packed) {
+                if !encoder.deflate(&input, &mut packed).unwrap() {
                     continue;
                 }
                 // Into a small buffer, so that the decoder has nothing but its window to look back into.
@@ -207,7 +226,7 @@ mod tests {
         .collect();
         for kind in [CompressionType::Zlib, CompressionType::Zstd] {
             let mut packed = vec![1, 2, 3];
-            assert!(!Encoder::new(kind, 3).deflate(&noise, &mut packed));
+            assert!(!Encoder::new(kind, 3).unwrap().deflate(&noise, &mut packed).unwrap());
             assert_eq!(packed, [1, 2, 3]);
         }
     }
@@ -216,6 +235,6 @@ mod tests {
     fn a_zstd_frame_with_a_huge_window_is_refused() {
         // Magic, no single segment, window descriptor 0xa8: 2^31 bytes.
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00];
-        assert_eq!(Decoder::new(CompressionType::Zstd).inflate(&frame, &mut [0; 512]), None);
+        assert_eq!(Decoder::new(CompressionType::Zstd).unwrap().inflate(&frame, &mut [0; 512]), None);
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::budget::{Budget, Grant};
-use crate::{error::Result, format::geometry::Geometry, storage::File};
+use crate::{error::Result, format::geometry::Geometry, memory, storage::File};
 
 /// L2 tables are read in slices of at most this size.
 const MAX_SLICE: u64 = 64 << 10;
@@ -54,7 +54,7 @@ impl L2Cache {
         {
             return Ok(slice.bytes.clone());
         }
-        let mut bytes = vec![0; self.slice_bytes as usize];
+        let mut bytes = memory::zeroed(self.slice_bytes as usize)?;
         file.read_exact(&mut bytes, host, "L2 table")?;
         let bytes = Arc::new(bytes);
         *slot = Some(Slice { host, bytes: bytes.clone() });
@@ -81,7 +81,7 @@ impl L2Cache {
         for index in 0..size / self.slice_bytes {
             let slice = match old {
                 Some(old) => self.slice(file, old, index)?,
-                None => Arc::new(vec![0; self.slice_bytes as usize]),
+                None => Arc::new(memory::zeroed(self.slice_bytes as usize)?),
             };
             let host = table + index * self.slice_bytes;
             self.changed.write().unwrap_or_else(PoisonError::into_inner).insert(host, slice);

@@ -10,6 +10,7 @@ use super::{Qcow2, budget::Grant, qcow2::read_table};
 use crate::{
     error::Result,
     format::{corrupt, l1, l2, refcount},
+    memory,
 };
 
 /// What a piece of metadata is; the number is its index in the table it is found from.
@@ -198,7 +199,7 @@ impl Qcow2 {
         // Snapshots share most of their tables.
         tables.sort_unstable();
 
-        let mut bytes = vec![0; geometry.cluster_size() as usize];
+        let mut bytes = memory::zeroed(geometry.cluster_size() as usize)?;
         for alike in tables.chunk_by(|a, b| a == b) {
             let (table, times) = (alike[0], alike.len() as u32);
             self.file().read_exact(&mut bytes, table, "L2 table")?;

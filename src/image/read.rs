@@ -3,6 +3,7 @@
 use super::{Image, Layer, Mapping, Run};
 use crate::{
     error::{Error, ErrorKind, Result},
+    memory,
     storage::File,
 };
 
@@ -72,7 +73,7 @@ impl Layer {
             if count as u64 == cluster_size {
                 image.inflate(start, stream, &mut packed, part)?;
             } else {
-                scratch.resize(cluster_size as usize, 0);
+                memory::grow(&mut scratch, cluster_size as usize)?;
                 image.inflate(start, stream, &mut packed, &mut scratch)?;
                 part.copy_from_slice(&scratch[inside..inside + count]);
             }

@@ -8,6 +8,7 @@ use crate::{
         header::{Header, MAX_SNAPSHOTS, NB_SNAPSHOTS_AT, SNAPSHOTS_OFFSET_AT},
         snapshot::{self, Found},
     },
+    memory,
     storage::File,
 };
 
@@ -70,7 +71,7 @@ pub(super) fn walk(
         walked.rest = Some(Rest { first: 0, at: SNAPSHOTS_OFFSET_AT, reason });
         return Ok(walked);
     }
-    let mut window = vec![0; WINDOW.min((count as usize).saturating_mul(snapshot::LARGEST_ENTRY))];
+    let mut window = memory::zeroed(WINDOW.min((count as usize).saturating_mul(snapshot::LARGEST_ENTRY)))?;
     let mut window_start = None;
     for index in 0..count.min(MAX_SNAPSHOTS) {
         let start = walked.bytes.next_multiple_of(8);

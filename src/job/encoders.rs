@@ -3,7 +3,10 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::format::{compressed::Encoder, header::CompressionType};
+use crate::{
+    error::Result,
+    format::{compressed::Encoder, header::CompressionType},
+};
 
 /// All encoders of a copy together take about this much at most, unless a single one takes more.
 const MEMORY: usize = 40 << 20;
@@ -32,7 +35,7 @@ impl Encoders {
     }
 
     /// Runs `work` with an encoder, after waiting for one if need be.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Encoder) -> T) -> T {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Encoder) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.lent >= state.limit {
             state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +45,11 @@ impl Encoders {
         drop(state);
 
         let mut lent = Lent { pool: self, encoder: idle };
-        work(lent.encoder.get_or_insert_with(|| Encoder::new(self.kind, self.level)))
+        let encoder = match lent.encoder.take() {
+            Some(encoder) => encoder,
+            None => Encoder::new(self.kind, self.level)?,
+        };
+        work(lent.encoder.insert(encoder))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     error::Result,
     format::lineage::Base,
     image::{Image, Mapping, Run},
+    memory,
 };
 
 const PIECE: u64 = 64 << 10;
@@ -87,7 +88,7 @@ fn reads_as_zero(source: &Image, run: &Run, at: u64, bitmap: &DirtyBitmap) -> Re
 
 /// Makes dirty, of a range that reads as zero in the source, what does not below.
 fn compare(bitmap: &mut DirtyBitmap, backing: &Image, start: u64, end: u64) -> Result<()> {
-    let mut buf = vec![0; PIECE as usize];
+    let mut buf = memory::zeroed(PIECE as usize)?;
     for below in backing.runs(start..end) {
         let below = below?;
         if below.zero() {

@@ -13,6 +13,7 @@ use crate::{
         Image, Run,
         create::{Content, Item},
     },
+    memory,
 };
 
 /// Reads for one copy, in as many threads as come along.
@@ -64,7 +65,7 @@ impl Reader {
             }
             PieceKind::Data(runs) => {
                 let start = scratch.data.len();
-                scratch.data.resize(start + piece.length as usize, 0);
+                memory::grow(&mut scratch.data, start + piece.length as usize)?;
                 Self::read_runs(image, runs, &mut scratch.data[start..])?;
                 self.sort_out(piece.guest, start, scratch, items)
             }
@@ -97,7 +98,7 @@ impl Reader {
             let content = if self.zero_detection == ZeroDetection::On && is_zero(cluster) {
                 Content::Zero
             } else if let Some(encoders) = &self.encoders {
-                Self::pack(encoders, cluster, packed)
+                Self::pack(encoders, cluster, packed)?
             } else {
                 Content::Data { at: start + offset }
             };
@@ -110,13 +111,14 @@ impl Reader {
     }
 
     /// Appends a cluster to `packed`, compressed if that makes it smaller.
-    fn pack(encoders: &Encoders, cluster: &[u8], packed: &mut Vec<u8>) -> Content {
+    fn pack(encoders: &Encoders, cluster: &[u8], packed: &mut Vec<u8>) -> Result<Content> {
         let at = packed.len();
-        if encoders.with(|encoder| encoder.deflate(cluster, packed)) {
-            return Content::Stream { at, length: packed.len() - at };
+        if encoders.with(|encoder| encoder.deflate(cluster, packed))? {
+            return Ok(Content::Stream { at, length: packed.len() - at });
         }
+        memory::reserve(packed, cluster.len())?;
         packed.extend_from_slice(cluster);
-        Content::Data { at }
+        Ok(Content::Data { at })
     }
 
     /// Takes a compressed cluster over as it is.
@@ -138,7 +140,7 @@ impl Reader {
         // Inflated all the same, though not compressed again: a backup of a damaged stream would be found out only
         // when it is needed, and only the inflated stream tells where it ends.
         let start = scratch.data.len();
-        scratch.data.resize(start + self.cluster_size, 0);
+        memory::grow(&mut scratch.data, start + self.cluster_size)?;
         file.inflate(guest, stream, &mut scratch.stream, &mut scratch.data[start..])?;
         if scratch.stream.len() >= self.cluster_size {
             return self.sort_out(guest, start, scratch, items);

@@ -37,6 +37,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
     job::{Backup, Board, Copy, Job, LastStep, NewFile, Prepared, seats},
+    memory,
     recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{HostStorage, NewRights, Storage, Thread},
 };
@@ -137,6 +138,7 @@ impl Transaction {
             Plan::new(actions, completion)?;
             return RunningTransaction::of_nothing(log);
         };
+        memory::ensure(0)?;
         let storage = disk.image().storage().clone();
         let first = actions.iter().find_map(Action::target).map_or(disk.path(), PathBuf::as_path);
         let folder = journal.unwrap_or_else(|| folder_of(first).to_owned());

@@ -19,6 +19,7 @@ use crate::{
         create::{LayoutOptions, Target, check_cluster_size},
         folder_of,
     },
+    memory,
     storage::{File, MemoryStorage, Storage, in_full},
 };
 
@@ -66,7 +67,7 @@ impl Overlay {
     pub(super) fn write(&self, to: &File) -> Result<()> {
         self.disk.flush()?;
         let length = self.file.len()?;
-        let mut buf = vec![0; PIECE];
+        let mut buf = memory::zeroed(PIECE)?;
         let mut at = 0;
         while at < length {
             let piece = &mut buf[..PIECE.min((length - at) as usize)];

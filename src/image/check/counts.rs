@@ -1,5 +1,6 @@
 //! One number and a few bits for each host cluster.
 
+use crate::memory;
 use std::ops::Range;
 
 use super::super::budget::{Budget, Grant};
@@ -28,7 +29,7 @@ impl Counts {
 
     pub(crate) fn new(clusters: u64, budget: &Budget) -> Result<Self> {
         let grant = budget.grant(clusters, WHAT)?;
-        let width = Width::Byte(vec![0; clusters as usize]);
+        let width = Width::Byte(memory::zeroed(clusters as usize)?);
         Ok(Counts { width, budget: budget.clone(), grants: vec![grant] })
     }
 
@@ -45,9 +46,10 @@ impl Counts {
         let more = clusters.saturating_sub(self.len());
         let width = if matches!(self.width, Width::Byte(_)) { 1 } else { 2 };
         self.grants.push(self.budget.grant(more * width, WHAT)?);
+        let end = (self.len() + more) as usize;
         match &mut self.width {
-            Width::Byte(counts) => counts.resize(counts.len() + more as usize, 0),
-            Width::Word(counts) => counts.resize(counts.len() + more as usize, 0),
+            Width::Byte(counts) => memory::grow(counts, end)?,
+            Width::Word(counts) => memory::grow(counts, end)?,
         }
         Ok(())
     }
@@ -136,7 +138,7 @@ impl Bits {
     pub(crate) fn new(clusters: u64, budget: &Budget) -> Result<Self> {
         let words = clusters.div_ceil(64);
         let grant = budget.grant(words * 8, WHAT)?;
-        Ok(Bits { words: vec![0; words as usize], _grant: grant })
+        Ok(Bits { words: memory::zeroed(words as usize)?, _grant: grant })
     }
 
     /// The 64 bits from `first`, a multiple of 64, on.

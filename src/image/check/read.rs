@@ -7,6 +7,7 @@ use byteorder::{BigEndian, ByteOrder};
 
 use crate::{
     error::{ErrorKind, Result},
+    memory,
     storage::File,
 };
 
@@ -42,7 +43,7 @@ pub(super) fn read_words(
     count: u64,
     mut see: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<()> {
-    let mut buffer = vec![0; (count * 8).min(PIECE as u64) as usize];
+    let mut buffer = memory::zeroed((count * 8).min(PIECE as u64) as usize)?;
     for first in (0..count).step_by(PIECE / 8) {
         let piece = ((count - first) * 8).min(PIECE as u64) as usize;
         let piece = &mut buffer[..piece];

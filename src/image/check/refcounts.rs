@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error::Result,
     format::{geometry::Geometry, header::Header, refcount},
+    memory,
     storage::File,
 };
 
@@ -38,7 +39,7 @@ impl<'a> Refcounts<'a> {
             table.push(word);
             Ok(())
         })?;
-        let block = vec![0; geometry.cluster_size() as usize];
+        let block = memory::zeroed(geometry.cluster_size() as usize)?;
         let once = Bits::new(clusters, budget)?;
         let table = Arc::new(table);
         let mut refcounts = Refcounts { file, geometry, table, once, block, index: None, _grant: grant };

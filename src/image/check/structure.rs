@@ -21,6 +21,7 @@ use crate::{
         refcount,
         text::printable,
     },
+    memory,
     storage::File,
 };
 
@@ -177,7 +178,7 @@ impl<'a> Structure<'a> {
         let size = extension.directory_size.get();
         self.directory = span(offset, size);
         self._grants.push(budget.grant(size * 2, "bitmap directory")?);
-        let mut bytes = vec![0; size as usize];
+        let mut bytes = memory::zeroed(size as usize)?;
         read_padded(self.file, &mut bytes, offset)?;
 
         let most = size / 32 * size_of::<bitmap::Entry>() as u64;

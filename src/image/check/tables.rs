@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::Result,
     format::{l1, l2},
+    memory,
 };
 
 /// More L1 entries that share a table are not told.
@@ -162,7 +163,7 @@ impl L2Tables {
         mut see: impl FnMut(&L2Table, &[U64]) -> Result<()>,
     ) -> Result<()> {
         let size = structure.geometry().cluster_size();
-        let mut buffer = vec![0; (size as usize).max(PIECE)];
+        let mut buffer = memory::zeroed((size as usize).max(PIECE))?;
         let together = buffer.len() / size as usize;
         let mut rest = self.tables.as_slice();
         while let Some(first) = rest.first() {

@@ -11,6 +11,7 @@ use crate::{
         header::{self, CompressionType, RawHeader, V2_LENGTH, autoclear, compatible, incompatible},
         lineage::Lineage,
     },
+    memory,
 };
 
 /// Where the tables that the header names are.
@@ -69,7 +70,7 @@ fn with_extensions(
     if cluster.len() as u64 > options.cluster_size {
         return Ok(None);
     }
-    cluster.resize(options.cluster_size as usize, 0);
+    memory::grow(&mut cluster, options.cluster_size as usize)?;
     Ok(Some(cluster))
 }
 

@@ -27,6 +27,7 @@ use crate::{
         refcount,
     },
     image::Format,
+    memory,
     storage::File,
 };
 
@@ -144,7 +145,7 @@ impl Layout {
             // Cluster 0 is the header's, and counted by the first block behind it.
             next: 1,
             tail: None,
-            l1: vec![0; l1_entries as usize],
+            l1: memory::zeroed(l1_entries as usize)?,
             l2: None,
             refcount_table: Vec::new(),
             refcounts: vec![1],
@@ -415,7 +416,7 @@ impl Layout {
         }
         self.write_last_refcount_blocks(file, table_at + table_clusters, end);
         let mut table = self.refcount_table.clone();
-        table.resize((table_clusters << bits) as usize / 8, 0);
+        memory::grow(&mut table, (table_clusters << bits) as usize / 8)?;
         self.put(file, big_endian(&table), table_at << bits);
         self.put(file, big_endian(&self.l1), l1_at << bits);
 

@@ -40,7 +40,7 @@ fn cluster(rng: &mut Rng, size: usize, percent: u64) -> Vec<u8> {
 fn fill(folder: &Path, options: &LayoutOptions, base: &[u8], rng: &mut Rng) -> Vec<u8> {
     let file = File::new(HostStorage.create(&folder.join("image")).unwrap(), &folder.join("image"));
     let target = Target::qcow2(file, options.clone()).unwrap();
-    let mut encoder = Encoder::new(options.compression, 3);
+    let mut encoder = Encoder::new(options.compression, 3).unwrap();
     let mut guest = base.to_vec();
     let size = options.cluster_size as usize;
     for start in (0..guest.len()).step_by(size) {
@@ -55,7 +55,7 @@ fn fill(folder: &Path, options: &LayoutOptions, base: &[u8], rng: &mut Rng) -> V
         };
         bytes[end - start..].fill(0);
         let mut stream = Vec::new();
-        let packed = kind <= 2 && encoder.deflate(&bytes, &mut stream);
+        let packed = kind <= 2 && encoder.deflate(&bytes, &mut stream).unwrap();
         let content = match kind {
             5 | 6 => Content::Zero,
             _ if packed => Content::Stream { at: 0, length: stream.len() },
@@ -120,7 +120,7 @@ fn shared_clusters(refcount_bits: u32) -> usize {
     let file = File::new(HostStorage.create(&folder.path().join("image")).unwrap(), folder.path());
     let target = Target::qcow2(file, options).unwrap();
     let mut stream = Vec::new();
-    assert!(Encoder::new(CompressionType::Zlib, 6).deflate(&[5; 4096], &mut stream));
+    assert!(Encoder::new(CompressionType::Zlib, 6).unwrap().deflate(&[5; 4096], &mut stream).unwrap());
     for guest in (0..4 << 20).step_by(4096) {
         let content = Content::Stream { at: 0, length: stream.len() };
         let extents = target.place(&[Item { guest, length: 4096, content }]).unwrap();

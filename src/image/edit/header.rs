@@ -18,6 +18,7 @@ use crate::{
         lineage::Lineage,
         read_struct,
     },
+    memory,
     storage::File,
 };
 
@@ -130,7 +131,7 @@ const AUTOCLEAR: usize = offset_of!(RawHeader, autoclear_features);
 impl NewHeader {
     /// The header of `file`, which is parsed in `header`, with a change made.
     pub(crate) fn build(file: &File, header: &Header, change: &HeaderChange) -> Result<Self> {
-        let mut cluster = vec![0; header.geometry.cluster_size() as usize];
+        let mut cluster = memory::zeroed(header.geometry.cluster_size() as usize)?;
         let got = file.read_up_to(&mut cluster, 0)?;
         // A file may end in its first cluster; what is there but was not read would get lost.
         if got < header.length || (got < cluster.len() && (got as u64) < file.len()?) {

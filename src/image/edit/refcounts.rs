@@ -9,6 +9,7 @@ use crate::{
     error::{ErrorKind, Result},
     format::{geometry::Geometry, header::MAX_REFCOUNT_TABLE_BYTES, refcount},
     image::Qcow2,
+    memory,
     storage::File,
 };
 
@@ -78,7 +79,7 @@ impl Refcounts {
         if !self.blocks.contains_key(&index) {
             let entry = self.table.get(index).copied().unwrap_or(0);
             let Some(offset) = refcount::block_offset(entry, index, &self.geometry)? else { return Ok(None) };
-            let mut bytes = vec![0; self.geometry.cluster_size() as usize];
+            let mut bytes = memory::zeroed(self.geometry.cluster_size() as usize)?;
             self.file.read_exact(&mut bytes, offset, "refcount block")?;
             if self.blocks.len() >= MAX_CLEAN_BLOCKS {
                 self.blocks.retain(|_, block| block.dirty);
@@ -184,11 +185,11 @@ impl Refcounts {
         let (length, grown) = (self.table.len(), self.grown);
         if index >= length {
             self.grown = true;
-            self.table.resize(index + 1, 0);
+            memory::grow(&mut self.table, index + 1)?;
         }
         self.table[index] = cluster << self.geometry.cluster_bits;
         self.new_entries.push(index);
-        let bytes = vec![0; self.geometry.cluster_size() as usize];
+        let bytes = memory::zeroed(self.geometry.cluster_size() as usize)?;
         self.blocks.insert(index, Block { bytes, dirty: true });
         let used = self.set_used(references, cluster);
         if used.is_err() {
@@ -206,7 +207,7 @@ impl Refcounts {
     pub(super) fn move_blocks(&mut self, references: &mut References, indices: &[usize]) -> Result<()> {
         if let Some(last) = indices.last().filter(|last| **last >= self.table.len()) {
             self.grown = true;
-            self.table.resize(last + 1, 0);
+            memory::grow(&mut self.table, last + 1)?;
         }
         let mut rest = indices.iter();
         while rest.len() > 0 {
@@ -222,7 +223,10 @@ impl Refcounts {
         let moved: Vec<_> = self.moved.iter().map(|(index, place)| (*index, *place)).collect();
         for (index, place) in moved {
             let size = self.geometry.cluster_size() as usize;
-            let mut bytes = self.block(index)?.map_or_else(|| vec![0; size], |block| block.bytes.clone());
+            let mut bytes = memory::zeroed(size)?;
+            if let Some(block) = self.block(index)? {
+                bytes.copy_from_slice(&block.bytes);
+            }
             change(index, &mut bytes);
             self.file.write_all(&bytes, place)?;
         }
@@ -258,8 +262,8 @@ impl Refcounts {
         if self.table.len() as u64 > capacity {
             return Err(self.file.error(ErrorKind::Limit, "the image needs a refcount table over 8 MiB"));
         }
-        self.table.resize(capacity as usize, 0);
-        let mut bytes = vec![0; self.table.len() * 8];
+        memory::grow(&mut self.table, capacity as usize)?;
+        let mut bytes = memory::zeroed(self.table.len() * 8)?;
         BigEndian::write_u64_into(&self.table, &mut bytes);
         for (index, place) in &self.moved {
             BigEndian::write_u64(&mut bytes[index * 8..], *place);

@@ -21,6 +21,7 @@ use crate::{
         l2::{self, State},
     },
     image::{Image, Qcow2},
+    memory,
 };
 
 /// Refuses a size that the image cannot have.
@@ -98,7 +99,7 @@ impl Edit<'_> {
         let entries = l1_entries(&geometry, size);
         let old: Vec<u64> = top.l1().collect();
         let mut table = old.clone();
-        table.resize(table.len().max(entries as usize), 0);
+        memory::grow(&mut table, old.len().max(entries as usize))?;
         for (index, entry) in table.iter_mut().enumerate() {
             let range = index as u64 * geometry.l2_coverage()..(index as u64 + 1) * geometry.l2_coverage();
             let is_filled = range.start < zeros.end && range.end > zeros.start;
@@ -115,7 +116,7 @@ impl Edit<'_> {
             return Ok(NewDisk { size, l1_offset: top.header().l1_offset, l1_entries });
         }
         let clusters = geometry.clusters_for(entries * 8);
-        let mut bytes = vec![0; (clusters << geometry.cluster_bits) as usize];
+        let mut bytes = memory::zeroed((clusters << geometry.cluster_bits) as usize)?;
         BigEndian::write_u64_into(&table, &mut bytes[..table.len() * 8]);
         let l1_offset = self.allocate(clusters)?;
         self.write(l1_offset, &bytes)?;
@@ -131,7 +132,7 @@ impl Edit<'_> {
         if top.external_data_file_bit() {
             return Ok(None);
         }
-        let mut bytes = vec![0; top.geometry().cluster_size() as usize];
+        let mut bytes = memory::zeroed(top.geometry().cluster_size() as usize)?;
         let known = (image.size() - guest).min(bytes.len() as u64);
         let mut is_held = false;
         for run in image.runs(guest..guest + known) {
@@ -159,7 +160,7 @@ impl Edit<'_> {
         let top = self.image;
         let geometry = *top.geometry();
         let old = l1::l2_table_offset(entry, index, &geometry).map_err(|e| e.in_file(top.file().path()))?;
-        let mut bytes = vec![0; geometry.cluster_size() as usize];
+        let mut bytes = memory::zeroed(geometry.cluster_size() as usize)?;
         if let Some(old) = old {
             top.file().read_exact(&mut bytes, old, "L2 table")?;
         }

@@ -10,6 +10,7 @@ use crate::{
         text::printable,
     },
     image::{Grant, Qcow2},
+    memory,
 };
 
 /// One change of an image's internal snapshots.
@@ -131,7 +132,7 @@ impl<'a> SnapshotPlan<'a> {
     pub(super) fn table(&self) -> Result<(Vec<u8>, Grant)> {
         let bytes = self.image.snapshot_bytes();
         let grant = self.image.budget().grant(bytes * 2, "snapshot table")?;
-        let mut old = vec![0; bytes as usize];
+        let mut old = memory::zeroed(bytes as usize)?;
         self.image.file().read_exact(&mut old, self.image.header().snapshots_offset, "snapshot table")?;
         let mut table = Vec::with_capacity(old.len());
         let mut at = 0;

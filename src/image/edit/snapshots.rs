@@ -17,6 +17,7 @@ use crate::{
         l2::{self, COMPRESSED, COPIED},
     },
     image::{Grant, Qcow2, read_table},
+    memory,
 };
 
 /// What the header shall say of the snapshots of an image and of the disk's tables; nothing where they stay.
@@ -134,7 +135,7 @@ impl Edit<'_> {
             self.release(header.l1_offset..header.l1_offset + bytes);
         }
         let clusters = geometry.clusters_for(bytes);
-        let mut table = vec![0; (clusters << geometry.cluster_bits) as usize];
+        let mut table = memory::zeroed((clusters << geometry.cluster_bits) as usize)?;
         BigEndian::write_u64_into(&new, &mut table[..bytes as usize]);
         let l1_offset = self.allocate(clusters)?;
         self.write(l1_offset, &table)?;
@@ -173,7 +174,7 @@ impl Edit<'_> {
             return Ok(SnapshotTable { count, offset: 0 });
         }
         let clusters = top.geometry().clusters_for(table.len() as u64);
-        table.resize((clusters << top.geometry().cluster_bits) as usize, 0);
+        memory::grow(&mut table, (clusters << top.geometry().cluster_bits) as usize)?;
         let offset = self.allocate(clusters)?;
         self.write(offset, &table)?;
         Ok(SnapshotTable { count, offset })
@@ -187,7 +188,7 @@ fn for_each_l2_table(
     l1: impl Iterator<Item = u64>,
     mut see: impl FnMut(usize, u64, &mut [u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut table = vec![0; image.geometry().cluster_size() as usize];
+    let mut table = memory::zeroed(image.geometry().cluster_size() as usize)?;
     for (index, entry) in l1.enumerate() {
         if let Some(offset) = l1::l2_table_offset(entry, index, image.geometry())? {
             image.file().read_exact(&mut table, offset, "L2 table")?;

@@ -27,6 +27,7 @@ use crate::{
         l2::{Compressed, Rules},
         snapshot::Snapshot,
     },
+    memory,
     storage::File,
 };
 
@@ -234,11 +235,14 @@ impl Qcow2 {
         cluster: &mut [u8],
     ) -> Result<()> {
         // Up to the end of the last sector, or of the file: the stream may end sooner.
-        packed.resize(stream.length as usize, 0);
+        memory::grow(packed, stream.length as usize)?;
         let got = self.file.read_up_to(packed, stream.host)?;
         packed.truncate(got);
         let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut decoder = idle.unwrap_or_else(|| Decoder::new(self.header.compression));
+        let mut decoder = match idle {
+            Some(decoder) => decoder,
+            None => Decoder::new(self.header.compression)?,
+        };
         let length = decoder.inflate(packed, cluster);
         self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
         let Some(length) = length else {

@@ -1,7 +1,7 @@
 //! Reading refcounts.
 
 use super::Qcow2;
-use crate::{error::Result, format::refcount};
+use crate::{error::Result, format::refcount, memory};
 
 impl Qcow2 {
     /// Refcount of the host cluster at `offset`.
@@ -42,7 +42,7 @@ impl Qcow2 {
     fn has_used_clusters(&self, clusters: u64, cutoff: u64) -> Result<bool> {
         let geometry = self.geometry();
         let per_block = geometry.refcount_block_entries();
-        let mut block = vec![0; geometry.cluster_size() as usize];
+        let mut block = memory::zeroed(geometry.cluster_size() as usize)?;
         let mut used = 0;
         for (index, entry) in
             self.refcount_table.iter().enumerate().take(clusters.div_ceil(per_block) as usize)

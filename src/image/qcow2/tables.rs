@@ -13,6 +13,7 @@ use crate::{
         header::{self, Header, incompatible},
         snapshot::Snapshot,
     },
+    memory,
     storage::File,
 };
 
@@ -22,7 +23,7 @@ pub(crate) fn read_first_cluster(file: &File) -> Result<Vec<u8>> {
     let got = file.read_up_to(&mut cluster, 0)?;
     cluster.truncate(got);
     let bits = header::cluster_bits(&cluster)?;
-    cluster.resize(1 << bits, 0);
+    memory::grow(&mut cluster, 1 << bits)?;
     let got = file.read_up_to(&mut cluster, 0)?;
     cluster.truncate(got);
     Ok(cluster)
@@ -39,7 +40,7 @@ pub(crate) fn read_table(
 ) -> Result<Vec<u64>> {
     check_inside(file, offset, bytes, what)?;
     grants.push(budget.grant(bytes, what)?);
-    let mut table = vec![0u64; (bytes / 8) as usize];
+    let mut table = memory::zeroed::<u64>((bytes / 8) as usize)?;
     file.read_exact(table.as_mut_bytes(), offset, what)?;
     for word in &mut table {
         *word = u64::from_be(*word);
@@ -111,7 +112,7 @@ pub(super) fn read_bitmap_directory(
         check_inside(file, offset, size, "bitmap directory")?;
         let kept = KEPT_PER_ENTRY * u64::from(extension.nb_bitmaps.get());
         grants.push(budget.grant(size * 2 + kept, "bitmap directory")?);
-        let mut bytes = vec![0; size as usize];
+        let mut bytes = memory::zeroed(size as usize)?;
         file.read_exact(&mut bytes, offset, "bitmap directory")?;
         bitmap::parse_directory(&bytes, extension.nb_bitmaps.get(), &header.geometry)
     };

@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     format::{geometry::Geometry, l2::State},
     image::{Image, Qcow2},
+    memory,
 };
 
 /// So much is looked at together, so that neighbours become one write.
@@ -149,7 +150,7 @@ pub(super) fn write_part(
     };
     let size = 1 << geometry.subcluster_bits();
     let inside = (part.start - place.guest) as usize;
-    let mut content = vec![0; geometry.cluster_size() as usize];
+    let mut content = memory::zeroed(geometry.cluster_size() as usize)?;
     for start in subclusters(filled).map(|index| u64::from(index) * size) {
         let guest = place.guest + start;
         let length = image.size().saturating_sub(guest).min(size);

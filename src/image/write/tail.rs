@@ -5,7 +5,7 @@ use super::{
     data::{subclusters_in, write_part},
     qcow2,
 };
-use crate::{error::Result, image::Image};
+use crate::{error::Result, image::Image, memory};
 
 impl Writer {
     /// Makes sure that the last cluster, where the disk ends inside it, reads as zero behind the end.
@@ -38,7 +38,7 @@ impl Writer {
             Some(host) if place.ours => host,
             _ => self.clusters.allocate(1)?.start,
         };
-        let zeros = vec![0; (part.end - part.start) as usize];
+        let zeros = memory::zeroed((part.end - part.start) as usize)?;
         let state = write_part(image, top, &place, host, part, &zeros)?;
         self.set(top, &place, state, true)
     }

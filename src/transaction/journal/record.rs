@@ -26,6 +26,7 @@ use crate::{
     error::Result,
     image::Format,
     image::create::OWN_PREFIX,
+    memory,
     storage::{File, FileVersion},
 };
 
@@ -87,7 +88,7 @@ impl Content {
     /// That of an open file.
     pub(crate) fn of(file: &File, format: Format) -> Result<Self> {
         let length = file.len()?;
-        let mut bytes = vec![0; length.min(BEGINNING) as usize];
+        let mut bytes = memory::zeroed(length.min(BEGINNING) as usize)?;
         file.read_exact(&mut bytes, 0, "beginning")?;
         let beginning = *blake3::hash(&bytes).as_bytes();
         let written = if format == Format::Raw { file.content_time()? } else { None };

@@ -18,6 +18,7 @@ use crate::{
     disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
     error::{Error, ErrorKind, Result},
     image::create::{OWN_PREFIX, Recovered, exchange, give, is_absent, is_placeholder, tidy, transit},
+    memory,
     recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{File, Lock, RenameRule, Storage},
 };
@@ -349,7 +350,7 @@ fn read_all(file: &File) -> Result<Vec<u8>> {
     if length > 2 * LARGEST {
         return Err(file.error(ErrorKind::Corrupt, format!("{length} bytes are no journal of Holstein")));
     }
-    let mut bytes = vec![0; length as usize];
+    let mut bytes = memory::zeroed(length as usize)?;
     // One that seems shorter than it is would be taken for undecided.
     file.read_exact(&mut bytes, 0, "journal")?;
     Ok(bytes)

@@ -23,6 +23,7 @@ use crate::{
         corrupt,
     },
     image::budget::{Budget, Grant},
+    memory,
 };
 
 /// The bitmaps of an image, judged.
@@ -58,7 +59,7 @@ impl Bitmaps {
         let count = extension.nb_bitmaps.get() as usize;
         let most = count as u64 * (size_of::<Found>() as u64 + TEXT);
         let grant = budget.grant(size * 2 + most, "bitmap directory")?;
-        let mut bytes = vec![0; size as usize];
+        let mut bytes = memory::zeroed(size as usize)?;
         structure.file.read_exact(&mut bytes, directory.start, "bitmap directory")?;
 
         let mut found: Vec<Found> = Vec::new();

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::Result,
     format::{header::incompatible, l1, l2},
+    memory,
 };
 
 /// What is done to flags.
@@ -48,7 +49,7 @@ impl Flags<'_, '_, '_> {
             return Ok(0);
         }
         let mut changed = 0;
-        let mut old = vec![0; bytes.min(PIECE as u64) as usize];
+        let mut old = memory::zeroed(bytes.min(PIECE as u64) as usize)?;
         for at in (0..bytes).step_by(PIECE) {
             let old = &mut old[..(bytes - at).min(PIECE as u64) as usize];
             let offset = header.l1_offset + at;

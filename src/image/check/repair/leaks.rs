@@ -3,13 +3,13 @@
 //! A refcount lies in one sector, so a crash leaves each as it was or as it shall be: fewer leaks at worst.
 
 use super::{session::Session, targets::Targets};
-use crate::{error::Result, format::refcount};
+use crate::{error::Result, format::refcount, memory};
 
 /// Lowers what is too high in all blocks that can be believed.
 pub(super) fn lower(session: &mut Session<'_>, targets: &mut Targets<'_>) -> Result<()> {
     let geometry = targets.geometry;
     let per_block = geometry.refcount_block_entries();
-    let mut old = vec![0; geometry.cluster_size() as usize];
+    let mut old = memory::zeroed(geometry.cluster_size() as usize)?;
     for (index, offset) in targets.old_table().iter().enumerate() {
         let first = index as u64 * per_block;
         if !targets.believes_block(index as u64) || first >= targets.checked {

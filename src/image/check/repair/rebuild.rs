@@ -19,6 +19,7 @@ use crate::{
         budget::{Budget, Grant},
         edit::NewTable,
     },
+    memory,
     storage::FileKind,
 };
 
@@ -153,8 +154,8 @@ impl Layout {
         beside: &Beside,
     ) -> Result<()> {
         let geometry = targets.geometry;
-        let mut block = vec![0; geometry.cluster_size() as usize];
-        let mut table = vec![0; (self.table_clusters << geometry.cluster_bits) as usize];
+        let mut block = memory::zeroed(geometry.cluster_size() as usize)?;
+        let mut table = memory::zeroed((self.table_clusters << geometry.cluster_bits) as usize)?;
         for (number, index) in self.blocks.iter().enumerate() {
             let offset = (self.first + self.table_clusters + number as u64) << geometry.cluster_bits;
             fill_block(&mut block, targets, *index)?;
@@ -168,7 +169,7 @@ impl Layout {
         ];
         for (bytes, clusters, offset) in parts.into_iter().filter(|(bytes, ..)| !bytes.is_empty()) {
             let mut padded = bytes.clone();
-            padded.resize((clusters << geometry.cluster_bits) as usize, 0);
+            memory::grow(&mut padded, (clusters << geometry.cluster_bits) as usize)?;
             session.write(&padded, offset)?;
         }
         Ok(())
@@ -197,7 +198,7 @@ fn used_blocks(targets: &mut Targets<'_>) -> Result<Vec<u64>> {
     let per_block = targets.geometry.refcount_block_entries();
     // Refcounts behind the end stay only where a broken entry may lead there.
     let old = if targets.certain { 0 } else { targets.old_table().len() as u64 };
-    let mut block = vec![0; targets.geometry.cluster_size() as usize];
+    let mut block = memory::zeroed(targets.geometry.cluster_size() as usize)?;
     let mut used = Vec::new();
     for index in 0..old.max(targets.checked.div_ceil(per_block)) {
         let clusters = index * per_block..(index + 1) * per_block;

@@ -19,6 +19,7 @@ use crate::{
         text::printable,
     },
     image::budget::{Budget, Grant},
+    memory,
 };
 
 /// The snapshots of an image, judged.
@@ -61,7 +62,7 @@ impl Snapshots {
                 None => {
                     snapshots.new_table.extend_from_slice(entry.bytes);
                     let padded = snapshots.new_table.len().next_multiple_of(8);
-                    snapshots.new_table.resize(padded, 0);
+                    memory::grow(&mut snapshots.new_table, padded)?;
                 }
             }
             let table = L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries };

@@ -1,0 +1,80 @@
+//! Memory whose size goes with the input or the options is asked for in a way that can be refused: the process of a host must not
+//! end because a disk is large.
+
+use std::hint::black_box;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What stays free behind every larger piece, for the small ones, which cannot be refused: records of jobs, tables of a target.
+const HEADROOM: usize = 2 << 20;
+/// Smaller pieces than this take of the headroom.
+const LARGE: usize = 64 << 10;
+
+/// So many default values, zeros for numbers.
+///
+/// # Errors
+/// `NoMemory`.
+pub(crate) fn zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    grow(&mut values, count)?;
+    Ok(values)
+}
+
+/// Gives `values` this length; new ones are default values, zeros for numbers.
+///
+/// # Errors
+/// `NoMemory`; nothing has changed then.
+pub(crate) fn grow<T: Clone + Default>(values: &mut Vec<T>, count: usize) -> Result<()> {
+    reserve(values, count.saturating_sub(values.len()))?;
+    values.resize(count, T::default());
+    Ok(())
+}
+
+/// Makes room for `more` values.
+///
+/// # Errors
+/// `NoMemory`; nothing has changed then.
+pub(crate) fn reserve<T>(values: &mut Vec<T>, more: usize) -> Result<()> {
+    if values.capacity() - values.len() >= more {
+        return Ok(());
+    }
+    let bytes = values.len().saturating_add(more).saturating_mul(size_of::<T>());
+    if bytes >= LARGE {
+        ensure(bytes)?;
+    }
+    values.try_reserve(more).map_err(|_| refused(bytes))
+}
+
+/// Whether so many bytes could be had now, and the headroom: for what is about to take them in a way that cannot be refused.
+///
+/// # Errors
+/// `NoMemory`.
+pub(crate) fn ensure(bytes: usize) -> Result<()> {
+    let mut trial = Vec::<u8>::new();
+    let result = trial.try_reserve_exact(bytes.saturating_add(HEADROOM)).map_err(|_| refused(bytes));
+    // Without this the compiler may leave out an allocation that nobody uses.
+    black_box(&trial);
+    result
+}
+
+fn refused(bytes: usize) -> Error {
+    Error::new(ErrorKind::NoMemory, format!("the system has not {bytes} bytes of memory to give"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        let mut values = vec![7u64];
+        for more in [usize::MAX / 8, usize::MAX / 32] {
+            let error = grow(&mut values, more).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NoMemory);
+            assert!(error.to_string().contains("bytes of memory"), "{error}");
+            assert_eq!(values, [7]);
+        }
+        grow(&mut values, 3).unwrap();
+        assert_eq!(values, [7, 0, 0]);
+    }
+}
