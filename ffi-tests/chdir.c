@@ -72,6 +72,20 @@ int main(int argc, char **argv)
     CHECK(files_in(there) == 1 && files_in(here) == 5);
     check_image(there, "increment.qcow2");
 
+    /* Disks that were opened in two folders, in one group: whatever the current one is, its name leads to its file. */
+    hol_disk *other = NULL;
+    CHECK(chdir(there) == 0);
+    OK(hol_disk_create("other.qcow2", 4 << 20, NULL, &other));
+    hol_backup_options copied = HOL_OPTIONS_INIT(hol_backup_options);
+    txn = hol_txn_new();
+    OK(hol_txn_add(txn, hol_action_backup(other, "there.qcow2", &copied)));
+    CHECK(chdir(here) == 0);
+    OK(hol_txn_add(txn, hol_action_backup(second, "here.qcow2", &copied)));
+    run(txn, "/", there);
+    OK(hol_disk_close(other));
+    CHECK(unlink("other.qcow2") == 0 && unlink("there.qcow2") == 0);
+    CHECK(files_in(there) == 1 && files_in(here) == 6 && unlink(path_in(here, "here.qcow2")) == 0);
+
     /* A new image on top. */
     CHECK(chdir(here) == 0);
     txn = hol_txn_new();

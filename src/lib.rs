@@ -34,6 +34,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::{
     header::CompressionType,
     lineage::{Base, Identity},
+    outline::HeaderOutline,
 };
 pub use image::{
     Access, Backing, BackingInfo, BackingPolicy, BitmapEntryInfo, CheckProblem, CheckProblemKind,

@@ -274,6 +274,30 @@ fn encrypted_images_are_refused() {
         let disk = format!("source={image},target=copy.qcow2");
         site.holstein.fails_saying(&["backup", "--disk", &disk], &[image, "encrypted"]);
     }
+    // What can be known without opening it is told all the same; a damaged header as well.
+    site.workshop.create("base.qcow2", 3 << 20, "");
+    site.workshop.create("broken.qcow2", 3 << 20, "backing_file=base.qcow2,backing_fmt=qcow2");
+    poke(&site.workshop.path("broken.qcow2"), 20, &40_u32.to_be_bytes());
+    for (image, encryption, cluster) in
+        [("luks.qcow2", "LUKS", "64 KiB"), ("broken.qcow2", "none", "impossible")]
+    {
+        let output = site.holstein.run(&["info", image]);
+        assert_eq!(output.status.code(), Some(1), "{image}");
+        let out = String::from_utf8(output.stdout).unwrap();
+        for row in [
+            "unchecked",
+            "version: 3",
+            &format!("encryption: {encryption}"),
+            &format!("cluster size: {cluster}"),
+        ] {
+            assert!(out.contains(row), "{image}, {row}: {out}");
+        }
+        assert_eq!(out.contains("backing file: base.qcow2"), image == "broken.qcow2", "{out}");
+    }
+    let output = site.holstein.run(&["info", "--output", "json", "aes.qcow2"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["holstein"]["unchecked-header"]["encryption"], "AES");
+    assert_eq!(json["holstein"]["unchecked-header"]["virtual-size"], 1 << 20);
     assert!(!site.workshop.path("copy.qcow2").exists());
 }
 

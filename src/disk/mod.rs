@@ -5,6 +5,7 @@ mod check_chain;
 mod create;
 mod fingerprint;
 mod lineage;
+mod outline;
 mod pool;
 mod redo;
 mod repair;

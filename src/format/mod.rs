@@ -12,6 +12,7 @@ pub(crate) mod header;
 pub(crate) mod l1;
 pub(crate) mod l2;
 pub(crate) mod lineage;
+pub(crate) mod outline;
 pub(crate) mod refcount;
 pub(crate) mod snapshot;
 pub(crate) mod text;

@@ -108,14 +108,16 @@ impl Action {
         Self::record(disk, name.into(), Recording::Disabled)
     }
 
-    /// Its new files keep the meaning that their paths have now.
-    pub(super) fn named_now(mut self) -> Self {
+    /// Its new files keep the meaning that their paths have now, for its own disk and for `first`.
+    pub(super) fn named_now(mut self, first: &Disk) -> Self {
         let (disk, path) = match &mut self {
             Action::Backup(Backup { source, target, .. }) => (source, target),
             Action::ExternalSnapshot { disk, overlay, .. } => (disk, overlay),
             _ => return self,
         };
-        *path = as_of_now(&**disk.image().storage(), mem::take(path));
+        for disk in [first, disk] {
+            *path = as_of_now(&**disk.image().storage(), mem::take(path));
+        }
         self
     }
 

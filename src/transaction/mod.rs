@@ -119,7 +119,13 @@ impl Transaction {
     /// Appends an action, a [`Backup`](crate::Backup) for instance. Nothing is checked or changed before the start.
     /// Relative paths of new files start from the folder that the process is in now, wherever it goes later.
     pub fn add(&mut self, action: impl Into<Action>) {
-        self.actions.push(action.into().named_now());
+        let action = action.into();
+        // The journal has all paths, and goes by the first disk.
+        let first = self.actions.iter().find_map(Action::disk).or(action.disk()).cloned();
+        self.actions.push(match first {
+            Some(first) => action.named_now(&first),
+            None => action,
+        });
     }
 
     /// Starts all backups and returns at once; the disks may not be written before the end (they are locked against

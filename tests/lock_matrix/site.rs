@@ -28,7 +28,7 @@ const IMAGES: [&str; 8] = [
 
 /// What we tell whoever wants to read what is written, and whoever wants to change what is in use.
 const OUR_WORDS: [&str; 2] = [
-    "another process writes this image; stop it first (information alone can be had by force-share)",
+    "another process writes this image; stop it first (info, map, check and compare read it all the same with -U, --force-share)",
     "the image is in use by another process; it can be changed when nobody else has it open",
 ];
 

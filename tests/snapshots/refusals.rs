@@ -96,7 +96,7 @@ fn data_files() {
     site.refuses_both(ErrorKind::Unsupported, &words, &Site::options());
 }
 
-/// An image with a data file that says it has a snapshot does not open: what its tables lead to lies in the other file,
+/// An image with a data file that says it has a snapshot can only be read: what its tables lead to lies in the other file,
 /// and must not be given back in this one.
 #[test]
 fn a_snapshot_beside_a_data_file() {
@@ -116,7 +116,12 @@ fn a_snapshot_beside_a_data_file() {
     poke(&path, 60, &[0, 0, 0, 1]);
     poke(&path, 64, &(end + (64 << 10)).to_be_bytes());
     let words = ["disk.qcow2", "an image with a data file cannot have internal snapshots"];
-    site.refuses(ErrorKind::Corrupt, &words, || holstein::Disk::open(&path, &Site::options()));
+    site.refuses_both(ErrorKind::Corrupt, &words, &Site::options());
+    let disk = site.open();
+    site.refuses(ErrorKind::Corrupt, &words, || disk.write_at(&[1; 512], 0));
+    let mut byte = [0];
+    disk.read_at(&mut byte, 0).unwrap();
+    assert_eq!(byte, [1]);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::{
 };
 
 use clap::Args;
-use holstein::{DiskInfo, FileKind, Identity, Layers, Qcow2Info, SnapshotInfo};
+use holstein::{
+    Disk, DiskInfo, ErrorKind, FileKind, HeaderOutline, Identity, Layers, Qcow2Info, SnapshotInfo,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -29,7 +31,18 @@ pub(crate) struct InfoArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &InfoArgs) -> Result<ExitCode, Failure> {
-    let info = args.open.open(&args.image, Layers::TopOnly)?.info()?;
+    let info =
+        args.open.open(&args.image, Layers::TopOnly).and_then(|disk| disk.info()).map_err(|error| {
+            // A person who asks wants to know what can be known.
+            let unusable =
+                matches!(error.kind(), ErrorKind::Encrypted | ErrorKind::Corrupt | ErrorKind::Unsupported);
+            let outline = unusable.then(|| Disk::outline(&args.image).ok()).flatten();
+            let failure = Failure::from(error);
+            match outline.map(|outline| show_outline(&args.image, &outline, args.open.output)) {
+                Some(Err(unwritten)) => failure.and_also(unwritten),
+                _ => failure,
+            }
+        })?;
     show(&args.image, &info, args.open.output)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -39,6 +52,48 @@ pub(crate) fn show(image: &Path, info: &DiskInfo, output: OutputFormat) -> Resul
     match output {
         OutputFormat::Json => output::print_json(&as_json(image, info)),
         OutputFormat::Human => output::print(&as_text(image, info)),
+    }
+}
+
+/// Prints what the header of an image says that cannot be opened.
+fn show_outline(image: &Path, outline: &HeaderOutline, output: OutputFormat) -> Result<(), Failure> {
+    let encryption = match outline.encryption {
+        0 => "none".to_owned(),
+        1 => "AES".to_owned(),
+        2 => "LUKS".to_owned(),
+        other => format!("unknown ({other})"),
+    };
+    match output {
+        OutputFormat::Json => output::print_json(&json!({
+            "filename": json_path(image),
+            "format": "qcow2",
+            "holstein": { "unchecked-header": {
+                "version": outline.version,
+                "virtual-size": outline.virtual_size,
+                "cluster-size": outline.cluster_size,
+                "encryption": encryption,
+                "backing-filename": outline.backing.as_deref().map(json_name),
+                "snapshots": outline.snapshots,
+                "incompatible-features": outline.incompatible_features,
+            }},
+        })),
+        OutputFormat::Human => {
+            let mut text = String::from("The image cannot be opened. Its header says, unchecked:\n");
+            let mut row = |name: &str, value: String| text += &format!("  {name}: {value}\n");
+            row("version", outline.version.to_string());
+            row(
+                "virtual size",
+                format!("{} ({} bytes)", output::size(outline.virtual_size), outline.virtual_size),
+            );
+            row("cluster size", outline.cluster_size.map_or_else(|| "impossible".into(), output::size));
+            row("encryption", encryption);
+            if let Some(backing) = &outline.backing {
+                row("backing file", escape(backing));
+            }
+            row("snapshots", outline.snapshots.to_string());
+            row("incompatible features", format!("{:#x}", outline.incompatible_features));
+            output::print(&text)
+        }
     }
 }
 

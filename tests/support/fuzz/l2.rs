@@ -105,12 +105,13 @@ fn decode(rules: &L2Rules, entry: u64, bitmap: u64) -> Option<Entry> {
     let cluster = 1u64 << rules.cluster_bits;
     if entry >> 62 & 1 == 1 {
         // Bits x to 61 are the number of additional sectors, x is 62 - (cluster_bits - 8); bits 56 and up of
-        // the offset are reserved. There is no refcount bit, and no compression with an external data file.
+        // the offset are reserved. There is no compression with an external data file. Bit 63
+        // has no meaning here; QEMU reads over it.
         let x = 62 - (rules.cluster_bits - 8);
         let host = entry & ((1 << x) - 1);
         let sectors = (entry & ((1 << 62) - 1)) >> x;
         let length = (sectors + 1) * 512 - host % 512;
-        let valid = entry >> 63 == 0 && !rules.data_file && host < 1 << 56;
+        let valid = !rules.data_file && host < 1 << 56;
         return valid.then_some(Entry::Compressed { host, length: length as u32 });
     }
     // Bits 1 to 8 and 56 to 61 are reserved, bit 0 too where there are subclusters.
