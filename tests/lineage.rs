@@ -223,7 +223,13 @@ fn each_change_of_a_bitmap_has_its_rule() {
     assert_eq!(known(), base);
     // Writes can be missing when it records again.
     place.ok(&["bitmap", "disable", "d", "b"]);
+    assert_eq!(known(), None);
     place.ok(&["bitmap", "enable", "d", "b"]);
+    assert_eq!(known(), None);
+    // QEMU enables it, too, and knows nothing of bases.
+    place.full("d", "before");
+    place.ok(&["bitmap", "disable", "d", "b"]);
+    run("qemu-img", &["bitmap", "--enable", &place.name("d"), "b"]);
     assert_eq!(known(), None);
     place.full("d", "again");
     assert_eq!(known(), Some(place.identity("again")));

@@ -174,14 +174,16 @@ impl<'a> Draft<'a> {
             }
             BitmapChange::CountFrom { name, backup } => {
                 let disk_size = self.image.header().size;
-                self.sound(name)?.base = backup.map(|backup| Base::new(backup, disk_size));
+                let slot = self.sound(name)?;
+                let recording = slot.entry.auto;
+                slot.base = backup.filter(|_| recording).map(|backup| Base::new(backup, disk_size));
                 Ok(())
             }
             BitmapChange::Record { name, recording } => {
                 let slot = self.sound(name)?;
                 let enabled = *recording == Recording::Enabled;
-                // What was written while it did not record is missing in it.
-                if enabled && !slot.entry.auto {
+                // What was written while it did not record is missing in it. QEMU, which may enable it, knows no bases.
+                if !enabled || !slot.entry.auto {
                     slot.base = None;
                 }
                 slot.entry.auto = enabled;

@@ -234,7 +234,9 @@ fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
 /// The lineage of an image with these bitmaps; what is new in it comes first.
 fn lineage_of(image: &Qcow2, slots: &[Slot]) -> Lineage {
     let old = image.header().extensions.lineage.clone().unwrap_or_default();
-    let base = |slot: &Slot| Some((lineage::key(&slot.entry.name), slot.base?));
+    // A bitmap that does not record has none, whoever disabled it: writes are missing in it when it is enabled again.
+    let recorded = |slot: &Slot| slot.base.filter(|_| slot.entry.auto);
+    let base = |slot: &Slot| Some((lineage::key(&slot.entry.name), recorded(slot)?));
     let same = |a: &([u8; 8], Base), b: &([u8; 8], Base)| a.0 == b.0 && a.1.backup == b.1.backup;
     let bases: Vec<_> = slots.iter().filter_map(base).collect();
     let is_old = |base: &&([u8; 8], Base)| old.bases.iter().any(|old| same(old, base));

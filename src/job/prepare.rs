@@ -202,13 +202,19 @@ fn lineage(
         }
     };
     let below = backing.and_then(Disk::identity);
+    let mut notes = Vec::new();
+    if options.sync == Some(SyncMode::Top) && backing.is_none() && source.image().layer_count() > 1 {
+        notes.push(format!(
+            "the target has only what '{}' holds itself: it is no copy of the disk until it stands on a copy of the images below",
+            source.path().display()
+        ));
+    }
     let Some(name) = options.bitmap.as_ref().filter(|_| dirty) else {
-        return Ok(JobLineage { identity, parent: below, notes: Vec::new() });
+        return Ok(JobLineage { identity, parent: below, notes });
     };
     let bitmap = format!("bitmap '{}' of '{}'", printable(name), source.path().display());
     let base = bitmaps.disk.base_after(bitmaps.before, name)?.map(|base| base.backup);
     let strict = options.lineage == LineageCheck::Strict;
-    let mut notes = Vec::new();
     match (base, backing) {
         (Some(base), Some(disk)) if below != Some(base) => {
             if strict {

@@ -180,16 +180,18 @@ impl Refcounts {
     /// A block of zeros for table entry `index`, and a longer table if need be. The block is known before its
     /// own refcount is set, which it may hold itself. All or nothing.
     fn add_block(&mut self, references: &mut References, index: usize) -> Result<()> {
+        // What the system can refuse comes first: a table entry without its block would be written later.
+        let bytes = memory::zeroed(self.geometry.cluster_size() as usize)?;
+        let (length, grown) = (self.table.len(), self.grown);
+        memory::reserve(&mut self.table, (index + 1).saturating_sub(length))?;
         let cluster = self.next_free(references, self.cursor)?;
         references.take(cluster..cluster + 1)?;
-        let (length, grown) = (self.table.len(), self.grown);
         if index >= length {
             self.grown = true;
-            memory::grow(&mut self.table, index + 1)?;
+            self.table.resize(index + 1, 0);
         }
         self.table[index] = cluster << self.geometry.cluster_bits;
         self.new_entries.push(index);
-        let bytes = memory::zeroed(self.geometry.cluster_size() as usize)?;
         self.blocks.insert(index, Block { bytes, dirty: true });
         let used = self.set_used(references, cluster);
         if used.is_err() {
@@ -206,8 +208,8 @@ impl Refcounts {
     /// Finds other places for the blocks of these table entries, ascending, that have one or none.
     pub(super) fn move_blocks(&mut self, references: &mut References, indices: &[usize]) -> Result<()> {
         if let Some(last) = indices.last().filter(|last| **last >= self.table.len()) {
-            self.grown = true;
             memory::grow(&mut self.table, last + 1)?;
+            self.grown = true;
         }
         let mut rest = indices.iter();
         while rest.len() > 0 {
