@@ -7,6 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What stays free behind every larger piece, for the small ones, which cannot be refused: records of jobs, tables of a target.
 const HEADROOM: usize = 2 << 20;
+/// What the system usually sets aside for a thread's stack.
+pub(crate) const STACK: usize = 8 << 20;
 /// Smaller pieces than this take of the headroom.
 const LARGE: usize = 64 << 10;
 

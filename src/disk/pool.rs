@@ -24,6 +24,7 @@ impl Pool {
         let mut threads = Vec::new();
         let builder = ThreadPoolBuilder::new().num_threads(worker_count(most));
         let pool = builder.spawn_handler(|worker| {
+            memory::ensure(memory::STACK).map_err(std::io::Error::other)?;
             threads.push(Thread::spawn(name, || worker.run())?);
             Ok(())
         });

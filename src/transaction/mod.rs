@@ -144,7 +144,7 @@ impl Transaction {
             Plan::new(actions, completion)?;
             return RunningTransaction::of_nothing(log);
         };
-        memory::ensure(0)?;
+        memory::ensure(memory::STACK)?;
         let storage = disk.image().storage().clone();
         let first = actions.iter().find_map(Action::target).map_or(disk.path(), PathBuf::as_path);
         let folder = journal.unwrap_or_else(|| folder_of(first).to_owned());
