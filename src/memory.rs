@@ -12,7 +12,7 @@ pub(crate) const STACK: usize = 8 << 20;
 /// Smaller pieces than this take of the headroom.
 const LARGE: usize = 64 << 10;
 
-/// So many default values, zeros for numbers.
+/// `count` default values, zeros for numbers.
 ///
 /// # Errors
 /// `NoMemory`.
@@ -47,7 +47,7 @@ pub(crate) fn reserve<T>(values: &mut Vec<T>, more: usize) -> Result<()> {
     values.try_reserve(more).map_err(|_| refused(bytes))
 }
 
-/// Whether so many bytes could be had now, and the headroom: for what is about to take them in a way that cannot be refused.
+/// Whether the system would give `bytes` and the headroom now: for what is about to take them in a way that cannot be refused.
 ///
 /// # Errors
 /// `NoMemory`.

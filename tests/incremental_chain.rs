@@ -225,20 +225,25 @@ fn what_grew_as_data_is_found() {
     }
 }
 
+/// A disk `d.qcow2` with the data file `d.data`, which was shrunk behind its full backup `0.qcow2`.
+fn smaller_than_its_backup(raw: &str) -> (Night, String, Disk) {
+    let night = Night::new();
+    let image = night.name("d.qcow2");
+    let options = format!("data_file={}{raw}", night.name("d.data"));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
+    night.write("d.qcow2", "write -P 1 0 1M");
+    run("qemu-img", &["bitmap", "--add", &image, "nightly"]);
+    night.succeed(&["source=d.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
+    let disk = Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() }).unwrap();
+    disk.resize(524_800).unwrap();
+    (night, image, disk)
+}
+
 /// A crash between the decision on a smaller disk and the cut of its data file leaves old data behind the end.
 #[test]
 fn what_lies_behind_the_end_of_the_image_below_is_copied() {
     for raw in ["", ",data_file_raw=on"] {
-        let night = Night::new();
-        let image = night.name("d.qcow2");
-        let options = format!("data_file={}{raw}", night.name("d.data"));
-        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
-        night.write("d.qcow2", "write -P 1 0 1M");
-        run("qemu-img", &["bitmap", "--add", &image, "nightly"]);
-        night.succeed(&["source=d.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
-        let disk =
-            Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() }).unwrap();
-        disk.resize(524_800).unwrap();
+        let (night, image, disk) = smaller_than_its_backup(raw);
         drop(disk);
         std::fs::write(night.path("d.data"), vec![1; 1 << 20]).unwrap();
         night.succeed(&["source=d.qcow2,target=1.qcow2,sync=incremental,bitmap=nightly,backing=0.qcow2"]);
@@ -252,16 +257,7 @@ fn what_lies_behind_the_end_of_the_image_below_is_copied() {
 #[test]
 fn what_lies_behind_the_smallest_size_is_copied() {
     for raw in ["", ",data_file_raw=on"] {
-        let night = Night::new();
-        let image = night.name("d.qcow2");
-        let options = format!("data_file={}{raw}", night.name("d.data"));
-        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
-        night.write("d.qcow2", "write -P 1 0 1M");
-        run("qemu-img", &["bitmap", "--add", &image, "nightly"]);
-        night.succeed(&["source=d.qcow2,target=0.qcow2,sync=full,bitmap=nightly,bitmap-mode=on-success"]);
-        let disk =
-            Disk::open(&image, &DiskOptions { access: Access::Write, ..DiskOptions::default() }).unwrap();
-        disk.resize(524_800).unwrap();
+        let (night, image, disk) = smaller_than_its_backup(raw);
         let base = disk.bitmap_base(b"nightly").unwrap().unwrap();
         assert_eq!((base.disk_size, base.smallest_size), (1 << 20, Some(524_800)));
         drop(disk);

@@ -234,7 +234,7 @@ fn store(image: &Qcow2, slots: &[Slot]) -> Result<()> {
 /// The lineage of an image with these bitmaps; what is new in it comes first.
 fn lineage_of(image: &Qcow2, slots: &[Slot]) -> Lineage {
     let old = image.header().extensions.lineage.clone().unwrap_or_default();
-    // A bitmap that does not record has none, whoever disabled it: writes are missing in it when it is enabled again.
+    // A bitmap that does not record has none, also where QEMU disabled it: enabled again, it lacks writes.
     let recorded = |slot: &Slot| slot.base.filter(|_| slot.entry.auto);
     let base = |slot: &Slot| Some((lineage::key(&slot.entry.name), recorded(slot)?));
     let same = |a: &([u8; 8], Base), b: &([u8; 8], Base)| a.0 == b.0 && a.1.backup == b.1.backup;

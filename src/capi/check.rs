@@ -332,10 +332,24 @@ pub unsafe extern "C" fn hol_check_problem(
     index: usize,
     problem: *mut hol_problem,
 ) -> c_int {
+    // SAFETY: the arguments are as the header asks.
+    unsafe { fill_problem(check, |report| &report.remaining.problems, index, problem) }
+}
+
+/// Fills `*problem` with the one at `index` of a list.
+///
+/// # Safety
+/// As of a function of the header.
+unsafe fn fill_problem(
+    check: *const hol_check,
+    list: impl FnOnce(&RepairReport) -> &[CheckProblem],
+    index: usize,
+    problem: *mut hol_problem,
+) -> c_int {
     boundary(|| {
-        // SAFETY: the arguments are as the header asks.
+        // SAFETY: as promised above.
         let (check, problem): (_, Fill<_>) = unsafe { (handle(check, "check")?, fill(problem, "problem")?) };
-        problem.set(&check.problem(&check.report.remaining.problems, index)?);
+        problem.set(&check.problem(list(&check.report), index)?);
         Ok(HOL_OK)
     })
 }
@@ -352,12 +366,8 @@ pub unsafe extern "C" fn hol_check_found(
     index: usize,
     problem: *mut hol_problem,
 ) -> c_int {
-    boundary(|| {
-        // SAFETY: the arguments are as the header asks.
-        let (check, problem): (_, Fill<_>) = unsafe { (handle(check, "check")?, fill(problem, "problem")?) };
-        problem.set(&check.problem(&check.report.found.problems, index)?);
-        Ok(HOL_OK)
-    })
+    // SAFETY: the arguments are as the header asks.
+    unsafe { fill_problem(check, |report| &report.found.problems, index, problem) }
 }
 
 /// Writes the name of a bitmap that a repair gave up to `*name`, and why to `*reason`; `index` is from 0 to below

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::ptr;
 
 use super::bitmap::ListedBitmap;
@@ -17,7 +18,7 @@ use super::options::{
     hol_disk_options,
 };
 use super::structure::{Fill, Grows, fill, options};
-use crate::{CompressionType, Disk, Format, SnapshotInfo};
+use crate::{CompressionType, Disk, DiskOptions, Format, SnapshotInfo};
 
 /// An open disk: an image with the files it is made of. Several threads may use it at the same time; only
 /// hol_disk_close() must come alone. What was made from it (actions, transactions, jobs) keeps what it needs of it and may
@@ -196,13 +197,27 @@ pub unsafe extern "C" fn hol_disk_open(
     options: *const hol_disk_options,
     disk: *mut *mut hol_disk,
 ) -> c_int {
+    // SAFETY: the arguments are as the header asks.
+    unsafe { open_with(path, options, disk, |path, options| Ok(Disk::open(path, options)?)) }
+}
+
+/// Opens a disk as `open` does.
+///
+/// # Safety
+/// As of a function of the header.
+unsafe fn open_with(
+    path: *const c_char,
+    options: *const hol_disk_options,
+    disk: *mut *mut hol_disk,
+    open: impl FnOnce(&Path, &DiskOptions) -> Result<Disk, Failure>,
+) -> c_int {
     boundary(|| {
-        // SAFETY: the arguments are as the header asks.
+        // SAFETY: as promised above.
         let disk = unsafe { out(disk, "disk") }?;
         disk.set(ptr::null_mut());
-        // SAFETY: the arguments are as the header asks.
+        // SAFETY: as promised above.
         let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
-        disk.set(give(hol_disk::new(Disk::open(as_path(path), &options)?)));
+        disk.set(give(hol_disk::new(open(as_path(path), &options)?)));
         Ok(HOL_OK)
     })
 }
@@ -228,20 +243,16 @@ pub unsafe extern "C" fn hol_disk_open_fd(
     options: *const hol_disk_options,
     disk: *mut *mut hol_disk,
 ) -> c_int {
-    boundary(|| {
-        // SAFETY: the arguments are as the header asks.
-        let disk = unsafe { out(disk, "disk") }?;
-        disk.set(ptr::null_mut());
-        // SAFETY: the arguments are as the header asks.
-        let (path, options) = unsafe { (text(path, "path")?, self::options(options, "options")?.read()?) };
+    let open = |path: &Path, options: &DiskOptions| {
         if fd < 0 {
             return Err(invalid(format!("fd cannot be {fd}")));
         }
         // SAFETY: it is not -1; the system says whether it is open, and the caller does not close it during the call.
         let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
-        disk.set(give(hol_disk::new(Disk::open_fd(descriptor, as_path(path), &options)?)));
-        Ok(HOL_OK)
-    })
+        Ok(Disk::open_fd(descriptor, path, options)?)
+    };
+    // SAFETY: the arguments are as the header asks.
+    unsafe { open_with(path, options, disk, open) }
 }
 
 /// Closes a disk and frees the handle, whatever is returned; what was written is durable then, or the failure tells that

@@ -1,15 +1,12 @@
 //! What tells later whether anybody has written an image.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use super::Disk;
 use crate::{
-    error::{Error, Result},
+    error::Result,
     image::Layer,
-    storage::{self, File, FileVersion, Storage},
+    storage::{File, FileVersion, Storage, in_full},
 };
 
 /// An image as it was at some moment.
@@ -44,7 +41,7 @@ impl Fingerprint {
     pub(super) fn of_staged(storage: &dyn Storage, layer: &Layer, marked: bool) -> Result<Self> {
         let file = layer.file();
         let versions = Versions::of(storage, layer, marked)?;
-        Ok(Fingerprint { path: in_full(storage, file)?, inode: file.id()?.inode, versions })
+        Ok(Fingerprint { path: in_full(storage, file.path())?, inode: file.id()?.inode, versions })
     }
 
     /// Whether the image, whose file this is, is so still.
@@ -68,7 +65,7 @@ impl Versions {
         };
         let Some(data) = top.external_data_file() else { return Ok(None) };
         let Some(version) = data.telling_version()? else { return Ok(None) };
-        Ok(Some(Versions { image, data_file: Some((in_full(storage, data)?, version)) }))
+        Ok(Some(Versions { image, data_file: Some((in_full(storage, data.path())?, version)) }))
     }
 
     /// A file that cannot be seen may be another one.
@@ -82,10 +79,4 @@ impl Versions {
         };
         Ok(same && self.data_file.as_ref().is_none_or(data_file))
     }
-}
-
-fn in_full(storage: &dyn Storage, file: &File) -> Result<PathBuf> {
-    let path: &Path = file.path();
-    storage::in_full(storage, path)
-        .map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
 }

@@ -21,7 +21,7 @@ use std::{
     io,
     ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicUsize},
@@ -47,7 +47,7 @@ use crate::{
     bitmap::{self, BitmapChange, BitmapInfo, DirtyBitmap},
     error::{Error, ErrorKind, Result},
     image::{Access, DiskInfo, Image, ImageOptions, LayerInfo, Map},
-    storage::{FileId, HandedStorage, HostStorage, Storage, anchored},
+    storage::{FileId, HandedStorage, HostStorage, Storage, anchored, in_full},
 };
 
 /// Reads longer than this are divided among threads.
@@ -120,9 +120,7 @@ impl Disk {
         path: impl AsRef<Path>,
         options: &DiskOptions,
     ) -> Result<Disk> {
-        let path = path.as_ref();
-        let named = |e| Error::io(format!("cannot name '{}' in full", path.display()), e);
-        let path = absolute(path).map_err(named)?;
+        let path = in_full(&HostStorage, path.as_ref())?;
         let storage = HandedStorage::new(path.clone(), descriptor).map_err(|e| {
             let text = format!("descriptor {} for '{}'", descriptor.as_raw_fd(), path.display());
             match e.kind() {

@@ -159,7 +159,7 @@ pub(crate) fn parse(bytes: &[u8], version: u32) -> Result<Found> {
     Ok(Found { snapshot, length, damage })
 }
 
-/// The entry if it has so much extra data, and how many bytes it takes.
+/// Reads an entry with `extra_size` bytes of extra data. Gives its length in bytes, too.
 fn parse_with(bytes: &[u8], raw: &RawSnapshot, extra_size: u32) -> Result<(Snapshot, usize)> {
     let mut at = size_of::<RawSnapshot>();
     let mut field = |length: usize| {

@@ -104,13 +104,14 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
             (Some(layout(&backup, cluster_size)?), open_backing(&backup)?)
         }
     };
-    let lineage = lineage(&backup, bitmaps, matches!(set, CopySet::Dirty(_)), backing.as_ref())?;
+    let by = backup.options.bitmap.as_deref().filter(|_| matches!(set, CopySet::Dirty(_)));
+    let base = by.map(|name| bitmaps.disk.base_after(bitmaps.before, name)).transpose()?.flatten();
+    let lineage = lineage(&backup, by, base.map(|base| base.backup), backing.as_ref())?;
     let layout = layout.map(|layout| LayoutOptions {
         lineage: Lineage { identity: lineage.identity, parent: lineage.parent, bases: Vec::new() },
         ..layout
     });
-    if let (CopySet::Dirty(bitmap), Some(name)) = (&mut set, &backup.options.bitmap) {
-        let base = bitmaps.disk.base_after(bitmaps.before, name)?;
+    if let CopySet::Dirty(bitmap) = &mut set {
         let below = backing.as_ref().map(Disk::image);
         add_hidden(bitmap, &image, below.as_deref(), base)?;
     }
@@ -185,12 +186,12 @@ fn bitmap_mode_for(sync: SyncMode, mode: Option<BitmapMode>) -> Result<BitmapMod
     Err(invalid(wrong))
 }
 
-/// What the target will descend from. Refuses an increment that does not stand on the backup that its bitmap counts from, or
+/// What the target will descend from. What is copied is dirty `by` a bitmap, which counts from `base`. Refuses an increment that does not stand on the backup that its bitmap counts from, or
 /// that would replace it.
 fn lineage(
     backup: &Backup,
-    bitmaps: BitmapView<'_>,
-    dirty: bool,
+    by: Option<&[u8]>,
+    base: Option<Identity>,
     backing: Option<&Disk>,
 ) -> Result<JobLineage> {
     let Backup { source, target, options } = backup;
@@ -209,22 +210,19 @@ fn lineage(
             source.path().display()
         ));
     }
-    let Some(name) = options.bitmap.as_ref().filter(|_| dirty) else {
+    let Some(name) = by else {
         return Ok(JobLineage { identity, parent: below, notes });
     };
     let bitmap = format!("bitmap '{}' of '{}'", printable(name), source.path().display());
-    let base = bitmaps.disk.base_after(bitmaps.before, name)?.map(|base| base.backup);
     let strict = options.lineage == LineageCheck::Strict;
     match (base, backing) {
         (Some(base), Some(disk)) if below != Some(base) => {
             if strict {
                 return Err(other_base(&bitmap, base, disk));
             }
-            let what =
-                below.map_or_else(|| "has no identity".into(), |below| format!("is the backup {below}"));
+            let file = described(disk);
             notes.push(format!(
-                "'{}' {what}: whether it holds the backup {base}, which {bitmap} counts from, is not known",
-                disk.path().display()
+                "{file}: whether it holds the backup {base}, which {bitmap} counts from, is not known"
             ));
         }
         (None, _) => notes.push(format!("from which backup {bitmap} counts is not known")),
@@ -247,19 +245,25 @@ fn lineage(
 fn other_base(bitmap: &str, base: Identity, disk: &Disk) -> Error {
     let found =
         disk.find_beside(base).map_or_else(String::new, |path| format!(", which is '{}'", path.display()));
-    let (what, insist) = disk.identity().map_or_else(
-        || {
-            let insist = "; say lineage=ignore only for a copy of that backup that another program made";
-            ("has no identity".into(), insist)
-        },
-        |identity| (format!("is the backup {identity}"), ""),
-    );
+    let insist = match disk.identity() {
+        None => "; say lineage=ignore only for a copy of that backup that another program made",
+        Some(_) => "",
+    };
     let text = format!(
-        "{bitmap} counts from the backup {base}{found}, and '{}' {what}: an increment over another backup would lack what \
-         changed between the two; use the first one as the backing file, or make a full copy{insist}",
-        disk.path().display(),
+        "{bitmap} counts from the backup {base}{found}, and {}: an increment over another backup would lack what changed \
+         between the two; use the first one as the backing file, or make a full copy{insist}",
+        described(disk),
     );
     Error::new(ErrorKind::WrongState, text)
+}
+
+/// An image, and which backup it is.
+fn described(disk: &Disk) -> String {
+    let path = disk.path().display();
+    match disk.identity() {
+        None => format!("'{path}' has no identity"),
+        Some(identity) => format!("'{path}' is the backup {identity}"),
+    }
 }
 
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {

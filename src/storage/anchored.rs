@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::error::{Error, Result};
+
 use super::{FileStatus, NewRights, RenameRule, Storage, StorageFile};
 
 /// A storage whose relative paths start from one folder.
@@ -29,11 +31,12 @@ pub(crate) fn anchored(storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
 }
 
 /// A path for `storage` that means the same wherever the process goes.
-pub(crate) fn in_full(storage: &dyn Storage, path: &Path) -> io::Result<PathBuf> {
-    match storage.anchor() {
+pub(crate) fn in_full(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
+    let named = match storage.anchor() {
         Some(folder) => absolute(folder.join(path)),
         None => absolute(path),
-    }
+    };
+    named.map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
 }
 
 /// A path that means in `storage` what its words mean now.

@@ -90,8 +90,7 @@ fn backing_name(below: &Disk, path: &Path, options: &OverlayOptions) -> Result<P
             Ok(_) => PathBuf::from(name),
             Err(_) => Path::new(".").join(name),
         },
-        _ => in_full(&**storage, base)
-            .map_err(|e| Error::io(format!("cannot name '{}' in full", base.display()), e))?,
+        _ => in_full(&**storage, base)?,
     };
     let bytes = name.as_os_str().as_bytes();
     let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));

@@ -33,7 +33,7 @@ pub(crate) struct InfoArgs {
 pub(crate) fn run(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let info =
         args.open.open(&args.image, Layers::TopOnly).and_then(|disk| disk.info()).map_err(|error| {
-            // A person who asks wants to know what can be known.
+            // The header can be shown all the same.
             let unusable =
                 matches!(error.kind(), ErrorKind::Encrypted | ErrorKind::Corrupt | ErrorKind::Unsupported);
             let outline = unusable.then(|| Disk::outline(&args.image).ok()).flatten();

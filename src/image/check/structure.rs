@@ -104,7 +104,7 @@ impl<'a> Structure<'a> {
         })
     }
 
-    /// Gives it these snapshots, in a table of so many bytes.
+    /// Gives it these snapshots; their table has `bytes` bytes.
     pub(super) fn set_snapshots(&mut self, bytes: u64, snapshots: Vec<(u32, L1Table)>) {
         self.snapshot_bytes = bytes;
         self.snapshots = snapshots;

@@ -153,6 +153,6 @@ fn sync(storage: &dyn Storage, path: &Path) -> io::Result<()> {
 }
 
 /// Whether it is proven that a name is that of this file.
-fn leads(storage: &dyn Storage, path: &Path, file: FileId) -> bool {
+pub(super) fn leads(storage: &dyn Storage, path: &Path, file: FileId) -> bool {
     storage.entry(path).is_ok_and(|entry| entry.id == file)
 }

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Existing,
-    names::{Recovered, Way, exchange, give, tidy, transit},
+    names::{Recovered, Way, exchange, give, leads, tidy, transit},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -173,10 +173,7 @@ impl TargetFile {
 
     /// Whether it is proven that a name is that of this file.
     fn leads_to(&self, path: &Path, file: &File) -> bool {
-        match (self.storage.entry(path), file.id()) {
-            (Ok(entry), Ok(id)) => entry.id == id,
-            _ => false,
-        }
+        file.id().is_ok_and(|id| leads(&*self.storage, path, id))
     }
 
     /// Takes the final name back: the file has its temporary name, and what was there before its own.

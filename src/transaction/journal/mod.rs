@@ -19,7 +19,7 @@ use crate::{
     disk::{Fingerprint, Switch},
     error::{Error, ErrorKind, Result},
     image::create::{OWN_PREFIX, is_absent},
-    storage::{self, File, Lock, Storage, create_under_own_name},
+    storage::{File, Lock, Storage, create_under_own_name, in_full},
 };
 
 /// How often a new journal is tried that others take away.
@@ -166,12 +166,6 @@ impl Drop for Journal {
 /// 16 digits; the hasher's keys are random, and differ for each one that is made.
 fn random_name() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish())
-}
-
-/// A path that means the same whatever the current folder is.
-fn in_full(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
-    storage::in_full(storage, path)
-        .map_err(|e| Error::io(format!("cannot name '{}' in full", path.display()), e))
 }
 
 /// The parent of a path, for names alone the current folder.
