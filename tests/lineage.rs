@@ -1,11 +1,17 @@
 //! What a backup stands on: an increment over another image than its bitmap counts from is refused, and a chain is proven.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, unreachable_pub)] // of what is shared only a part is used
 
 use std::{fs, path::PathBuf, process::Command};
 
 use serde_json::Value;
 
 mod support;
+
+#[path = "lineage/ancestors.rs"]
+mod ancestors;
+#[path = "support/watched.rs"]
+mod watched;
 
 use support::qemu::run;
 
@@ -74,6 +80,7 @@ impl Place {
         let files = || {
             let mut files: Vec<_> =
                 fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.retain(|path| path.is_file());
             files.sort();
             files.into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
         };

@@ -42,7 +42,7 @@ pub use open::{Access, Format, ImageOptions, Layers, Sharing};
 pub(crate) use overlap::for_each_metadata_range;
 pub use policy::BackingPolicy;
 pub(crate) use policy::{check_name, folder_of};
-pub(crate) use qcow2::{Qcow2, read_table};
+pub(crate) use qcow2::{Qcow2, read_first_cluster, read_table};
 pub(crate) use shelf::LayerFacts;
 use shelf::Shelf;
 pub(crate) use write::Writer;

@@ -11,6 +11,7 @@ mod copy;
 mod duty;
 mod encoders;
 mod hidden;
+mod lineage;
 mod meter;
 mod options;
 mod plan;
@@ -26,6 +27,7 @@ mod unit;
 pub(crate) use board::Board;
 pub(crate) use copy::{Copy, Partial, Step};
 pub(crate) use duty::{Left, Listener, Notice, Permit, Verdict};
+pub(crate) use lineage::keep_ancestors;
 pub use options::{
     Backup, BackupOptions, BitmapMode, Compression, LastStep, LineageCheck, SyncMode, ZeroDetection,
 };

@@ -6,6 +6,7 @@ use super::{
     Backup, BackupOptions, BitmapMode, Compression, JobLineage, LastStep, LineageCheck, SyncMode,
     duty::Seat,
     hidden::add_hidden,
+    lineage,
     plan::{CopySet, PlanOptions},
 };
 use crate::{
@@ -15,13 +16,12 @@ use crate::{
     format::{
         header::CompressionType,
         lineage::{Identity, Lineage},
-        text::printable,
     },
     image::{
         Existing, Format, Layers, Sharing,
         create::{LayoutOptions, check_cluster_size, place, refuse_existing},
     },
-    storage::{self, Storage},
+    storage::Storage,
 };
 
 /// Clusters of a target whose source has none, and the unit that raw targets are written in.
@@ -53,6 +53,8 @@ pub(crate) struct Prepared {
     pub(crate) watch: Watch,
     /// What the target descends from.
     pub(crate) lineage: JobLineage,
+    /// The backup that must stay, with all that it stands on, since this one is an increment over it.
+    pub(super) stands_on: Option<Identity>,
 }
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -106,7 +108,8 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     };
     let by = backup.options.bitmap.as_deref().filter(|_| matches!(set, CopySet::Dirty(_)));
     let base = by.map(|name| bitmaps.disk.base_after(bitmaps.before, name)).transpose()?.flatten();
-    let lineage = lineage(&backup, by, base.map(|base| base.backup), backing.as_ref())?;
+    let lineage = lineage::check(&backup, by, base.map(|base| base.backup), backing.as_ref())?;
+    let stands_on = base.map(|base| base.backup).filter(|_| backup.options.lineage == LineageCheck::Strict);
     let layout = layout.map(|layout| LayoutOptions {
         lineage: Lineage { identity: lineage.identity, parent: lineage.parent, bases: Vec::new() },
         ..layout
@@ -121,7 +124,20 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     let copy_streams = copy_streams.collect::<Result<_>>()?;
     let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
-    Ok(Prepared { action, storage, set, bitmap, plan, layout, backing, record_zeros, watch, lineage, backup })
+    Ok(Prepared {
+        action,
+        storage,
+        set,
+        bitmap,
+        plan,
+        layout,
+        backing,
+        record_zeros,
+        watch,
+        lineage,
+        stands_on,
+        backup,
+    })
 }
 
 fn stream_kind(compression: Compression) -> Option<CompressionType> {
@@ -184,86 +200,6 @@ fn bitmap_mode_for(sync: SyncMode, mode: Option<BitmapMode>) -> Result<BitmapMod
         (_, mode) => return Ok(mode.unwrap_or(BitmapMode::Never)),
     };
     Err(invalid(wrong))
-}
-
-/// What the target will descend from. What is copied is dirty `by` a bitmap, which counts from `base`. Refuses an increment that does not stand on the backup that its bitmap counts from, or
-/// that would replace it.
-fn lineage(
-    backup: &Backup,
-    by: Option<&[u8]>,
-    base: Option<Identity>,
-    backing: Option<&Disk>,
-) -> Result<JobLineage> {
-    let Backup { source, target, options } = backup;
-    let identity = match options.format {
-        Format::Raw => None,
-        Format::Qcow2 => {
-            let random = storage::random().map_err(|e| Error::io("cannot get random bytes", e))?;
-            Some(Identity::from_random(random))
-        }
-    };
-    let below = backing.and_then(Disk::identity);
-    let mut notes = Vec::new();
-    if options.sync == Some(SyncMode::Top) && backing.is_none() && source.image().layer_count() > 1 {
-        notes.push(format!(
-            "the target has only what '{}' holds itself: it is no copy of the disk until it stands on a copy of the images below",
-            source.path().display()
-        ));
-    }
-    let Some(name) = by else {
-        return Ok(JobLineage { identity, parent: below, notes });
-    };
-    let bitmap = format!("bitmap '{}' of '{}'", printable(name), source.path().display());
-    let strict = options.lineage == LineageCheck::Strict;
-    match (base, backing) {
-        (Some(base), Some(disk)) if below != Some(base) => {
-            if strict {
-                return Err(other_base(&bitmap, base, disk));
-            }
-            let file = described(disk);
-            notes.push(format!(
-                "{file}: whether it holds the backup {base}, which {bitmap} counts from, is not known"
-            ));
-        }
-        (None, _) => notes.push(format!("from which backup {bitmap} counts is not known")),
-        (Some(_), _) => {}
-    }
-    if let (Some(base), Existing::Overwrite, true) = (base, options.existing, strict)
-        && source.identity_at(target) == Some(base)
-    {
-        let text = format!(
-            "the target '{}' is the backup {base}, which {bitmap} counts from: replacing it would lose what it has; choose \
-             another name",
-            target.display()
-        );
-        return Err(Error::new(ErrorKind::WrongState, text));
-    }
-    Ok(JobLineage { identity, parent: below.or(base.filter(|_| backing.is_none())), notes })
-}
-
-/// The backing file `disk` is not the backup `base`, from which `bitmap` counts.
-fn other_base(bitmap: &str, base: Identity, disk: &Disk) -> Error {
-    let found =
-        disk.find_beside(base).map_or_else(String::new, |path| format!(", which is '{}'", path.display()));
-    let insist = match disk.identity() {
-        None => "; say lineage=ignore only for a copy of that backup that another program made",
-        Some(_) => "",
-    };
-    let text = format!(
-        "{bitmap} counts from the backup {base}{found}, and {}: an increment over another backup would lack what changed \
-         between the two; use the first one as the backing file, or make a full copy{insist}",
-        described(disk),
-    );
-    Error::new(ErrorKind::WrongState, text)
-}
-
-/// An image, and which backup it is.
-fn described(disk: &Disk) -> String {
-    let path = disk.path().display();
-    match disk.identity() {
-        None => format!("'{path}' has no identity"),
-        Some(identity) => format!("'{path}' is the backup {identity}"),
-    }
 }
 
 fn check_raw_target(backup: &Backup, set: &CopySet) -> Result<()> {

@@ -10,7 +10,9 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::text::printable,
     image::{Existing, Sharing, SnapshotChange},
-    job::{Backup, BitmapMode, BitmapView, CopySet, NewFile, Prepared, check_together, prepare},
+    job::{
+        Backup, BitmapMode, BitmapView, CopySet, NewFile, Prepared, check_together, keep_ancestors, prepare,
+    },
 };
 
 /// What a list comes to.
@@ -221,7 +223,8 @@ impl Plan {
             Some(NewFile { storage, path, existing: Existing::Refuse, action: site.covered_by })
         });
         let files = self.backups.iter().map(Prepared::new_file).chain(overlays);
-        check_together(disks.chain(self.sites.iter().map(|site| &site.disk)), files)
+        check_together(disks.chain(self.sites.iter().map(|site| &site.disk)), files)?;
+        keep_ancestors(&mut self.backups)
     }
 
     /// The tables of a disk move when a snapshot goes, and its image can be changed again when nobody reads it any more.
