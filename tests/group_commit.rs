@@ -1,7 +1,7 @@
 //! Groups of backups on trial: all disks or none, through any crash, any failure, and any stranger.
 //!
 //! Reading order: `night` (what is run), `judge` (what has to hold), then `crashes`,
-//! `strangers`, `known`, `failures`, `panics`, `journals`, `killed`; and `protocol`, which is the same without files.
+//! `strangers`, `names`, `known`, `failures`, `panics`, `journals`, `killed`; and `protocol`, which is the same without files.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
@@ -29,6 +29,8 @@ mod killed;
 mod known;
 #[path = "bitmap_crashes/model.rs"]
 mod model;
+#[path = "group_commit/names.rs"]
+mod names;
 #[path = "group_commit/night.rs"]
 mod night;
 #[path = "group_commit/panics.rs"]

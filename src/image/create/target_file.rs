@@ -49,7 +49,9 @@ enum State {
     Published,
     /// The data is under the final name and the file that was there under the temporary one.
     Exchanged,
-    /// The same, and it stays so.
+    /// The data is under the final name, and under the temporary one a file that somebody put there in the moment before.
+    Displaced,
+    /// As exchanged, and it stays so.
     Staying,
     /// Nothing is left to do.
     Settled,
@@ -119,31 +121,68 @@ impl TargetFile {
             Some(file) => {
                 // What is replaced is what was looked at and locked, nothing that came in between.
                 if self.storage.entry(&self.path).map(|entry| entry.id).ok() != Some(file.id()?) {
-                    let text = "the file that was to be overwritten was replaced meanwhile";
-                    return Err(file.error(ErrorKind::Exists, text));
+                    return Err(self.replaced_meanwhile());
                 }
                 (exchange(&*self.storage, &self.temporary, &self.path, self.recovered), State::Exchanged)
             }
         };
-        match done {
-            Ok(way) => self.way = way,
+        let failure = match done {
+            Ok(Way::Replaced) => {
+                self.state = State::Settled;
+                return Ok(());
+            }
+            Ok(way) => {
+                self.way = way;
+                // What came in between after all shows now.
+                let is_sure = self.replaced.as_ref().is_none_or(|old| self.leads_to(&self.temporary, old));
+                self.state = if is_sure { state } else { self.look() };
+                None
+            }
             Err(e) => {
                 // Network file systems report an error of what they did, too.
                 self.way = Way::InSteps;
                 self.state = self.look();
-                if self.state != state {
-                    return Err(match e.kind() {
-                        io::ErrorKind::AlreadyExists => exists_already(&self.path),
-                        _ => Error::io(
-                            format!("cannot rename the finished target to '{}'", self.path.display()),
-                            e,
-                        ),
-                    });
-                }
+                Some(e)
             }
+        };
+        if self.state == state {
+            return Ok(());
         }
-        self.state = if self.way == Way::Replaced { State::Settled } else { state };
-        Ok(())
+        if self.state == State::Displaced {
+            return Err(self.make_way());
+        }
+        Err(match failure {
+            Some(e) if e.kind() == io::ErrorKind::AlreadyExists => exists_already(&self.path),
+            Some(e) => {
+                Error::io(format!("cannot rename the finished target to '{}'", self.path.display()), e)
+            }
+            None => self.unknown_name(),
+        })
+    }
+
+    /// Gives a file its name back that somebody put in the place of the old one in the moment before the swap.
+    fn make_way(&mut self) -> Error {
+        let back = self.exchange_back();
+        self.state = if back.is_ok() { State::Temporary } else { self.look() };
+        if self.state == State::Temporary {
+            return self.replaced_meanwhile();
+        }
+        let text = format!(
+            "another file took this name in the moment when the target got it, and is called '{}' now",
+            self.temporary.display()
+        );
+        let error = self.file.error(ErrorKind::Exists, text);
+        back.err().map_or(error.clone(), |e| error.and_also(format!("it could not be renamed: {e}")))
+    }
+
+    fn replaced_meanwhile(&self) -> Error {
+        let text =
+            "the file that was to be overwritten was replaced meanwhile; the one that is there now stays";
+        self.file.error(ErrorKind::Exists, text)
+    }
+
+    fn unknown_name(&self) -> Error {
+        self.file.error(ErrorKind::Io, "which file has this name is not known after a rename that failed")
     }
 
     /// Whether a power cut can leave its names half changed until the folder is durable.
@@ -167,6 +206,7 @@ impl TargetFile {
             _ if !published => State::Unknown,
             None => State::Published,
             Some(old) if self.leads_to(&self.temporary, old) => State::Exchanged,
+            Some(_) if self.storage.entry(&self.temporary).is_ok() => State::Displaced,
             Some(_) => State::Unknown,
         }
     }
@@ -182,13 +222,10 @@ impl TargetFile {
             self.state = self.look();
         }
         let done = match self.state {
-            State::Published => give(&*self.storage, &self.path, &self.temporary).map(drop),
-            State::Exchanged => self.exchange_back(),
+            State::Published => self.take_name(),
+            State::Exchanged | State::Displaced => self.exchange_back(),
             State::Temporary | State::Staying | State::Settled => return Ok(()),
-            State::Unknown => {
-                let text = "which file has this name is not known after a rename that failed";
-                return Err(self.file.error(ErrorKind::Io, text));
-            }
+            State::Unknown => return Err(self.unknown_name()),
         };
         self.state = if done.is_ok() { State::Temporary } else { self.look() };
         match done {
@@ -199,8 +236,32 @@ impl TargetFile {
         }
     }
 
+    /// Gives the file its temporary name, if it is the file that has the final one.
+    fn take_name(&self) -> io::Result<()> {
+        self.ensure_named()?;
+        give(&*self.storage, &self.path, &self.temporary)?;
+        self.ensure_taken().inspect_err(|_| {
+            let _ = give(&*self.storage, &self.temporary, &self.path);
+        })
+    }
+
+    /// The same where another file has the temporary name, which gets the final one.
     fn exchange_back(&self) -> io::Result<()> {
-        exchange(&*self.storage, &self.temporary, &self.path, self.recovered).map(drop)
+        self.ensure_named()?;
+        let exchange = || exchange(&*self.storage, &self.temporary, &self.path, self.recovered);
+        exchange()?;
+        self.ensure_taken().inspect_err(|_| {
+            let _ = exchange();
+        })
+    }
+
+    fn ensure_named(&self) -> io::Result<()> {
+        if self.leads_to(&self.path, &self.file) { Ok(()) } else { Err(taken_by_another()) }
+    }
+
+    /// Whether it was this file that got the temporary name, and none that somebody put in its place in the moment before.
+    fn ensure_taken(&self) -> io::Result<()> {
+        if self.leads_to(&self.temporary, &self.file) { Ok(()) } else { Err(taken_by_another()) }
     }
 
     /// From here on the file keeps its name, whatever happens; [`TargetFile::settle`] is still to come.
@@ -238,7 +299,9 @@ impl TargetFile {
     /// temporary name.
     pub(crate) fn settle(mut self) -> bool {
         match mem::replace(&mut self.state, State::Settled) {
-            State::Exchanged | State::Staying => self.remove(&self.temporary),
+            State::Exchanged | State::Staying => {
+                self.replaced.as_ref().is_none_or(|old| self.remove_temporary(old))
+            }
             _ => true,
         }
     }
@@ -250,21 +313,23 @@ impl TargetFile {
     }
 
     fn undo(&mut self) -> bool {
-        let state = match mem::replace(&mut self.state, State::Settled) {
-            State::Unknown => self.look(),
-            state => state,
-        };
-        match state {
-            State::Staying | State::Settled => true,
+        let _ = self.withdraw();
+        match mem::replace(&mut self.state, State::Settled) {
+            State::Temporary => self.remove_temporary(&self.file),
+            // It could not get its other name.
+            State::Published => !self.leads_to(&self.path, &self.file) || self.remove(&self.path),
             // Nothing is removed that is not proven to be our own file: each of the names may have the only copy of
             // what was there before.
-            State::Unknown => true,
-            State::Temporary => self.remove(&self.temporary),
-            State::Published => !self.leads_to(&self.path, &self.file) || self.remove(&self.path),
-            State::Exchanged => {
-                let back = self.exchange_back().is_ok() || self.look() == State::Temporary;
-                !back || self.remove(&self.temporary)
-            }
+            State::Unknown | State::Exchanged | State::Displaced => true,
+            State::Staying | State::Settled => true,
+        }
+    }
+
+    /// Removes the temporary name, unless it is proven that another file than this has it.
+    fn remove_temporary(&self, file: &File) -> bool {
+        match (self.storage.entry(&self.temporary), file.id()) {
+            (Ok(entry), Ok(id)) if entry.id != id => true,
+            _ => self.remove(&self.temporary),
         }
     }
 
@@ -358,6 +423,10 @@ pub(crate) fn refuse_own_name(role: &str, path: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
+fn taken_by_another() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "another file has the name now, and keeps it")
+}
+
 fn exists_already(path: &Path) -> Error {
     let text =
         format!("the target '{}' exists already; choose another name or allow overwriting", path.display());
@@ -365,172 +434,4 @@ fn exists_already(path: &Path) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::{
-        SimulatedStorage,
-        simulated::{Failure, Fault, Lack, OperationKind},
-    };
-
-    const TARGET: &str = "/d/target";
-
-    fn simulated() -> (SimulatedStorage, Arc<dyn Storage>) {
-        let simulated = SimulatedStorage::new();
-        simulated.make_folder("/d");
-        let storage: Arc<dyn Storage> = Arc::new(simulated.clone());
-        storage.create(TARGET.as_ref()).unwrap().write_at(b"old", 0).unwrap();
-        (simulated, storage)
-    }
-
-    fn late(storage: &SimulatedStorage, kind: OperationKind) {
-        let failure = Failure::Late(libc::ETIMEDOUT);
-        storage.fail(Fault { kinds: vec![kind], nth: 1, failure, lasting: false });
-    }
-
-    fn contents(storage: &dyn Storage) -> Vec<u8> {
-        let mut bytes = [0; 3];
-        storage.open(TARGET.as_ref()).unwrap().read_at(&mut bytes, 0).unwrap();
-        bytes.to_vec()
-    }
-
-    fn names(storage: &dyn Storage) -> usize {
-        storage.list("/d".as_ref()).unwrap().len()
-    }
-
-    fn target(storage: &Arc<dyn Storage>) -> TargetFile {
-        let target =
-            TargetFile::create(storage.clone(), TARGET.as_ref(), Existing::Overwrite, NewRights::PLAIN)
-                .unwrap();
-        target.file().write_all(b"new", 0).unwrap();
-        target
-    }
-
-    #[test]
-    fn a_rename_that_happened_counts_whatever_it_reports() {
-        for replaces in [true, false] {
-            let (simulated, storage) = simulated();
-            if !replaces {
-                storage.unlink(TARGET.as_ref()).unwrap();
-            }
-            let mut file = target(&storage);
-            late(&simulated, OperationKind::Rename);
-            file.publish().unwrap();
-            assert!(file.settle());
-            assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1));
-        }
-    }
-
-    #[test]
-    fn what_was_replaced_comes_back_whatever_the_way_back_reports() {
-        for withdraws in [true, false] {
-            let (simulated, storage) = simulated();
-            let mut file = target(&storage);
-            file.publish().unwrap();
-            late(&simulated, OperationKind::Rename);
-            if withdraws {
-                file.withdraw().unwrap();
-            }
-            assert!(file.take_back());
-            assert_eq!((contents(&*storage), names(&*storage)), (b"old".to_vec(), 1));
-        }
-    }
-
-    #[test]
-    fn a_removal_that_happened_counts_whatever_it_reports() {
-        let (simulated, storage) = simulated();
-        let mut file = target(&storage);
-        file.publish().unwrap();
-        late(&simulated, OperationKind::Unlink);
-        assert!(file.settle());
-        assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1));
-    }
-
-    #[test]
-    fn a_file_that_somebody_else_put_there_stays() {
-        let (_, storage) = simulated();
-        storage.unlink(TARGET.as_ref()).unwrap();
-        let mut file = target(&storage);
-        file.publish().unwrap();
-        storage.unlink(TARGET.as_ref()).unwrap();
-        storage.create(TARGET.as_ref()).unwrap().write_at(b"his", 0).unwrap();
-        assert!(file.take_back());
-        assert_eq!((contents(&*storage), names(&*storage)), (b"his".to_vec(), 1));
-    }
-
-    const LACKS: [&[Lack]; 2] =
-        [&[Lack::NoReplace, Lack::Exchange], &[Lack::NoReplace, Lack::Exchange, Lack::Links]];
-
-    #[test]
-    fn a_target_gets_its_name_where_renames_have_no_flags() {
-        for (lacks, replaces) in LACKS.iter().flat_map(|lacks| [(lacks, true), (lacks, false)]) {
-            let (simulated, storage) = simulated();
-            simulated.lack(lacks);
-            if !replaces {
-                storage.unlink(TARGET.as_ref()).unwrap();
-            }
-            let mut file = target(&storage);
-            file.publish().unwrap();
-            assert!(file.settle(), "{lacks:?}");
-            assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1), "{lacks:?}");
-        }
-    }
-
-    #[test]
-    fn names_are_taken_back_where_renames_have_no_flags() {
-        for (lacks, withdraws) in LACKS.iter().flat_map(|lacks| [(lacks, true), (lacks, false)]) {
-            let (simulated, storage) = simulated();
-            simulated.lack(lacks);
-            let temporary = TargetFile::temporary_name(TARGET.as_ref());
-            let made = TargetFile::create_as(
-                storage.clone(),
-                TARGET.as_ref(),
-                temporary,
-                Existing::Overwrite,
-                NewRights::PLAIN,
-            );
-            let mut file = made.unwrap();
-            file.file().write_all(b"new", 0).unwrap();
-            file.publish().unwrap();
-            assert_eq!(contents(&*storage), b"new");
-            if withdraws {
-                file.withdraw().unwrap();
-                assert_eq!(contents(&*storage), b"old");
-            }
-            assert!(file.take_back(), "{lacks:?}");
-            assert_eq!((contents(&*storage), names(&*storage)), (b"old".to_vec(), 1), "{lacks:?}");
-        }
-    }
-
-    #[test]
-    fn a_name_that_is_taken_stays_where_renames_have_no_flags() {
-        for lacks in LACKS {
-            let (simulated, storage) = simulated();
-            simulated.lack(lacks);
-            let made =
-                TargetFile::create(storage.clone(), TARGET.as_ref(), Existing::Refuse, NewRights::PLAIN);
-            let error = made.unwrap().publish().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Exists, "{lacks:?}");
-            assert_eq!((contents(&*storage), names(&*storage)), (b"old".to_vec(), 1), "{lacks:?}");
-        }
-    }
-
-    #[test]
-    fn each_step_of_a_name_can_fail_where_renames_have_no_flags() {
-        use OperationKind::{Create, Link, Rename, SyncFolder, Unlink};
-        let kinds = [Create, Link, Rename, SyncFolder, Unlink];
-        let faults = kinds.into_iter().flat_map(|kind| (1..6).map(move |nth| (kind, nth)));
-        for (lacks, (kind, nth)) in LACKS.iter().flat_map(|lacks| faults.clone().map(move |f| (lacks, f))) {
-            for failure in [Failure::Errno(libc::EIO), Failure::Late(libc::EIO)] {
-                let (simulated, storage) = simulated();
-                simulated.lack(lacks);
-                let mut file = target(&storage);
-                simulated.fail(Fault { kinds: vec![kind], nth, failure, lasting: false });
-                let done = file.publish();
-                let expected = if done.is_ok() { b"new" } else { b"old" };
-                let cleaned = if done.is_ok() { file.settle() } else { file.take_back() };
-                assert!(cleaned || kind == Unlink, "{lacks:?}, {kind:?} {nth}, {failure:?}: {done:?}");
-                assert_eq!(contents(&*storage), expected, "{lacks:?}, {kind:?} {nth}, {failure:?}");
-            }
-        }
-    }
-}
+mod tests;

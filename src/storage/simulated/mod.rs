@@ -58,6 +58,7 @@ pub struct SimulatedStorage(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     hook: Mutex<Hook>,
+    rename_hook: Mutex<RenameHook>,
 }
 
 /// Called before each write, punch and clone.
@@ -65,6 +66,12 @@ type WriteHook = Arc<dyn Fn(&WriteNotice<'_>) + Send + Sync>;
 
 #[derive(Default)]
 struct Hook(Option<WriteHook>);
+
+/// Called before each rename.
+type OnRename = Box<dyn Fn(&Path, &Path) + Send + Sync>;
+
+#[derive(Default)]
+struct RenameHook(Option<OnRename>);
 
 /// A write that is about to be done; a punch is one of zeros, a clone one of the bytes that it shares.
 #[derive(Clone, Copy, Debug)]
@@ -210,6 +217,12 @@ impl SimulatedStorage {
         self.0.hook.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Arc::new(hook));
     }
 
+    /// Calls `hook` with the old and the new name before each rename: the moment between a look at a name and its change. It
+    /// may change the storage, as another program does; what it renames itself is not told to it.
+    pub fn before_rename(&self, hook: impl Fn(&Path, &Path) + Send + Sync + 'static) {
+        self.0.rename_hook().0 = Some(Box::new(hook));
+    }
+
     /// Refuses from now on what conflicts: a `Write` lock beside another handle's lock on the file, except
     /// `ForceShare`. Otherwise all locks are granted.
     pub fn enforce_locks(&self) {
@@ -272,6 +285,7 @@ impl Storage for SimulatedStorage {
 
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
         let (from, to) = (normal(from), normal(to));
+        self.0.tell_rename(&from, &to);
         let mut state = self.0.state();
         let rename = Operation::Rename { from: from.clone(), to: to.clone(), rule };
         let leave = state.attempt(|| rename.clone())?;
@@ -366,6 +380,24 @@ impl Shared {
 
     fn hook(&self) -> Option<WriteHook> {
         self.hook.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    fn rename_hook(&self) -> MutexGuard<'_, RenameHook> {
+        self.rename_hook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_rename(&self, from: &Path, to: &Path) {
+        let hook = self.rename_hook().0.take();
+        if let Some(hook) = hook {
+            hook(from, to);
+            self.rename_hook().0.get_or_insert(hook);
+        }
+    }
+}
+
+impl fmt::Debug for RenameHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "set" } else { "none" })
     }
 }
 
