@@ -20,13 +20,13 @@ _Static_assert(sizeof(hol_event) == 64, "hol_event");
 _Static_assert(sizeof(hol_error_details) == 24, "hol_error_details");
 _Static_assert(sizeof(hol_recovered) == 32, "hol_recovered");
 _Static_assert(sizeof(hol_recover_report) == 56, "hol_recover_report");
-_Static_assert(sizeof(hol_report) == 40, "hol_report");
+_Static_assert(sizeof(hol_report) == 48, "hol_report");
 _Static_assert(offsetof(hol_disk_options, layers) == 36, "before access there was nothing behind");
 _Static_assert(offsetof(hol_disk_options, chain_limit) == 44, "before thread_limit there was nothing behind");
 _Static_assert(offsetof(hol_disk_options, reserved) == 52, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed there was nothing behind");
 _Static_assert(offsetof(hol_backup_options, dismiss) == 84, "a field keeps its place");
-_Static_assert(offsetof(hol_backup_options, reserved) == 92, "the last field ends the structure");
+_Static_assert(offsetof(hol_backup_options, reflink) == 92, "the last field ends the structure");
 _Static_assert(offsetof(hol_create_options, reserved) == 68, "the last field ends the structure");
 _Static_assert(offsetof(hol_disk_details, layers) == 108, "before identity there was nothing behind");
 _Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "before base there was nothing behind");
@@ -37,7 +37,8 @@ _Static_assert(offsetof(hol_event, reserved) == 44, "before side there was nothi
 _Static_assert(offsetof(hol_event, action) == 52, "before os_error there was nothing behind");
 _Static_assert(offsetof(hol_event, reserved2) == 60, "the last field ends the structure");
 _Static_assert(offsetof(hol_error_details, os_error) == 20, "the last field ends the structure");
-_Static_assert(offsetof(hol_report, partial_end) == 32, "the last field ends the structure");
+_Static_assert(offsetof(hol_report, partial_end) == 32, "a field keeps its place");
+_Static_assert(offsetof(hol_report, shared_bytes) == 40, "the last field ends the structure");
 
 /* Defaults are ABI: a zeroed structure means these. */
 _Static_assert(HOL_FORMAT_QCOW2 == 0 && HOL_BACKING_BESIDE == 0 && HOL_SHARING_LOCKED == 0, "disk");
@@ -68,6 +69,7 @@ _Static_assert(HOL_EVENT_ERROR == 7 && HOL_SIDE_SOURCE == 1 && HOL_SIDE_TARGET =
 _Static_assert(HOL_ACTION_REPORT == 1 && HOL_ACTION_IGNORE == 2 && HOL_ACTION_STOP == 3, "events");
 _Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ERROR_STOP == 3, "policies");
 _Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
+_Static_assert(HOL_REFLINK_AUTO == 0 && HOL_REFLINK_ALWAYS == 1 && HOL_REFLINK_NEVER == 2, "reflinks");
 _Static_assert(HOL_LINEAGE_STRICT == 0 && HOL_LINEAGE_IGNORE == 1, "lineage");
 _Static_assert(HOL_REPAIR_LEAKS == 1 && HOL_REPAIR_ALL == 2, "repairs");
 _Static_assert(HOL_PROBLEM_REFCOUNT_TOO_LOW == 1 && HOL_PROBLEM_SNAPSHOT == 11, "problems");

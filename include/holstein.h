@@ -351,6 +351,23 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_LINEAGE_IGNORE 1
 
 /**
+ * The target shares blocks with the source's files where the file system can (XFS, btrfs), and gets a copy of the rest. The
+ * default. Shared data is neither read nor written, and zeros in it stay data. A target with compression shares nothing.
+ */
+#define HOL_REFLINK_AUTO 0
+
+/**
+ * Data that cannot be shared is an error (HOL_ERR_UNSUPPORTED), before anything is copied where that can be known. Less than a
+ * block at the end of a file is copied. Not with compression.
+ */
+#define HOL_REFLINK_ALWAYS 1
+
+/**
+ * All data is copied.
+ */
+#define HOL_REFLINK_NEVER 2
+
+/**
  * All jobs of a transaction succeed, or none leaves anything behind. The default.
  */
 #define HOL_COMPLETION_GROUPED 0
@@ -1498,7 +1515,7 @@ typedef struct hol_backup_options {
    */
   uint32_t zero_detection;
   /**
-   * Bytes of data a second that are read at most; 0: without a limit. Zeros and holes do not count.
+   * Bytes of data a second that are read at most; 0: without a limit. Zeros, holes and shared data do not count.
    */
   uint64_t speed;
   /**
@@ -1523,9 +1540,9 @@ typedef struct hol_backup_options {
    */
   uint32_t lineage;
   /**
-   * Must be 0.
+   * Whether the target shares blocks with the source's files: HOL_REFLINK_*
    */
-  uint32_t reserved;
+  uint32_t reflink;
 } hol_backup_options;
 
 /**
@@ -1616,7 +1633,7 @@ typedef struct hol_report {
    */
   uint64_t zero_bytes;
   /**
-   * Bytes that the data takes in the target.
+   * Bytes that were written to the target for the data.
    */
   uint64_t stored_bytes;
   /**
@@ -1624,6 +1641,10 @@ typedef struct hol_report {
    * what was to be copied up to this offset of the disk. 0: no partial target was kept.
    */
   uint64_t partial_end;
+  /**
+   * Bytes of the data that the target shares with the files of the source (HOL_REFLINK_*).
+   */
+  uint64_t shared_bytes;
 } hol_report;
 
 /**

@@ -142,6 +142,12 @@ impl Error {
         Error { kind, context: context.into(), source: Some(Arc::new(source)), told: false, recovery: None }
     }
 
+    /// The same error of another class.
+    #[must_use]
+    pub(crate) fn of_kind(self, kind: ErrorKind) -> Self {
+        Error { kind, ..self }
+    }
+
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind

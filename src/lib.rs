@@ -44,7 +44,7 @@ pub use image::{
 };
 pub use job::{
     Backup, BackupOptions, BitmapMode, Compression, ErrorAction, ErrorPolicy, ErrorSide, Job, JobLineage,
-    JobReport, JobStatus, LastStep, LineageCheck, Progress, SyncMode, Verb, ZeroDetection,
+    JobReport, JobStatus, LastStep, LineageCheck, Progress, Reflink, SyncMode, Verb, ZeroDetection,
 };
 pub use recovery::{Recovery, RecoveryItem, RecoveryKind};
 pub use storage::{FileKind, same_file};

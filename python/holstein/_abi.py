@@ -56,6 +56,7 @@ CHOICES = {
     "ON_ERROR": ("report", "ignore", "enospc", "stop"),
     "LAST_STEP": ("auto", "manual"),
     "LINEAGE": ("strict", "ignore"),
+    "REFLINK": ("auto", "always", "never"),
     "COMPLETION": ("grouped", "individual"),
     "LAYER": ("top", "below"),
 }
@@ -166,7 +167,7 @@ class BackupOptions(_Sized):
         ("finalize", c_uint32),
         ("dismiss", c_uint32),
         ("lineage", c_uint32),
-        ("reserved", c_uint32),
+        ("reflink", c_uint32),
     ]
 
 
@@ -418,6 +419,7 @@ class Report(_Sized):
         ("zero_bytes", c_uint64),
         ("stored_bytes", c_uint64),
         ("partial_end", c_uint64),
+        ("shared_bytes", c_uint64),
     ]
 
 

@@ -53,11 +53,13 @@ class Report:
     data_bytes: int
     #: Bytes of the disk recorded as zeros.
     zero_bytes: int
-    #: Bytes that the data takes in the target.
+    #: Bytes that were written to the target for the data.
     stored_bytes: int
     #: Of a job that failed or was cancelled and whose partial target was kept (bitmap_mode "always"): the target has what
     #: was to be copied up to this offset of the disk. None: no partial target was kept.
     partial_end: int | None = None
+    #: Bytes of the data that the target shares with the files of the source (reflink).
+    shared_bytes: int = 0
 
 
 #: Seconds for which the library is waited for at once: Python handles Ctrl-C between calls only.
@@ -142,7 +144,11 @@ class Job:
         report = _abi.Report()
         check(lib.hol_job_report(self._handle, byref(report)))
         return Report(
-            report.data_bytes, report.zero_bytes, report.stored_bytes, report.partial_end or None
+            report.data_bytes,
+            report.zero_bytes,
+            report.stored_bytes,
+            report.partial_end or None,
+            report.shared_bytes,
         )
 
     def lineage(self) -> Lineage:
@@ -228,6 +234,7 @@ class Transaction(Actions):
         finalize: str = "auto",
         dismiss: str = "auto",
         lineage: str = "strict",
+        reflink: str = "auto",
     ) -> None:
         """Adds the copy of a disk to a new file. The options are those of hol_backup_options, by name; the disk may be
         closed afterwards."""
@@ -249,6 +256,7 @@ class Transaction(Actions):
             finalize=choice("LAST_STEP", "finalize", finalize),
             dismiss=choice("LAST_STEP", "dismiss", dismiss),
             lineage=choice("LINEAGE", "lineage", lineage),
+            reflink=choice("REFLINK", "reflink", reflink),
         )
         self._add(source._use(lib.hol_action_backup, path_bytes(target), byref(options)))
 

@@ -83,11 +83,13 @@ pub struct hol_report {
     pub data_bytes: u64,
     /// Bytes of the disk that are recorded in the target as zeros.
     pub zero_bytes: u64,
-    /// Bytes that the data takes in the target.
+    /// Bytes that were written to the target for the data.
     pub stored_bytes: u64,
     /// Of a job that failed or was cancelled and whose partial target was kept (HOL_BITMAP_MODE_ALWAYS): the target has
     /// what was to be copied up to this offset of the disk. 0: no partial target was kept.
     pub partial_end: u64,
+    /// Bytes of the data that the target shares with the files of the source (HOL_REFLINK_*).
+    pub shared_bytes: u64,
 }
 
 // SAFETY: `repr(C)`, size first; integers, of which zero is a value.
@@ -192,6 +194,7 @@ pub unsafe extern "C" fn hol_job_report(job: *const hol_job, report: *mut hol_re
             zero_bytes: values.zero_bytes,
             stored_bytes: values.stored_bytes,
             partial_end: values.partial_end.unwrap_or(0),
+            shared_bytes: values.shared_bytes,
         });
         Ok(HOL_OK)
     })

@@ -8,7 +8,7 @@ use super::boundary::{Failure, as_path, invalid, optional_text};
 use super::structure::Grows;
 use crate::{
     Access, Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions,
-    ErrorPolicy, Existing, Format, LastStep, Layers, LineageCheck, Sharing, SyncMode, ZeroDetection,
+    ErrorPolicy, Existing, Format, LastStep, Layers, LineageCheck, Reflink, Sharing, SyncMode, ZeroDetection,
 };
 
 /// The image is qcow2. The default: a format is what the caller says and never guessed.
@@ -107,6 +107,15 @@ pub const HOL_LINEAGE_STRICT: u32 = 0;
 /// It is not: the caller knows better.
 pub const HOL_LINEAGE_IGNORE: u32 = 1;
 
+/// The target shares blocks with the source's files where the file system can (XFS, btrfs), and gets a copy of the rest. The
+/// default. Shared data is neither read nor written, and zeros in it stay data. A target with compression shares nothing.
+pub const HOL_REFLINK_AUTO: u32 = 0;
+/// Data that cannot be shared is an error (HOL_ERR_UNSUPPORTED), before anything is copied where that can be known. Less than a
+/// block at the end of a file is copied. Not with compression.
+pub const HOL_REFLINK_ALWAYS: u32 = 1;
+/// All data is copied.
+pub const HOL_REFLINK_NEVER: u32 = 2;
+
 /// All jobs of a transaction succeed, or none leaves anything behind. The default.
 pub const HOL_COMPLETION_GROUPED: u32 = 0;
 /// Each job succeeds or fails by itself.
@@ -170,7 +179,7 @@ pub struct hol_backup_options {
     pub existing: u32,
     /// HOL_ZERO_DETECTION_*
     pub zero_detection: u32,
-    /// Bytes of data a second that are read at most; 0: without a limit. Zeros and holes do not count.
+    /// Bytes of data a second that are read at most; 0: without a limit. Zeros, holes and shared data do not count.
     pub speed: u64,
     /// What to do when the source, or an image below it, cannot be read: HOL_ON_ERROR_*
     pub on_source_error: u32,
@@ -183,8 +192,8 @@ pub struct hol_backup_options {
     pub dismiss: u32,
     /// Whether an increment must stand on the backup that its bitmap counts from, where that is known: HOL_LINEAGE_*
     pub lineage: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// Whether the target shares blocks with the source's files: HOL_REFLINK_*
+    pub reflink: u32,
 }
 
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
@@ -318,7 +327,11 @@ impl hol_backup_options {
         ];
         let lineages =
             [(HOL_LINEAGE_STRICT, LineageCheck::Strict), (HOL_LINEAGE_IGNORE, LineageCheck::Ignore)];
-        unused("options->reserved", self.reserved)?;
+        let reflinks = [
+            (HOL_REFLINK_AUTO, Reflink::Auto),
+            (HOL_REFLINK_ALWAYS, Reflink::Always),
+            (HOL_REFLINK_NEVER, Reflink::Never),
+        ];
         let level = (self.compression_level != 0).then_some(self.compression_level);
         let compressions = [
             (HOL_COMPRESSION_NONE, Compression::None),
@@ -351,6 +364,7 @@ impl hol_backup_options {
             finalize: last_step("options->finalize", self.finalize)?,
             dismiss: last_step("options->dismiss", self.dismiss)?,
             lineage: choice("options->lineage", self.lineage, &lineages)?,
+            reflink: choice("options->reflink", self.reflink, &reflinks)?,
         })
     }
 }
@@ -397,7 +411,7 @@ mod tests {
             finalize: HOL_LAST_STEP_MANUAL,
             dismiss: HOL_LAST_STEP_MANUAL,
             lineage: HOL_LINEAGE_IGNORE,
-            reserved: 0,
+            reflink: HOL_REFLINK_NEVER,
         };
         // SAFETY: the texts are strings.
         let read = unsafe { options.read() }.ok().unwrap();
@@ -417,6 +431,7 @@ mod tests {
             finalize: LastStep::Manual,
             dismiss: LastStep::Manual,
             lineage: LineageCheck::Ignore,
+            reflink: Reflink::Never,
         };
         assert_eq!(format!("{read:?}"), format!("{expected:?}"));
     }

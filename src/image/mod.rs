@@ -119,6 +119,11 @@ impl Image {
         self.layers.len() + self.below.len()
     }
 
+    /// How many of the upper ones stay open.
+    pub(crate) fn staying_count(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The layer so many below the top; there must be one.
     pub(crate) fn layer(&self, depth: usize) -> Result<OpenLayer<'_>> {
         Ok(match depth.checked_sub(self.layers.len()) {

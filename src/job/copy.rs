@@ -16,10 +16,11 @@ use std::{
 use super::{
     BitmapMode, ErrorPolicy, ErrorSide, Job, JobReport,
     board::Board,
-    plan::Planner,
+    plan::{CopySet, Planner},
     policy::{Decision, Trouble, is_retryable},
     prepare::{Prepared, SMALL_BATCH_BYTES},
     reader::Reader,
+    share::Sharing,
     turns::{Pick, Turn, Turns},
     unit::{Load, Scratch, Stage, Task, Unit},
 };
@@ -29,7 +30,7 @@ use crate::{
     error::Result,
     image::{
         Format, Image,
-        create::{Content, Target},
+        create::{Content, Origin, Target},
     },
     storage::File,
 };
@@ -40,6 +41,8 @@ pub(crate) struct Copy {
     /// The source as it was when the copying began.
     image: Arc<Image>,
     reader: Reader,
+    /// What the target shares with the source's files.
+    sharing: Option<Sharing>,
     target: Target,
     job: Job,
     record_zeros: bool,
@@ -108,6 +111,13 @@ impl Copy {
             prepared;
         let source = backup.source;
         let image = source.image();
+        if !matches!(set, CopySet::Nothing)
+            && let Some(sharing) = Sharing::find(&backup.options, &image, &file)?
+            && let Some(cluster_size) = sharing.cluster_size(&file, plan.cluster_size, layout.is_none())?
+        {
+            (plan.cluster_size, plan.sharing) = (cluster_size, Some(sharing));
+        }
+        let sharing = plan.sharing.clone();
         let total = Planner::total(&image, &set, plan.cluster_size);
         let target = match layout {
             Some(layout) => Target::qcow2(file, layout)?,
@@ -120,6 +130,7 @@ impl Copy {
             job: Job::new(board, index, source.path(), &backup.target, total, lineage),
             image,
             reader: Reader::new(&backup.options, plan.cluster_size as usize),
+            sharing,
             target,
             record_zeros,
             planner: Mutex::new(Planning {
@@ -220,7 +231,7 @@ impl Copy {
                     unit.retries = 0;
                 }
                 Task::Copy(load) => {
-                    if self.write(load, scratch).map_err(Trouble::target)? == Turn::NotYet {
+                    if self.write(load, scratch)? == Turn::NotYet {
                         unit.not_before = None;
                         return Ok(Step::Aside);
                     }
@@ -312,7 +323,9 @@ impl Copy {
             let length = item.length.min(self.image.size() - item.guest);
             match item.content {
                 Content::Zero => report.zero_bytes += length,
-                Content::Data { .. } | Content::Stream { .. } => report.data_bytes += length,
+                Content::Data { .. } | Content::Stream { .. } | Content::Shared => {
+                    report.data_bytes += length;
+                }
             }
         }
         if !self.record_zeros {
@@ -323,7 +336,7 @@ impl Copy {
     }
 
     /// Gives a batch its places when it is its turn, once and for all, and writes it there.
-    fn write(&self, load: &mut Load, scratch: &Scratch) -> Result<Turn> {
+    fn write(&self, load: &mut Load, scratch: &Scratch) -> Result<Turn, Trouble> {
         let Load { batch, items, extents, report, stage } = load;
         let buffer = if self.reader.is_packing() { &scratch.packed } else { &scratch.data };
         // What shall be kept at any moment is written before the next batch gets its place.
@@ -331,11 +344,15 @@ impl Copy {
         if *stage != Stage::Beside {
             let turn = self.turns.take(batch.sequence, batch.end, || {
                 if *stage == Stage::Read {
-                    *extents = self.target.place(items)?;
+                    *extents = self.target.place(items).map_err(Trouble::target)?;
                     *stage = Stage::Placed;
                 }
-                self.target.settle()?;
-                if beside { Ok(()) } else { self.target.write(extents, buffer) }
+                self.target.settle().map_err(Trouble::target)?;
+                if let Some(sharing) = &self.sharing {
+                    let stored = sharing.store(&self.image, &self.target, &batch.pieces, extents)?;
+                    (report.shared_bytes, report.stored_bytes) = (stored.shared, stored.copied);
+                }
+                if beside { Ok(()) } else { self.target.write(extents, buffer).map_err(Trouble::target) }
             })?;
             if turn == Turn::NotYet {
                 return Ok(turn);
@@ -343,9 +360,10 @@ impl Copy {
         }
         if beside {
             *stage = Stage::Beside;
-            self.target.write(extents, buffer)?;
+            self.target.write(extents, buffer).map_err(Trouble::target)?;
         }
-        report.stored_bytes = extents.iter().map(|extent| extent.length as u64).sum();
+        let written = extents.iter().filter(|extent| matches!(extent.origin, Origin::Buffer(_)));
+        report.stored_bytes += written.map(|extent| extent.length as u64).sum::<u64>();
         self.job.advance(batch.span, *report);
         Ok(Turn::Had)
     }

@@ -1,7 +1,7 @@
 //! Work in the background: what a backup is, what it copies, and how.
 //!
 //! [`options`] is what the caller asks for, [`plan`] turns it into batches in guest order, [`copy`] moves a
-//! batch ([`unit`]) from its [`reader`] to the target, [`turns`] keeps batches in order, and [`status`] is what others see of it meanwhile.
+//! batch ([`unit`]) from its [`reader`] to the target, or lets the target [`share`] it, [`turns`] keeps batches in order, and [`status`] is what others see of it meanwhile.
 //!
 //! How a job moves is in [`states`], two tables, and [`board`], which moves the jobs of a transaction by them; what it
 //! does about errors is in [`policy`], how fast it may be in [`meter`].
@@ -18,6 +18,7 @@ mod plan;
 mod policy;
 mod prepare;
 mod reader;
+mod share;
 mod states;
 mod status;
 mod sync;
@@ -29,7 +30,7 @@ pub(crate) use copy::{Copy, Partial, Step};
 pub(crate) use duty::{Left, Listener, Notice, Permit, Verdict};
 pub(crate) use lineage::keep_ancestors;
 pub use options::{
-    Backup, BackupOptions, BitmapMode, Compression, LastStep, LineageCheck, SyncMode, ZeroDetection,
+    Backup, BackupOptions, BitmapMode, Compression, LastStep, LineageCheck, Reflink, SyncMode, ZeroDetection,
 };
 pub(crate) use plan::CopySet;
 pub use policy::{ErrorAction, ErrorPolicy, ErrorSide};

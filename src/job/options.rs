@@ -81,6 +81,25 @@ pub enum ZeroDetection {
     Off,
 }
 
+/// Whether the target shares blocks with the source's files instead of getting a copy of them, on file systems that know how
+/// to (XFS, btrfs). Shared data is neither read nor written: it takes no time, no room, and no place in the page cache.
+/// Whoever writes one of the files later gets a copy of the block then.
+///
+/// Whole clusters of the target are shared, where they are stored as they are in the source and lie alike in the file
+/// system's blocks. They are not looked at, so zeros in data stay data ([`ZeroDetection`] sees what is copied), and a
+/// damaged block of the disk below is not found. A target with compression shares nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reflink {
+    /// What can be shared is, and the rest is copied.
+    #[default]
+    Auto,
+    /// What cannot be shared is an error, before anything is copied where that can be known. Less than a block at the
+    /// end of a file is copied.
+    Always,
+    /// Everything is copied.
+    Never,
+}
+
 /// Whether a job takes its last step by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LastStep {
@@ -115,7 +134,9 @@ pub struct BackupOptions {
     pub existing: Existing,
     /// Whether data is searched for zeros.
     pub zero_detection: ZeroDetection,
-    /// Bytes of data a second that are read at most; 0 is without a limit. Zeros and holes do not count.
+    /// Whether the target shares blocks with the source's files.
+    pub reflink: Reflink,
+    /// Bytes of data a second that are read at most; 0 is without a limit. Zeros, holes and what is shared do not count.
     pub speed: u64,
     /// What to do when the source, or an image below it, cannot be read.
     pub on_source_error: ErrorPolicy,
@@ -206,6 +227,19 @@ impl FromStr for LineageCheck {
             "strict" => Ok(LineageCheck::Strict),
             "ignore" => Ok(LineageCheck::Ignore),
             _ => Err(unknown("lineage check", text, "strict or ignore")),
+        }
+    }
+}
+
+impl FromStr for Reflink {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Reflink::Auto),
+            "always" => Ok(Reflink::Always),
+            "never" => Ok(Reflink::Never),
+            _ => Err(unknown("reflink mode", text, "auto, always or never")),
         }
     }
 }

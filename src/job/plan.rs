@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::share::Sharing;
 use crate::{
     bitmap::DirtyBitmap,
     error::Result,
@@ -10,6 +11,8 @@ use crate::{
 
 /// A batch passes at most this much of the disk, so that progress is seen and cancelling is quick.
 const BATCH_SPAN: u64 = 1 << 30;
+/// A batch shares at most about so much, which a file system does at once.
+const BATCH_SHARED: u64 = 64 << 20;
 /// A batch has at most this many pieces.
 const BATCH_PIECES: usize = 4096;
 
@@ -35,6 +38,8 @@ pub(crate) struct PlanOptions {
     pub(crate) batch_bytes: u64,
     /// For each layer of the source, whether its compressed clusters are handed over as they are.
     pub(crate) copy_streams: Vec<bool>,
+    /// What is shared with the source's files instead of being copied.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// Work for one thread at a time.
@@ -68,6 +73,8 @@ pub(crate) enum PieceKind {
     Zero,
     /// To be read: these runs, one behind the other.
     Data(Vec<Run>),
+    /// To be shared: these runs, one behind the other.
+    Shared(Vec<Run>),
     /// Compressed clusters of this layer, to be handed over.
     Streams { depth: usize },
 }
@@ -136,7 +143,8 @@ impl Planner {
 
     fn fill(&mut self, batch: &mut Batch, image: &Image, limit: u64) -> Result<()> {
         let Batch { pieces, span, bytes, .. } = batch;
-        while *bytes < limit && *span < BATCH_SPAN && pieces.len() < BATCH_PIECES {
+        let mut shared = 0;
+        while *bytes < limit && shared < BATCH_SHARED && *span < BATCH_SPAN && pieces.len() < BATCH_PIECES {
             if self.region.is_none() {
                 self.region = self.next_region(image)?;
                 // Of an implicit set, what lies between regions has been dealt with too.
@@ -154,8 +162,10 @@ impl Planner {
             if region.at >= region.end {
                 self.region = None;
             }
-            if !matches!(piece.kind, PieceKind::Zero) {
-                *bytes += piece.length;
+            match piece.kind {
+                PieceKind::Zero => {}
+                PieceKind::Shared(_) => shared += piece.length,
+                PieceKind::Data(_) | PieceKind::Streams { .. } => *bytes += piece.length,
             }
             *span += (piece.guest + piece.length).min(image.size()) - piece.guest;
             pieces.push(piece);
@@ -253,6 +263,14 @@ impl Region {
             self.take(image, length, |_| {})?;
             return Ok(Piece { guest, length, kind: PieceKind::Zero });
         }
+        if let Some(sharing) = options.sharing.as_ref().filter(|_| whole > 0)
+            && sharing.takes(&run)
+        {
+            let length = at_most(BATCH_SHARED);
+            let mut runs = Vec::new();
+            self.take(image, length, |run| runs.push(run))?;
+            return Ok(Piece { guest, length, kind: PieceKind::Shared(runs) });
+        }
         // A stream cannot be cut at the end of the disk, where what follows must be zero.
         let inside = (run.end().min(self.end) - guest) / cluster_size * cluster_size;
         if run.compressed() && inside > 0 && options.copy_streams[run.depth] {
@@ -264,7 +282,15 @@ impl Region {
         let mut runs = Vec::new();
         self.take(image, length, |run| runs.push(run))?;
         // Several short runs of zeros are zeros too.
-        let kind = if runs.iter().all(Run::zero) { PieceKind::Zero } else { PieceKind::Data(runs) };
+        let kind = match &options.sharing {
+            _ if runs.iter().all(Run::zero) => PieceKind::Zero,
+            Some(sharing) if sharing.takes_all(&runs) => PieceKind::Shared(runs),
+            Some(sharing) => {
+                sharing.refuse(image, &runs)?;
+                PieceKind::Data(runs)
+            }
+            None => PieceKind::Data(runs),
+        };
         Ok(Piece { guest, length, kind })
     }
 

@@ -62,6 +62,13 @@ impl Trouble {
     }
 }
 
+/// No policy has a say.
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Trouble { side: None, error }
+    }
+}
+
 /// What an [`ErrorPolicy`] demands about one error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {

@@ -8,6 +8,7 @@ use super::{
     hidden::add_hidden,
     lineage,
     plan::{CopySet, PlanOptions},
+    share,
 };
 use crate::{
     bitmap::{BitmapChange, Purpose},
@@ -83,6 +84,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     if source.options().layers == Layers::TopOnly {
         return Err(invalid(format!("'{}' was opened without the images below it", source.path().display())));
     }
+    share::check_options(&backup.options)?;
     let watch = source.watch()?;
     let (mut set, bitmap) = copy_set(&backup, bitmaps)?;
     let image = source.image();
@@ -122,7 +124,8 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     let wanted = kind.map(|kind| (kind, cluster_size));
     let copy_streams = image.facts().map(|layer| Ok(wanted.is_some() && layer?.streams == wanted));
     let copy_streams = copy_streams.collect::<Result<_>>()?;
-    let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams };
+    // What can be shared is known when the target is there.
+    let plan = PlanOptions { cluster_size, batch_bytes: BATCH_BYTES, copy_streams, sharing: None };
     let record_zeros = backing.is_some() || !matches!(set, CopySet::All);
     Ok(Prepared {
         action,

@@ -63,6 +63,10 @@ impl Reader {
                 items.push(Item { guest: piece.guest, length: piece.length, content: Content::Zero });
                 Ok(())
             }
+            PieceKind::Shared(_) => {
+                items.push(Item { guest: piece.guest, length: piece.length, content: Content::Shared });
+                Ok(())
+            }
             PieceKind::Data(runs) => {
                 let start = scratch.data.len();
                 memory::grow(&mut scratch.data, start + piece.length as usize)?;

@@ -35,8 +35,10 @@ pub struct JobReport {
     pub data_bytes: u64,
     /// Read as zero and stored without data.
     pub zero_bytes: u64,
-    /// Bytes of the target that the data takes, compressed or not.
+    /// Bytes of the target that were written for the data, compressed or not.
     pub stored_bytes: u64,
+    /// Bytes of the data that the target shares with the files of the source ([`Reflink`](crate::Reflink)).
+    pub shared_bytes: u64,
     /// Of a job that failed or was cancelled, and whose partial target was kept ([`BitmapMode::Always`]): the
     /// target has what was to be copied up to this offset of the disk.
     ///
@@ -70,6 +72,7 @@ struct Shared {
     data: AtomicU64,
     zero: AtomicU64,
     stored: AtomicU64,
+    shared: AtomicU64,
     partial_end: OnceLock<u64>,
     lineage: JobLineage,
     unremembered: OnceLock<String>,
@@ -94,6 +97,7 @@ impl Job {
             data: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             stored: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
             partial_end: OnceLock::new(),
             lineage,
             unremembered: OnceLock::new(),
@@ -145,6 +149,7 @@ impl Job {
             data_bytes: self.0.data.load(Ordering::Relaxed),
             zero_bytes: self.0.zero.load(Ordering::Relaxed),
             stored_bytes: self.0.stored.load(Ordering::Relaxed),
+            shared_bytes: self.0.shared.load(Ordering::Relaxed),
             partial_end: self.0.partial_end.get().copied(),
         }
     }
@@ -240,6 +245,7 @@ impl Job {
         self.0.data.fetch_add(report.data_bytes, Ordering::Relaxed);
         self.0.zero.fetch_add(report.zero_bytes, Ordering::Relaxed);
         self.0.stored.fetch_add(report.stored_bytes, Ordering::Relaxed);
+        self.0.shared.fetch_add(report.shared_bytes, Ordering::Relaxed);
         self.0.done.fetch_add(guest, Ordering::Relaxed);
     }
 }

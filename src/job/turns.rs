@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{duty::cancelled, unit::Unit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The turns of one copy.
 #[derive(Debug)]
@@ -123,12 +123,12 @@ impl Turns {
 
     /// Runs `write` when all batches before this one have had their turn; the disk is dealt with up to `reaches`
     /// then. After an error it is still this one's turn.
-    pub(crate) fn take(
+    pub(crate) fn take<E: From<Error>>(
         &self,
         sequence: u64,
         reaches: u64,
-        write: impl FnOnce() -> Result<()>,
-    ) -> Result<Turn> {
+        write: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Turn, E> {
         let mut state = self.state();
         while state.next != sequence && sequence < state.end {
             if state.aside.iter().any(|unit| unit.sequence() < sequence) {
@@ -137,7 +137,7 @@ impl Turns {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if sequence >= state.end {
-            return Err(cancelled());
+            return Err(cancelled().into());
         }
         state.target = TargetState::InDoubt;
         drop(state);

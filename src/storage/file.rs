@@ -143,6 +143,29 @@ impl File {
         self.inner.set_len(length).map_err(|e| self.fail(format!("set the length {length} of"), e))
     }
 
+    /// The unit in which ranges can be shared with this file, if that is possible at all.
+    pub(crate) fn clone_unit(&self) -> Result<Option<u64>> {
+        self.inner.clone_unit().map_err(|e| self.fail("get the status of", e))
+    }
+
+    /// Makes a range the same as one of `source`, sharing its place. `Unsupported` where that cannot be; after another error
+    /// a part of it may be done.
+    pub(crate) fn clone_range(&self, source: &File, from: u64, length: u64, offset: u64) -> Result<()> {
+        self.ensure_writable()?;
+        let result = loop {
+            match self.inner.clone_range(&*source.inner, from, length, offset) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        result.map_err(|e| {
+            let kind = e.kind();
+            let text = format!("let '{}' share {length} bytes at offset {from} of", shown(&self.path));
+            let error = source.fail(text, e);
+            if kind == io::ErrorKind::Unsupported { error.of_kind(ErrorKind::Unsupported) } else { error }
+        })
+    }
+
     /// Makes everything durable. After a failure nobody knows which writes arrived, and a second sync would
     /// report success without having written them: so the file stays refused.
     pub(crate) fn sync(&self) -> Result<()> {

@@ -240,6 +240,13 @@ impl StorageFile for HostFile {
         })
     }
 
+    fn clone_unit(&self) -> io::Result<Option<u64>> {
+        match self.kind {
+            FileKind::Regular => sys::block_size(&self.file).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }

@@ -189,6 +189,13 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// The unit in which [`StorageFile::clone_range`] can share ranges with this file: offsets and lengths are multiples of
+    /// it. `None`, the default, where nothing can be shared, or where nothing is won by that. A unit is no promise: two
+    /// files may still not be able to share.
+    fn clone_unit(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Makes data and length durable.
     fn sync(&self) -> io::Result<()>;
 

@@ -224,14 +224,24 @@ pub(super) fn start_writeback(file: &fs::File, offset: u64, length: u64) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
-/// Whether the file lies on tmpfs.
-pub(super) fn is_in_memory(file: &fs::File) -> bool {
+/// What the file system of an open file says about itself.
+fn file_system(file: &fs::File) -> io::Result<libc::statfs> {
     // SAFETY: statfs is plain integers, for which all zero is a valid value.
     let mut status: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: `status` is valid for the whole call.
-    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut status) };
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut status) }.into())?;
+    Ok(status)
+}
+
+/// Whether the file lies on tmpfs.
+pub(super) fn is_in_memory(file: &fs::File) -> bool {
     // The C libraries do not agree on the field's type.
-    result == 0 && status.f_type as u64 == libc::TMPFS_MAGIC as u64
+    file_system(file).is_ok_and(|status| status.f_type as u64 == libc::TMPFS_MAGIC as u64)
+}
+
+/// Bytes of a block of the file's file system.
+pub(super) fn block_size(file: &fs::File) -> io::Result<u64> {
+    Ok(file_system(file)?.f_bsize as u64)
 }
 
 fn flock(kind: i32, byte: i64) -> libc::flock {

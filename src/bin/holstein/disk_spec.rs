@@ -15,7 +15,7 @@ use holstein::{
 use crate::{args::parse_size, output::escape};
 
 /// All keys, in the order in which help and errors name them.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "source",
     "source-format",
     "target",
@@ -33,6 +33,7 @@ const KEYS: [&str; 17] = [
     "on-source-error",
     "on-target-error",
     "lineage",
+    "reflink",
 ];
 
 /// The keys that mean `on` when they stand alone.
@@ -90,6 +91,7 @@ impl DiskSpec {
             on_source_error: values.policy("on-source-error")?,
             on_target_error: values.policy("on-target-error")?,
             lineage: values.choice("lineage", "strict, ignore")?.unwrap_or_default(),
+            reflink: values.choice("reflink", "auto, always, never")?.unwrap_or_default(),
             // Nobody could tell a job of a command to take its last step.
             ..BackupOptions::default()
         };
@@ -228,7 +230,7 @@ fn split_at_commas(text: &[u8]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holstein::BitmapMode;
+    use holstein::{BitmapMode, Reflink};
 
     fn parse(text: &str) -> Result<DiskSpec, String> {
         DiskSpec::parse(OsStr::new(text))
@@ -253,7 +255,8 @@ mod tests {
         let spec = parse(
             "target=inc.qcow2,source=a.raw,source-format=raw,format=qcow2,backing=../full.raw,\
              backing-format=raw,bitmap=nightly,bitmap-mode=never,sync=incremental,cluster-size=128k,\
-             overwrite,detect-zeroes=off,speed=3M,on-source-error=ignore,on-target-error=report",
+             overwrite,detect-zeroes=off,speed=3M,on-source-error=ignore,on-target-error=report,\
+             reflink=always",
         )
         .unwrap();
         assert_eq!(spec.source_format, Format::Raw);
@@ -264,6 +267,7 @@ mod tests {
         assert_eq!(spec.options.cluster_size, Some(128 << 10));
         assert_eq!(spec.options.existing, Existing::Overwrite);
         assert_eq!(spec.options.zero_detection, ZeroDetection::Off);
+        assert_eq!(spec.options.reflink, Reflink::Always);
         assert_eq!(spec.options.speed, 3 << 20);
         assert_eq!(spec.options.on_source_error, ErrorPolicy::Ignore);
         assert_eq!(spec.options.on_target_error, ErrorPolicy::Report);

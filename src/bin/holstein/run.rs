@@ -155,6 +155,7 @@ struct DiskOutcome {
     data: u64,
     zero: u64,
     stored: u64,
+    shared: u64,
     /// How far a partial target goes that was kept.
     partial: Option<u64>,
     lineage: JobLineage,
@@ -168,6 +169,7 @@ impl DiskOutcome {
             data: report.data_bytes,
             zero: report.zero_bytes,
             stored: report.stored_bytes,
+            shared: report.shared_bytes,
             partial: report.partial_end,
             lineage: job.lineage(),
         }
@@ -188,6 +190,7 @@ impl Outcome {
                     "data": disk.data,
                     "zero": disk.zero,
                     "stored": disk.stored,
+                    "shared": disk.shared,
                     "partial": disk.partial,
                     "identity": disk.lineage.identity.map(|identity| identity.to_string()),
                     "parent": disk.lineage.parent.map(|identity| identity.to_string()),
@@ -205,8 +208,12 @@ impl Outcome {
         let copied = specs.iter().zip(&self.disks).filter(|(_, disk)| disk.error.is_none());
         copied
             .map(|(spec, disk)| {
+                let shared = match disk.shared {
+                    0 => String::new(),
+                    bytes => format!(", {} shared", output::size(bytes)),
+                };
                 format!(
-                    "{} -> {}: {}, {} of data, {} of zeros, {} stored\n",
+                    "{} -> {}: {}, {} of data, {} of zeros, {} stored{shared}\n",
                     escape_path(&spec.source),
                     escape_path(&spec.target),
                     spec.sync(),
@@ -294,6 +301,7 @@ mod tests {
             data: 65536,
             zero: 0,
             stored: 1024,
+            shared: 0,
             partial: None,
             lineage: JobLineage::default(),
         }
@@ -304,7 +312,7 @@ mod tests {
         let specs = specs(1);
         let outcome = Outcome { disks: vec![disk(None)], error: None };
         let expected = json!({ "completed": true, "disks": [{ "source": "s0", "target": "t0", "sync": "full",
-            "completed": true, "data": 65536, "zero": 0, "stored": 1024, "partial": null, "identity": null, "parent": null,
+            "completed": true, "data": 65536, "zero": 0, "stored": 1024, "shared": 0, "partial": null, "identity": null, "parent": null,
             "notes": [], "error": null }],
             "error": null });
         assert_eq!(outcome.as_json(&specs), expected);

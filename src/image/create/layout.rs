@@ -59,12 +59,30 @@ pub(crate) struct DataFileName {
     pub(crate) raw: bool,
 }
 
-/// A part of a writer's buffer and its place in the file.
+/// Some data and its place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) host: u64,
-    pub(crate) at: usize,
+    pub(crate) origin: Origin,
     pub(crate) length: usize,
+}
+
+/// Where data comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// From this position of the writer's buffer.
+    Buffer(usize),
+    /// What the source has at this guest offset, to be shared.
+    Guest(u64),
+}
+
+impl Origin {
+    fn advance(self, length: usize) -> Origin {
+        match self {
+            Origin::Buffer(at) => Origin::Buffer(at + length),
+            Origin::Guest(guest) => Origin::Guest(guest + length as u64),
+        }
+    }
 }
 
 /// Behind this no L2 entry can point.
@@ -187,13 +205,8 @@ impl Layout {
     pub(crate) fn place(&mut self, file: &File, item: &Item, extents: &mut Vec<Extent>) -> Result<()> {
         match item.content {
             Content::Zero => self.place_zeros(file, item.guest..item.guest + item.length),
-            Content::Data { mut at } => {
-                let range = item.guest..item.guest + item.length;
-                self.place_range(file, range, l2::ALL_ALLOCATED, |host, length| {
-                    push(extents, Extent { host, at, length: length as usize });
-                    at += length as usize;
-                });
-            }
+            Content::Data { at } => self.place_data(file, item, Origin::Buffer(at), extents),
+            Content::Shared => self.place_data(file, item, Origin::Guest(item.guest), extents),
             Content::Stream { at, length } => {
                 self.enter_table(file, item.guest);
                 let host = self.allocate_stream(file, length as u64);
@@ -203,10 +216,19 @@ impl Layout {
                     return Err(file.error(ErrorKind::Limit, text));
                 };
                 self.set_entry(file, item.guest, entry, 0);
-                push(extents, Extent { host, at, length });
+                push(extents, Extent { host, origin: Origin::Buffer(at), length });
             }
         }
         Ok(())
+    }
+
+    fn place_data(&mut self, file: &File, item: &Item, mut origin: Origin, extents: &mut Vec<Extent>) {
+        let range = item.guest..item.guest + item.length;
+        self.place_range(file, range, l2::ALL_ALLOCATED, |host, length| {
+            let length = length as usize;
+            push(extents, Extent { host, origin, length });
+            origin = origin.advance(length);
+        });
     }
 
     /// Gives every guest cluster its place, and writes nothing there: what a new file has not written reads as
@@ -464,7 +486,10 @@ impl Layout {
 
 fn push(extents: &mut Vec<Extent>, next: Extent) {
     match extents.last_mut() {
-        Some(last) if last.host + last.length as u64 == next.host && last.at + last.length == next.at => {
+        Some(last)
+            if last.host + last.length as u64 == next.host
+                && last.origin.advance(last.length) == next.origin =>
+        {
             last.length += next.length;
         }
         _ => extents.push(next),

@@ -18,7 +18,7 @@ mod tests;
 use std::sync::{Mutex, PoisonError};
 
 use layout::Layout;
-pub(crate) use layout::{DataFileName, Extent, LayoutOptions};
+pub(crate) use layout::{DataFileName, Extent, LayoutOptions, Origin};
 pub(crate) use names::{Recovered, exchange, give, is_placeholder, tidy, transit};
 pub(crate) use options::check_cluster_size;
 pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
@@ -42,6 +42,8 @@ pub(crate) enum Content {
     Zero,
     /// Data that lies at this position of the writer's buffer.
     Data { at: usize },
+    /// Data that another file has, to be shared with it.
+    Shared,
     /// One cluster, compressed, as a stream at this position of the writer's buffer.
     Stream { at: usize, length: usize },
 }
@@ -103,13 +105,14 @@ impl Target {
 
     /// In a raw image everything has its place already, and zeros are holes.
     fn place_raw(&self, items: &[Item]) -> Vec<Extent> {
-        let extent = |item: &Item| match item.content {
-            Content::Data { at } if item.guest < self.size => Some(Extent {
-                host: item.guest,
-                at,
-                length: item.length.min(self.size - item.guest) as usize,
-            }),
-            _ => None,
+        let extent = |item: &Item| {
+            let origin = match item.content {
+                Content::Data { at } => Origin::Buffer(at),
+                Content::Shared => Origin::Guest(item.guest),
+                Content::Zero | Content::Stream { .. } => return None,
+            };
+            let length = item.length.min(self.size.checked_sub(item.guest)?) as usize;
+            (length > 0).then_some(Extent { host: item.guest, origin, length })
         };
         items.iter().filter_map(extent).collect()
     }
@@ -127,10 +130,23 @@ impl Target {
     /// Writes placed data from the buffer that the items were about.
     pub(crate) fn write(&self, extents: &[Extent], buf: &[u8]) -> Result<()> {
         for extent in extents {
-            self.file.write_all(&buf[extent.at..extent.at + extent.length], extent.host)?;
-            self.file.start_writeback(extent.host, extent.length as u64);
+            if let Origin::Buffer(at) = extent.origin {
+                self.write_at(&buf[at..at + extent.length], extent.host)?;
+            }
         }
         Ok(())
+    }
+
+    /// Writes data to its place.
+    pub(crate) fn write_at(&self, data: &[u8], host: u64) -> Result<()> {
+        self.file.write_all(data, host)?;
+        self.file.start_writeback(host, data.len() as u64);
+        Ok(())
+    }
+
+    /// Gives data its place by sharing it with `source`.
+    pub(crate) fn clone_range(&self, source: &File, from: u64, length: u64, host: u64) -> Result<()> {
+        self.file.clone_range(source, from, length, host)
     }
 
     /// Writes what is missing, after all data, and makes everything durable. Returns the length of the file. After an

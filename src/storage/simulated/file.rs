@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
-use super::{Shared, State, WriteNotice, errno, faults::OperationKind, log::Operation};
+use super::{Shared, State, WriteNotice, contents::PAGE, errno, faults::OperationKind, log::Operation};
 use crate::storage::{FileExtent, FileId, FileKind, FileVersion, Lock, StorageFile};
 
 /// One handle. Handles of the same file share its bytes, not its locks.
@@ -132,6 +132,10 @@ impl StorageFile for SimulatedFile {
         let clone =
             Operation::CloneRange { file: self.file, offset, source: source.file, source_offset, data };
         self.state_to_write()?.perform(clone)
+    }
+
+    fn clone_unit(&self) -> io::Result<Option<u64>> {
+        Ok(self.state().nature.shares_blocks.then_some(PAGE))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -160,6 +160,12 @@ impl SimulatedStorage {
         self.0.state().nature.lacks = lacks.to_vec();
     }
 
+    /// From now on files offer to share their blocks, as on a file system with reflinks. A clone that is asked for is made
+    /// in any case.
+    pub fn share_blocks(&self) {
+        self.0.state().nature.shares_blocks = true;
+    }
+
     /// The names of all files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.0.state().tree.names().map(|(path, _)| path.to_owned()).collect()

@@ -25,6 +25,8 @@ pub(super) struct Nature {
     pub(super) files: u64,
     /// Whether a new file gets the lowest inode that is free; else none comes twice.
     pub(super) reuse_inodes: bool,
+    /// Whether files share blocks unasked.
+    pub(super) shares_blocks: bool,
     /// What it cannot do.
     pub(super) lacks: Vec<Lack>,
     /// Where they are not the numbers of the files.

@@ -49,6 +49,7 @@ const BACKUP_KEYS: &[&str] = &[
     "speed",
     "on-source-error",
     "on-target-error",
+    "reflink",
 ];
 
 /// What the file says.
@@ -282,6 +283,7 @@ fn backup(data: &mut Values) -> Result<DiskSpec, String> {
         speed: data.number("speed")?.unwrap_or(0),
         on_source_error: policy(data, "on-source-error")?,
         on_target_error: policy(data, "on-target-error")?,
+        reflink: data.parsed("reflink")?.unwrap_or_default(),
         ..BackupOptions::default()
     };
     let (source, target) = (data.text("device")?.into(), data.text("target")?.into());
