@@ -12,6 +12,8 @@ mod support;
 mod ancestors;
 #[path = "support/watched.rs"]
 mod watched;
+#[path = "lineage/written.rs"]
+mod written;
 
 use support::qemu::run;
 

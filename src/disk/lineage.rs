@@ -40,6 +40,11 @@ impl Disk {
         lineage(&self.image())?.identity
     }
 
+    /// The identity that the disk's image had until Holstein changed the disk: it is not that backup any more.
+    pub fn former_identity(&self) -> Option<Identity> {
+        lineage(&self.image())?.former
+    }
+
     /// The identity of the backup below it, by its own header.
     pub fn parent(&self) -> Option<Identity> {
         lineage(&self.image())?.parent

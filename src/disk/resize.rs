@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Disk,
-    write::{after_change, read_anew, top},
+    write::{after_change, give_up_identity, read_anew, top},
 };
 use crate::{
     bitmap::{self, NewBitmaps},
@@ -21,7 +21,7 @@ impl Disk {
     ///
     /// Every bitmap is written for the new size. What the disk gains is dirty in it: a disk that was shrunk and
     /// grew again has lost what was there, and a backup must notice. An inconsistent bitmap stays as it is, and one
-    /// that cannot be trusted becomes inconsistent.
+    /// that cannot be trusted becomes inconsistent. An image that is a backup loses its [identity](Disk::identity) first.
     ///
     /// # Errors
     /// `InvalidArgument` for a size that the image, or one of its bitmaps, cannot have; `Unsupported` for raw
@@ -40,6 +40,7 @@ impl Disk {
         // All that speaks against it, before anything is written.
         check_resize(&image, size)?;
         let bitmaps = bitmap::resized(top(&image)?, size)?;
+        give_up_identity(&mut image)?;
         let grows = size > image.size();
         if grows {
             prepare_to_grow(&mut image, size)?;

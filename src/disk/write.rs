@@ -9,7 +9,7 @@ use super::Disk;
 use crate::{
     bitmap::{self, Recorder},
     error::{Error, ErrorKind, Result},
-    image::{Access, Image, Qcow2, Writer},
+    image::{Access, Image, Qcow2, Writer, edit},
 };
 
 /// What a disk keeps while it is written. It is about the image as it was parsed last.
@@ -25,8 +25,8 @@ pub(crate) struct Pinned(Disk);
 
 impl Disk {
     /// Writes `buf` at byte `offset`. Every bitmap that records has the range, durably, before the data is
-    /// written; so no crash makes a bitmap inconsistent. The data itself is durable after [`Disk::flush`]. The
-    /// disk must have been opened with [`Access::Write`] and all of its chain. Blocks; other calls wait for it.
+    /// written; so no crash makes a bitmap inconsistent. The data itself is durable after [`Disk::flush`]. An image that is a
+    /// backup loses its [identity](Disk::identity) before that, durably. The disk must have been opened with [`Access::Write`] and all of its chain. Blocks; other calls wait for it.
     ///
     /// # Errors
     /// `InvalidArgument` when the range does not lie in the disk; `WrongState` for a disk that was opened for
@@ -197,6 +197,9 @@ impl Drop for Pinned {
 /// Begins to write. All that speaks against it comes before anything is changed.
 fn begin(image: &mut Arc<Image>) -> Result<Writing> {
     let mut writer = Writer::begin(image)?;
+    if give_up_identity(image)? {
+        writer = Writer::begin(image)?;
+    }
     match bitmap::give_up_untrusted(top(image)?) {
         Ok(false) => {}
         made => {
@@ -206,6 +209,17 @@ fn begin(image: &mut Arc<Image>) -> Result<Writing> {
         }
     }
     Ok(Writing { writer, recorder: Recorder::begin(top(image)?)? })
+}
+
+/// The disk is about to be changed: an image that is a backup is none from now on, durably. False if it is none.
+pub(super) fn give_up_identity(image: &mut Arc<Image>) -> Result<bool> {
+    match edit::give_up_identity(top(image)?.file(), top(image)?.header()) {
+        Ok(false) => Ok(false),
+        made => {
+            let read = read_anew(image);
+            made.and(read).map(|()| true)
+        }
+    }
 }
 
 /// What the last handle leaves.

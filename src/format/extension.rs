@@ -142,6 +142,13 @@ impl Extensions {
 
 /// The extensions in `area` of the header's cluster, in their order, with their data.
 pub(crate) fn split(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, &[u8])>> {
+    let places = places(cluster, area)?;
+    Ok(places.into_iter().map(|(kind, place)| (kind, &cluster[place])).collect())
+}
+
+/// The same with the places of their data in the cluster.
+pub(crate) fn places(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, Range<usize>)>> {
+    let end = area.end;
     let mut rest = cluster.get(area).ok_or_else(|| corrupt("the file ends inside the header"))?;
     let mut list = Vec::new();
     // An area that is used up ends the list as well as an end mark does.
@@ -149,16 +156,17 @@ pub(crate) fn split(cluster: &[u8], area: Range<usize>) -> Result<Vec<(u32, &[u8
         let head: RawExtension = read_struct(rest, "header extension")?;
         let (kind, length) = (head.kind.get(), head.length.get() as usize);
         rest = &rest[size_of::<RawExtension>()..];
-        let Some(data) = rest.get(..length) else {
+        let at = end - rest.len();
+        if rest.get(..length).is_none() {
             return Err(corrupt(format!("the header extension {kind:#010x} is too large: {length} bytes")));
-        };
+        }
         if kind == END {
             break;
         }
         if list.len() == MAX_EXTENSIONS {
             return Err(corrupt(format!("the header has more than {MAX_EXTENSIONS} extensions")));
         }
-        list.push((kind, data));
+        list.push((kind, at..at + length));
         rest = &rest[length.next_multiple_of(8).min(rest.len())..];
     }
     Ok(list)

@@ -5,10 +5,10 @@
 //! | bytes | |
 //! |---|---|
 //! | 1 | version of this extension: 2 |
-//! | 1 | 1: the image has an identity; 2: it has a parent |
+//! | 1 | 1: the image has an identity; 2: it has a parent; 4: it had an identity, and its disk was changed since then |
 //! | 2 | number of bases |
 //! | 4 | the first bytes of BLAKE3 of all that follows |
-//! | 16 | the image's identity, or zeros |
+//! | 16 | the image's identity, or the one that it had, or zeros |
 //! | 16 | that of its parent, or zeros |
 //! | 40 each | a base: 8 bytes of BLAKE3 of a bitmap's name, the identity of a backup, the size of the disk then, the smallest size since, or all ones where that is not known |
 //!
@@ -21,6 +21,9 @@ use crate::error::{Error, ErrorKind};
 const VERSION: u8 = 2;
 const HAS_IDENTITY: u8 = 1;
 const HAS_PARENT: u8 = 2;
+const HAD_IDENTITY: u8 = 4;
+/// Where the flags are in the data.
+pub(crate) const FLAGS: usize = 1;
 const HEAD: usize = 40;
 const BASE: usize = 40;
 const OLD_VERSION: u8 = 1;
@@ -112,6 +115,8 @@ impl Base {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lineage {
     pub(crate) identity: Option<Identity>,
+    /// The one that it had until its disk was changed. Only one of the two is there.
+    pub(crate) former: Option<Identity>,
     pub(crate) parent: Option<Identity>,
     /// By the bitmaps' [`key`]s, the newest first.
     pub(crate) bases: Vec<([u8; 8], Base)>,
@@ -134,13 +139,18 @@ impl Lineage {
             OLD_VERSION => OLD_BASE,
             _ => return None,
         };
-        let sound = head[1] & !(HAS_IDENTITY | HAS_PARENT) == 0
+        let flags = head[FLAGS];
+        let sound = flags & !(HAS_IDENTITY | HAS_PARENT | HAD_IDENTITY) == 0
+            && flags & (HAS_IDENTITY | HAD_IDENTITY) != HAS_IDENTITY | HAD_IDENTITY
             && bases.len() == usize::from(count) * base_length
             && head[4..8] == checksum(&data[8..]);
         if !sound {
             return None;
         }
-        let identity = |at: usize| Some(Identity(*head[at..].first_chunk()?));
+        let identity = |flag: u8, at: usize| match flags & flag {
+            0 => None,
+            _ => Some(Identity(*head[at..].first_chunk()?)),
+        };
         let base = |bytes: &[u8]| {
             let backup = Identity(*bytes[8..].first_chunk()?);
             let disk_size = u64::from_be_bytes(*bytes[24..].first_chunk()?);
@@ -149,8 +159,9 @@ impl Lineage {
             Some((*bytes.first_chunk()?, Base { backup, disk_size, smallest_size }))
         };
         Some(Lineage {
-            identity: if head[1] & HAS_IDENTITY != 0 { identity(8) } else { None },
-            parent: if head[1] & HAS_PARENT != 0 { identity(24) } else { None },
+            identity: identity(HAS_IDENTITY, 8),
+            former: identity(HAD_IDENTITY, 8),
+            parent: identity(HAS_PARENT, 24),
             bases: bases.chunks_exact(base_length).map(base).collect::<Option<_>>()?,
         })
     }
@@ -158,7 +169,7 @@ impl Lineage {
     /// The extension's data.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut data = vec![0; 8];
-        for identity in [self.identity, self.parent] {
+        for identity in [self.identity.or(self.former), self.parent] {
             data.extend(identity.map_or([0; 16], |identity| identity.0));
         }
         for (key, base) in &self.bases {
@@ -168,12 +179,24 @@ impl Lineage {
             data.extend(base.smallest_size.unwrap_or(NOT_KNOWN).to_be_bytes());
         }
         data[0] = VERSION;
-        data[1] = if self.identity.is_some() { HAS_IDENTITY } else { 0 }
-            | if self.parent.is_some() { HAS_PARENT } else { 0 };
+        data[FLAGS] = self.flags();
         data[2..4].copy_from_slice(&(self.bases.len() as u16).to_be_bytes());
         let sum = checksum(&data[8..]);
         data[4..8].copy_from_slice(&sum);
         data
+    }
+
+    /// The byte of the data that says what there is.
+    pub(crate) fn flags(&self) -> u8 {
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        flag(self.identity.is_some(), HAS_IDENTITY)
+            | flag(self.parent.is_some(), HAS_PARENT)
+            | flag(self.former.is_some(), HAD_IDENTITY)
+    }
+
+    /// The same of an image whose disk is changed: it is not the backup any more that it was. Nothing but the flags differs.
+    pub(crate) fn changed(&self) -> Self {
+        Lineage { identity: None, former: self.identity.or(self.former), ..self.clone() }
     }
 
     /// It says nothing: there need be no extension.
@@ -216,6 +239,7 @@ mod tests {
         Lineage {
             identity: Some(identity(1)),
             parent: Some(identity(2)),
+            former: None,
             bases: vec![(key(b"nightly"), base)],
         }
     }
@@ -236,6 +260,20 @@ mod tests {
             assert_eq!(Lineage::parse(&altered), None, "byte {at}");
             assert_eq!(Lineage::parse(&data[..at]), None, "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_changed_image_differs_in_one_byte() {
+        let (before, after) = (lineage().encode(), lineage().changed().encode());
+        assert_eq!((before[FLAGS], after[FLAGS]), (3, 6));
+        assert!(before.iter().zip(&after).enumerate().all(|(at, (a, b))| at == FLAGS || a == b));
+        let changed = Lineage::parse(&after).unwrap();
+        assert_eq!((changed.identity, changed.former), (None, Some(identity(1))));
+        assert_eq!((changed.parent, &changed.bases), (lineage().parent, &lineage().bases));
+        assert_eq!(changed.changed(), changed);
+        let mut both = before;
+        both[FLAGS] = 7;
+        assert_eq!(Lineage::parse(&both), None);
     }
 
     #[test]

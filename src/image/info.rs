@@ -75,6 +75,8 @@ pub struct Qcow2Info {
     pub bitmaps: Vec<BitmapEntryInfo>,
     /// The identity of the image, if it is a backup that Holstein made, or a copy of one.
     pub identity: Option<Identity>,
+    /// The one that it had until Holstein changed its disk.
+    pub former_identity: Option<Identity>,
     /// That of the backup below it.
     pub parent: Option<Identity>,
     /// Types and lengths of header extensions that this version does not know.
@@ -128,6 +130,8 @@ pub struct LayerInfo {
     pub size: u64,
     /// Its identity, if it is a backup that Holstein made, or a copy of one.
     pub identity: Option<Identity>,
+    /// The identity that it had until Holstein changed its disk.
+    pub former_identity: Option<Identity>,
     /// That of the backup below it, by its own header.
     pub parent: Option<Identity>,
     /// Whether what lies below is that.
@@ -143,18 +147,23 @@ pub enum Link {
     Proven,
     /// It, or the image below, says nothing about that.
     Unknown,
-    /// The image below is another backup, or nothing lies below an increment.
+    /// The image below is another backup, or was changed since it was that, or nothing lies below an increment.
     Broken,
 }
 
 impl Link {
-    fn between(parent: Option<Identity>, below: Option<Option<Identity>>) -> Self {
-        match (parent, below) {
-            (None, None) => Link::Bottom,
-            (Some(_), None) => Link::Broken,
-            (None, Some(_)) | (Some(_), Some(None)) => Link::Unknown,
-            (Some(parent), Some(Some(below))) if parent == below => Link::Proven,
-            (Some(_), Some(Some(_))) => Link::Broken,
+    fn between(image: &LayerInfo, below: Option<&LayerInfo>) -> Self {
+        let (parent, below) = match (image.parent, below) {
+            (None, None) => return Link::Bottom,
+            (Some(_), None) => return Link::Broken,
+            (None, Some(_)) => return Link::Unknown,
+            (Some(parent), Some(below)) => (parent, below),
+        };
+        match below.identity {
+            Some(identity) if identity == parent => Link::Proven,
+            Some(_) => Link::Broken,
+            None if below.former_identity.is_some() => Link::Broken,
+            None => Link::Unknown,
         }
     }
 }
@@ -194,8 +203,7 @@ impl Image {
         let below = (0..self.below.len()).map(|index| self.below.facts(index).info.clone());
         let mut chain: Vec<_> = self.layers.iter().map(|layer| layer.info()).chain(below).collect();
         for index in 0..chain.len() {
-            let below = chain.get(index + 1).map(|below| below.identity);
-            chain[index].link = Link::between(chain[index].parent, below);
+            chain[index].link = Link::between(&chain[index], chain.get(index + 1));
         }
         chain
     }
@@ -209,6 +217,7 @@ impl Layer {
             format: self.format(),
             size: self.size,
             identity: lineage.and_then(|lineage| lineage.identity),
+            former_identity: lineage.and_then(|lineage| lineage.former),
             parent: lineage.and_then(|lineage| lineage.parent),
             // Told where the whole chain is.
             link: Link::Unknown,
@@ -248,6 +257,7 @@ impl Layer {
             data_file_raw: header.autoclear & autoclear::DATA_FILE_RAW != 0,
             bitmaps,
             identity: lineage.and_then(|lineage| lineage.identity),
+            former_identity: lineage.and_then(|lineage| lineage.former),
             parent: lineage.and_then(|lineage| lineage.parent),
             unknown_extensions: header
                 .extensions

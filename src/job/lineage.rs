@@ -69,7 +69,7 @@ fn other_base(bitmap: &str, base: Identity, disk: &Disk) -> Error {
         Ok(None) => String::new(),
         Err(error) => format!(" (looking for it failed: {error})"),
     };
-    let insist = match disk.identity() {
+    let insist = match disk.identity().or(disk.former_identity()) {
         None => "; say lineage=ignore only for a copy of that backup that another program made",
         Some(_) => "",
     };
@@ -84,9 +84,10 @@ fn other_base(bitmap: &str, base: Identity, disk: &Disk) -> Error {
 /// An image, and which backup it is.
 fn described(disk: &Disk) -> String {
     let path = disk.path().display();
-    match disk.identity() {
-        None => format!("'{path}' has no identity"),
-        Some(identity) => format!("'{path}' is the backup {identity}"),
+    match (disk.identity(), disk.former_identity()) {
+        (Some(identity), _) => format!("'{path}' is the backup {identity}"),
+        (None, Some(former)) => format!("'{path}' was the backup {former} until its disk was changed"),
+        (None, None) => format!("'{path}' has no identity"),
     }
 }
 

@@ -113,7 +113,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     let lineage = lineage::check(&backup, by, base.map(|base| base.backup), backing.as_ref())?;
     let stands_on = base.map(|base| base.backup).filter(|_| backup.options.lineage == LineageCheck::Strict);
     let layout = layout.map(|layout| LayoutOptions {
-        lineage: Lineage { identity: lineage.identity, parent: lineage.parent, bases: Vec::new() },
+        lineage: Lineage { identity: lineage.identity, parent: lineage.parent, ..Lineage::default() },
         ..layout
     });
     if let CopySet::Dirty(bitmap) = &mut set {

@@ -64,7 +64,9 @@ fn as_text(image: &CheckedImage) -> String {
     let text = match (layer.link, layer.parent) {
         (Link::Bottom, _) => "nothing below".to_owned(),
         (Link::Proven, Some(parent)) => format!("stands on its parent {parent}"),
-        (Link::Broken, Some(parent)) => format!("BROKEN: its parent {parent} is not what lies below"),
+        (Link::Broken, Some(parent)) => {
+            format!("BROKEN: its parent {parent} is not what lies below, or was changed since")
+        }
         _ => "whether it stands on its parent is not known".to_owned(),
     };
     let identity = layer.identity.map_or_else(|| "no identity".to_owned(), |identity| identity.to_string());

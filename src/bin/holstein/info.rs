@@ -203,6 +203,7 @@ fn own_json(info: &DiskInfo) -> Value {
     if let Some(qcow2) = &info.qcow2 {
         let text = |identity: Option<Identity>| identity.map(|identity| identity.to_string());
         value["identity"] = json!(text(qcow2.identity));
+        value["former-identity"] = json!(text(qcow2.former_identity));
         value["parent"] = json!(text(qcow2.parent));
         value["bitmaps-count-from"] = qcow2
             .bitmaps
@@ -259,6 +260,9 @@ fn as_text(image: &Path, info: &DiskInfo) -> String {
         line("features", features(qcow2));
         if let Some(identity) = qcow2.identity {
             line("identity", identity.to_string());
+        }
+        if let Some(former) = qcow2.former_identity {
+            line("former identity", format!("{former} (its disk was changed since)"));
         }
         if let Some(parent) = qcow2.parent {
             line("parent", parent.to_string());

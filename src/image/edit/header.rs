@@ -15,7 +15,7 @@ use crate::{
     format::{
         extension::{self, BitmapsExtension, RawExtension},
         header::{Header, RawHeader, autoclear},
-        lineage::Lineage,
+        lineage::{FLAGS, Lineage},
         read_struct,
     },
     memory,
@@ -77,6 +77,23 @@ pub(crate) fn clear_unknown_autoclear(file: &File, header: &Header) -> Result<bo
         return Ok(false);
     }
     write_autoclear(file, known)?;
+    Ok(true)
+}
+
+/// Writes, durably, that an image is not the backup any more that it was, before its disk is changed. False if it is none.
+pub(crate) fn give_up_identity(file: &File, header: &Header) -> Result<bool> {
+    let is_backup = |lineage: &&Lineage| lineage.identity.is_some();
+    let Some(lineage) = header.extensions.lineage.as_ref().filter(is_backup) else { return Ok(false) };
+    let mut cluster = memory::zeroed(header.geometry.cluster_size() as usize)?;
+    let got = file.read_up_to(&mut cluster, 0)?;
+    clear_unknown_autoclear(file, header)?;
+    for (kind, place) in extension::places(&cluster[..got], header.extension_area.clone())? {
+        // One byte, in place: no write of it can be torn.
+        if kind == extension::LINEAGE && place.len() > FLAGS {
+            file.write_all(&[lineage.changed().flags()], (place.start + FLAGS) as u64)?;
+        }
+    }
+    file.sync()?;
     Ok(true)
 }
 

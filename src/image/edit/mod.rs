@@ -32,7 +32,7 @@ use clusters::Decision;
 use header::NewDisk;
 pub(crate) use header::{
     BitmapsField, HeaderChange, NewHeader, SnapshotTable, check_room_for_bitmaps, clear_unknown_autoclear,
-    is_marked, without_mark,
+    give_up_identity, is_marked, without_mark,
 };
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
