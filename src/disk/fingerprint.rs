@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::Disk;
 use crate::{
     error::Result,
-    image::Layer,
+    image::{Layer, folder_of},
     storage::{File, FileVersion, Storage, in_full},
 };
 
@@ -14,6 +14,8 @@ use crate::{
 pub(crate) struct Fingerprint {
     /// Absolute.
     pub(crate) path: PathBuf,
+    /// The inode of its folder, unless it could not be told.
+    pub(crate) folder: Option<u64>,
     pub(crate) inode: u64,
     /// `None` if its files do not tell whether it is written.
     pub(crate) versions: Option<Versions>,
@@ -41,7 +43,9 @@ impl Fingerprint {
     pub(super) fn of_staged(storage: &dyn Storage, layer: &Layer, marked: bool) -> Result<Self> {
         let file = layer.file();
         let versions = Versions::of(storage, layer, marked)?;
-        Ok(Fingerprint { path: in_full(storage, file.path())?, inode: file.id()?.inode, versions })
+        let path = in_full(storage, file.path())?;
+        let folder = storage.status(folder_of(&path)).ok().map(|status| status.id.inode);
+        Ok(Fingerprint { path, folder, inode: file.id()?.inode, versions })
     }
 
     /// Whether the image, whose file this is, is so still.

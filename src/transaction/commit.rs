@@ -74,7 +74,7 @@ impl Commit {
     /// is whose bitmaps may be as before, which a recovery looks after.
     fn carry_out(mut self) -> Result<Vec<Problem>, (usize, Error)> {
         let first = self.targets.first().map_or(0, |target| target.job);
-        if let Err(failed) = self.sync_what_was_read() {
+        if let Err(failed) = self.sync_what_was_read().and_then(|()| self.sync_what_is_replaced()) {
             self.take_back();
             return Err(failed);
         }
@@ -142,6 +142,13 @@ impl Commit {
         Ok(())
     }
 
+    /// Step 4: what is replaced is durable. A power cut must not make another file of it than the record knows.
+    fn sync_what_is_replaced(&self) -> Result<(), (usize, Error)> {
+        let mut replaced =
+            self.targets.iter().filter_map(|target| Some((target.job, target.file.replaced()?)));
+        replaced.try_for_each(|(job, file)| file.sync_what_is_read().map_err(|error| (job, error)))
+    }
+
     /// Step 4: the temporary names are durable, so that a decision leads to something.
     fn sync_folders(&self) -> Result<()> {
         let mut folders = BTreeSet::new();
@@ -160,7 +167,7 @@ impl Commit {
                 temporary: file.temporary().to_owned(),
                 path: file.path().to_owned(),
                 content: Content::of(file.file(), *format)?,
-                replaced: file.replaced().map(|file| file.id().map(|id| id.inode)).transpose()?,
+                replaced: file.replaced().map(|file| Content::of(file, Format::Raw)).transpose()?,
                 below: covers.as_ref().map(Disk::fingerprint).transpose()?,
             })
         };

@@ -16,6 +16,7 @@ mod plan;
 mod run;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     os::fd::BorrowedFd,
     path::{Path, PathBuf, absolute},
@@ -36,7 +37,7 @@ use run::{Leader, Run, Work};
 use crate::{
     error::{Error, ErrorKind, Result},
     image::{create::TargetFile, folder_of},
-    job::{Backup, Board, Copy, Job, LastStep, NewFile, Prepared, seats},
+    job::{Backup, Board, Copy, Job, LastStep, LineageCheck, NewFile, Prepared, seats},
     memory,
     recovery::{Recovery, RecoveryItem, RecoveryKind},
     storage::{HostStorage, NewRights, Storage, Thread},
@@ -265,19 +266,37 @@ fn refuse_if_recovered(storage: &dyn Storage, actions: &[Action], recovered: &Re
         let mut disks = actions.iter().filter(uses).filter_map(Action::disk);
         disks.any(|disk| is(disk.path(), path))
     };
+    // What could not be ended is told each time: there a bitmap that knows its backup decides alone, or nothing could be done
+    // before the rest is ended.
+    let unfinished: Vec<_> =
+        recovered.items.iter().filter(|item| item.kind == RecoveryKind::Unfinished).collect();
+    let is_known = |path: &Path| {
+        let known = |action: &Action| match action {
+            Action::Backup(backup) => backup.options.bitmap.as_ref().is_none_or(|name| {
+                backup.options.lineage == LineageCheck::Strict
+                    && backup.source.bitmap_base(name).is_ok_and(|base| base.is_some())
+            }),
+            Action::Bitmap { .. } | Action::Merge { .. } => false,
+            _ => true,
+        };
+        let mut about =
+            actions.iter().filter(|action| action.disk().is_some_and(|disk| is(disk.path(), path)));
+        !unfinished.is_empty() && about.all(known)
+    };
     let replaces = |path: &Path| actions.iter().filter_map(Action::target).any(|target| is(target, path));
-    let mut texts = Vec::new();
+    let mut texts = BTreeSet::new();
     for item in &recovered.items {
         let path = item.path.display();
         match item.kind {
+            RecoveryKind::BitmapsWereChanged if is_known(&item.path) => {}
             RecoveryKind::BitmapsChanged | RecoveryKind::BitmapsWereChanged if goes_by(&item.path) => {
-                texts.push(format!("the bitmaps of '{path}' count from that backup now"));
+                texts.insert(format!("the bitmaps of '{path}' count from that backup now"));
             }
             RecoveryKind::BitmapsGivenUp if goes_by(&item.path) => {
-                texts.push(format!("the bitmaps of '{path}' cannot be used any more ({})", item.reason));
+                texts.insert(format!("the bitmaps of '{path}' cannot be used any more ({})", item.reason));
             }
             RecoveryKind::TargetPublished | RecoveryKind::TargetWasPublished if replaces(&item.path) => {
-                texts.push(format!("'{path}', which would be replaced, is that backup"));
+                texts.insert(format!("'{path}', which would be replaced, is that backup"));
             }
             _ => {}
         }
@@ -288,8 +307,9 @@ fn refuse_if_recovered(storage: &dyn Storage, actions: &[Action], recovered: &Re
     let published = |item: &&RecoveryItem| {
         matches!(item.kind, RecoveryKind::TargetPublished | RecoveryKind::TargetWasPublished)
     };
-    let complete: Vec<_> =
+    let complete: BTreeSet<_> =
         recovered.items.iter().filter(published).map(|item| format!("'{}'", item.path.display())).collect();
+    let complete: Vec<_> = complete.into_iter().collect();
     let found = match complete.is_empty() {
         true => "a transaction that a crash had interrupted was ended".to_owned(),
         false => format!(
@@ -297,9 +317,15 @@ fn refuse_if_recovered(storage: &dyn Storage, actions: &[Action], recovered: &Re
             complete.join(" and ")
         ),
     };
+    let texts: Vec<_> = texts.into_iter().collect();
+    let waits: BTreeSet<_> = unfinished
+        .iter()
+        .map(|item| format!(". '{}' is not ended yet: {}", item.path.display(), item.reason))
+        .collect();
     let text = format!(
-        "{found}, and {}. Nothing else was done. The next increment stands on what is complete now: look, and start again",
-        texts.join(", ")
+        "{found}, and {}{}. Nothing else was done. The next increment stands on what is complete now: look, and start again",
+        texts.join(", "),
+        waits.into_iter().collect::<String>()
     );
     Err(Error::new(ErrorKind::WrongState, text).with_recovery(recovered.clone()))
 }

@@ -165,6 +165,227 @@ fn a_target_that_was_written_is_missing() {
     assert!(missed > 8);
 }
 
+/// The old target as the run found it.
+fn replaced(night: &Night) -> Vec<u8> {
+    night.storage().contents("/backups/b.qcow2").unwrap()
+}
+
+fn changed_bitmaps(recovery: &holstein::Recovery) -> bool {
+    recovery.items.iter().any(|item| item.kind == RecoveryKind::BitmapsChanged)
+}
+
+/// Somebody writes the file that is to be replaced, under its name and its inode, between a crash and the recovery: it stays,
+/// and so do the bitmaps.
+#[test]
+fn a_file_to_be_replaced_that_was_written_stays() {
+    let night = night();
+    let old = replaced(&night);
+    let mut stayed = 0;
+    for state in undecided_sources(&night).0 {
+        for change in ["one byte far behind", "anew", "longer"] {
+            let storage = state();
+            if storage.contents("/backups/b.qcow2").unwrap() != old {
+                continue;
+            }
+            let mut bytes = old.clone();
+            match change {
+                "one byte far behind" => bytes[2999] ^= 1,
+                "anew" => bytes.fill(7),
+                _ => bytes.extend([1; 500]),
+            }
+            storage.rewrite("/backups/b.qcow2", &bytes);
+            let recovery = night.recover(&storage).unwrap();
+            assert_eq!(storage.contents("/backups/b.qcow2").unwrap(), bytes, "{change}: {recovery:?}");
+            assert!(!changed_bitmaps(&recovery), "{change}: {recovery:?}");
+            let item = recovery.items.iter().find(|item| item.kind == RecoveryKind::TargetMissing).unwrap();
+            assert!(item.reason.starts_with("the file that it replaces was written since"), "{item:?}");
+            assert_eq!(night.recover(&storage).unwrap().items, [], "{change}");
+            stayed += 1;
+        }
+    }
+    assert!(stayed > 2, "{stayed}");
+}
+
+/// A target that is gone takes nothing with it: the files that the others replace are there, under their names or those that
+/// the report tells.
+#[test]
+fn a_group_that_is_not_complete_replaces_nothing() {
+    let night = night();
+    let old = replaced(&night);
+    let (mut before, mut behind) = (0, 0);
+    for state in undecided_sources(&night).0 {
+        let storage = state();
+        let swapped = storage.contents("/backups/b.qcow2").unwrap() != old;
+        let temporary = || storage.paths().into_iter().find(|path| path.to_string_lossy().ends_with(".tmp"));
+        match storage.contents("/backups/a.qcow2") {
+            Some(_) => storage.unlink("/backups/a.qcow2".as_ref()).unwrap(),
+            // Nothing has its name yet.
+            None => {
+                let is_a = |path: &PathBuf| night.is_complete(&storage, path.to_str().unwrap(), 0).is_ok();
+                let paths = storage.paths();
+                let mut temporaries = paths.iter().filter(|path| path.to_string_lossy().ends_with(".tmp"));
+                storage.unlink(temporaries.find(|path| is_a(path)).unwrap()).unwrap();
+            }
+        }
+        let recovery = night.recover(&storage).unwrap();
+        assert!(!changed_bitmaps(&recovery), "{recovery:?}");
+        if swapped {
+            behind += 1;
+            let kept = temporary().unwrap();
+            assert_eq!(storage.contents(&kept).unwrap(), old, "{recovery:?}");
+            let told = format!("the file that it replaced is kept as '{}'", kept.display());
+            assert!(recovery.items.iter().any(|item| item.reason == told), "{recovery:?}");
+        } else {
+            before += 1;
+            assert_eq!(storage.contents("/backups/b.qcow2").unwrap(), old, "{recovery:?}");
+            assert_eq!(temporary(), None, "{recovery:?}");
+        }
+        let settled = storage.digest();
+        assert_eq!(night.recover(&storage).unwrap().items, []);
+        assert_eq!(storage.digest(), settled);
+    }
+    println!("{before} times before the swap, {behind} times behind it");
+    assert!(before > 0 && behind > 0);
+}
+
+/// The file that is to be replaced is open elsewhere: nothing is done until it is free.
+#[test]
+fn a_file_to_be_replaced_that_is_in_use_waits() {
+    let night = night();
+    let old = replaced(&night);
+    let mut waited = 0;
+    for state in undecided_sources(&night).0 {
+        let storage = state();
+        if storage.contents("/backups/b.qcow2").unwrap() != old {
+            continue;
+        }
+        storage.enforce_locks();
+        let user = storage.open_writable("/backups/b.qcow2".as_ref()).unwrap();
+        user.lock(holstein::storage::Lock::Write).unwrap();
+        let before = storage.digest();
+        let recovery = night.recover(&storage).unwrap();
+        let [item] = &recovery.items[..] else { panic!("{recovery:?}") };
+        assert_eq!(item.kind, RecoveryKind::Unfinished);
+        assert!(item.reason.contains("'/backups/b.qcow2': the image is in use"), "{item:?}");
+        assert_eq!(storage.digest(), before);
+        drop(user);
+        assert_eq!(night.settle(&storage), Ok(Side::All));
+        waited += 1;
+    }
+    assert!(waited > 0);
+}
+
+/// The folder of a target or of a source is not mounted, or another one is in its place: all waits until it is back.
+#[test]
+fn what_is_not_mounted_waits() {
+    let recipe = Recipe {
+        name: "mounted",
+        disks: &[("cluster_size=4k", 512), ("cluster_size=64k", 1024)],
+        backups: &[(0, "/backups/a.qcow2", "a"), (1, "/backups/b.qcow2", "b")],
+        others: &[],
+        replaced: &["/backups/b.qcow2"],
+        journal: Some("/journal"),
+        lacks: &[],
+    };
+    let night = recipe.make();
+    for state in undecided_sources(&night).0 {
+        for folder in ["/backups", "/images"] {
+            for another in [false, true] {
+                let storage = state();
+                storage.move_folder(folder, "/elsewhere");
+                if another {
+                    storage.make_folder(folder);
+                }
+                for _ in 0..2 {
+                    let recovery = night.recover(&storage).unwrap();
+                    let waits: Vec<_> =
+                        recovery.items.iter().filter(|item| item.kind == RecoveryKind::Unfinished).collect();
+                    assert!(!waits.is_empty(), "{folder}: {recovery:?}");
+                    let told = if another { "is another one: mount it" } else { "is not there: mount it" };
+                    assert!(waits.iter().all(|item| item.reason.contains(told)), "{folder}: {recovery:?}");
+                }
+                // What was made in its place has nothing in it.
+                storage.move_folder(folder, "/nothing");
+                storage.move_folder("/elsewhere", folder);
+                assert_eq!(night.settle(&storage), Ok(Side::All), "{folder}, {another}");
+            }
+        }
+    }
+}
+
+/// A journal whose first block is damaged keeps its decision, whatever byte it is.
+#[test]
+fn a_damaged_byte_makes_no_journal_empty() {
+    let night = night();
+    let state = undecided_sources(&night).0.remove(0);
+    let storage = state();
+    let is_journal = |path: &PathBuf| path.to_string_lossy().ends_with(".journal");
+    let journal = storage.paths().into_iter().find(is_journal).unwrap();
+    let bytes = storage.contents(&journal).unwrap();
+    let length = u64::from_le_bytes(bytes[24..32].try_into().unwrap()) as usize + 64;
+    for at in (0..length).filter(|at| *at < 80 || at % 16 == 0) {
+        let storage = state();
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x80;
+        overwrite(&storage, &journal, 0, &damaged);
+        let before = storage.digest();
+        let recovery = night.recover(&storage).unwrap();
+        assert!(
+            recovery.items.iter().all(|item| item.kind == RecoveryKind::Unfinished),
+            "byte {at}: {recovery:?}"
+        );
+        assert_eq!((recovery.items.len(), storage.digest()), (1, before), "byte {at}");
+    }
+}
+
+/// A disk of a dead group is in use for long: those whose part is done are backed up all the same, on what they count from.
+#[test]
+fn one_disk_that_is_in_use_does_not_stop_the_others() {
+    let night = night();
+    let log = night.recording();
+    // The first source is switched, the second one is not.
+    let first = decision(&night, &log) + 1;
+    let decided = log.after(&at(first)).unwrap();
+    let is_switched = |storage: &SimulatedStorage, disk: usize| {
+        sector(storage, &night.disks[disk].path) != sector(&decided, &night.disks[disk].path)
+    };
+    let is_between = |number: &usize| {
+        log.after(&at(*number)).is_some_and(|state| is_switched(&state, 0) != is_switched(&state, 1))
+    };
+    let number = (first..log.operations().len()).find(is_between).unwrap();
+    let storage = log.after(&at(number)).unwrap();
+    storage.enforce_locks();
+    let (done, open) = if is_switched(&storage, 0) { (0, 1) } else { (1, 0) };
+    let user = storage.open_writable(night.disks[open].path.as_ref()).unwrap();
+    user.lock(holstein::storage::Lock::Write).unwrap();
+    let backup = |backing: &str, target: &str| {
+        let disk = crate::night::open(&storage, &night.disks[done].path, holstein::Access::Write).unwrap();
+        let options = holstein::BackupOptions {
+            sync: Some(holstein::SyncMode::Incremental),
+            bitmap: Some(night.backups[done].bitmap.into()),
+            backing: Some(holstein::Backing { name: backing.into(), format: holstein::Format::Qcow2 }),
+            ..holstein::BackupOptions::default()
+        };
+        let mut transaction = holstein::Transaction::new();
+        transaction.add(holstein::Backup { source: disk, target: target.into(), options });
+        transaction.commit()
+    };
+    // As before the crash: its base is another one now.
+    let name = Path::new(night.backups[done].target).file_name().unwrap().to_str().unwrap();
+    let error = backup(&format!("full{done}.qcow2"), "/backups/next.qcow2").unwrap_err();
+    assert!(error.to_string().contains(name), "{error}");
+    assert_eq!(storage.contents("/backups/next.qcow2"), None);
+    backup(name, "/backups/next.qcow2").unwrap();
+    night.is_complete(&storage, "/backups/next.qcow2", done).unwrap();
+    drop(user);
+    let recovery = night.recover(&storage).unwrap();
+    assert!(
+        recovery.items.iter().any(|item| item.kind == RecoveryKind::BitmapsChanged
+            && item.path == Path::new(&night.disks[open].path)),
+        "{recovery:?}"
+    );
+}
+
 /// A file that only has the name of a journal, and a journal of another version, are told and stay.
 #[test]
 fn what_is_no_journal_of_this_version_stays() {
@@ -186,7 +407,7 @@ fn what_is_no_journal_of_this_version_stays() {
         assert_eq!(item.kind, RecoveryKind::Unfinished);
         item.reason.clone()
     };
-    let version = "it has version 1, and this program knows version 2; use the program that wrote it; nothing was done about it";
+    let version = "it has version 1, and this program knows version 3; use the program that wrote it; nothing was done about it";
     assert_eq!(reason(&journal), version);
     assert!(reason(foreign).starts_with("it is no journal of Holstein"), "{}", reason(foreign));
 }

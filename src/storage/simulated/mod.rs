@@ -119,6 +119,12 @@ impl SimulatedStorage {
         self.0.state().make_folder(&normal(path.as_ref()));
     }
 
+    /// Gives a folder another path, as it is when something is not mounted where it was. What takes its path later is another
+    /// folder. This is no operation either.
+    pub fn move_folder(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) {
+        self.0.state().move_folder(&normal(from.as_ref()), &normal(to.as_ref()));
+    }
+
     /// The contents of a file.
     pub fn contents(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.0.state();

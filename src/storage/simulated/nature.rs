@@ -1,6 +1,11 @@
 //! What a crash does not change: the clock, and the numbers that files have.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{clock::Clock, tree::Tree};
 
@@ -31,6 +36,8 @@ pub(super) struct Nature {
     pub(super) lacks: Vec<Lack>,
     /// Where they are not the numbers of the files.
     inodes: Arc<BTreeMap<u64, u64>>,
+    /// Those of folders that were moved, or that took the path of one.
+    folders: Arc<BTreeMap<PathBuf, u64>>,
 }
 
 impl Nature {
@@ -42,6 +49,23 @@ impl Nature {
 
     pub(super) fn inode(&self, file: u64) -> u64 {
         self.inodes.get(&file).copied().unwrap_or(file)
+    }
+
+    pub(super) fn folder(&self, path: &Path) -> u64 {
+        let by_path = || {
+            let mut hasher = DefaultHasher::new();
+            path.hash(&mut hasher);
+            hasher.finish()
+        };
+        self.folders.get(path).copied().unwrap_or_else(by_path)
+    }
+
+    /// A folder has another path now, and the next one at its old path will be another folder.
+    pub(super) fn move_folder(&mut self, from: &Path, to: &Path) {
+        let moved = self.folder(from);
+        let folders = Arc::make_mut(&mut self.folders);
+        folders.insert(to.to_owned(), moved);
+        folders.insert(from.to_owned(), !moved);
     }
 
     /// A new file, whose inode is none of those of the files `in_use`.

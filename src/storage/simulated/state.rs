@@ -1,12 +1,6 @@
 //! Everything that changes while a simulated storage is used.
 
-use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
-    io,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use super::{
     contents::{Contents, PAGE, SECTOR},
@@ -87,6 +81,12 @@ impl State {
         self.tree.make_folder(path);
     }
 
+    pub(super) fn move_folder(&mut self, from: &Path, to: &Path) {
+        self.nature.move_folder(from, to);
+        self.start.move_folder(from, to);
+        self.tree.move_folder(from, to);
+    }
+
     pub(super) fn next_file(&mut self) -> u64 {
         let named = self.tree.names().map(|(_, file)| file);
         self.nature.next_file(named.chain(self.open.values().copied()))
@@ -160,9 +160,7 @@ impl State {
     }
 
     pub(super) fn folder_id(&self, path: &Path) -> FileId {
-        let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
-        FileId { device: 1, inode: hasher.finish() }
+        FileId { device: 1, inode: self.nature.folder(path) }
     }
 
     /// Lets an operation fail if it is to; it stays in the log then. Otherwise says what becomes of it when it is

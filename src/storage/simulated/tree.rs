@@ -34,6 +34,18 @@ impl Tree {
         Arc::make_mut(&mut self.folders).extend(folder.ancestors().map(Path::to_owned));
     }
 
+    /// Gives a folder another path, with all that is in it.
+    pub(super) fn move_folder(&mut self, from: &Path, to: &Path) {
+        let moved = |path: &Path| match path.strip_prefix(from) {
+            Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+            Ok(rest) => to.join(rest),
+            Err(_) => path.to_owned(),
+        };
+        self.names = Arc::new(self.names.iter().map(|(path, file)| (moved(path), *file)).collect());
+        self.folders = Arc::new(self.folders.iter().map(|path| moved(path)).collect());
+        self.make_folder(to);
+    }
+
     /// The current folder and the root always exist.
     pub(super) fn is_folder(&self, path: &Path) -> bool {
         path.parent().is_none() || self.folders.contains(path)

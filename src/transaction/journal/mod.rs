@@ -47,7 +47,8 @@ pub(crate) struct TargetSwitch {
     pub(crate) temporary: PathBuf,
     pub(crate) path: PathBuf,
     pub(crate) content: Content,
-    pub(crate) replaced: Option<u64>,
+    /// The file that is replaced, if one is.
+    pub(crate) replaced: Option<Content>,
     /// The image that it covers, if it does.
     pub(crate) below: Option<Fingerprint>,
 }
@@ -96,9 +97,11 @@ impl Journal {
     pub(crate) fn decide(&mut self, targets: Vec<TargetSwitch>, sources: Vec<Switch>) -> Result<()> {
         let storage = &*self.storage;
         let target = |target: TargetSwitch| {
+            let path = in_full(storage, &target.path)?;
             Ok(TargetRecord {
                 temporary: in_full(storage, &target.temporary)?,
-                path: in_full(storage, &target.path)?,
+                folder: storage.status(folder_of(&path)?).ok().map(|status| status.id.inode),
+                path,
                 content: target.content,
                 replaced: target.replaced,
                 below: target.below,

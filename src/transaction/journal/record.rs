@@ -8,7 +8,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 16 | `holstein journal` |
-//! | 4 | version of this format: 2 |
+//! | 4 | version of this format: 3 |
 //! | 4 | 1 for the first block, 2 for the decision |
 //! | 8 | length of what follows, without the checksum |
 //! | n | the fields below, in their order |
@@ -36,7 +36,7 @@ pub(super) const ALIGNMENT: u64 = 4096;
 pub(super) const LARGEST: u64 = 64 << 20;
 
 const MAGIC: &[u8; 16] = b"holstein journal";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEAD: usize = 32;
 const CHECKSUM: usize = 32;
 
@@ -58,10 +58,12 @@ pub(super) struct Decided {
 pub(super) struct TargetRecord {
     pub(super) temporary: PathBuf,
     pub(super) path: PathBuf,
+    /// The inode of the folder of both, unless it could not be told.
+    pub(super) folder: Option<u64>,
     /// What the target's file is known by.
     pub(super) content: Content,
-    /// The inode of the file that is replaced, if one is.
-    pub(super) replaced: Option<u64>,
+    /// What the file is known by that is replaced, if one is.
+    pub(super) replaced: Option<Content>,
     /// The image that it covers, if it does.
     pub(super) below: Option<Fingerprint>,
 }
@@ -77,7 +79,7 @@ pub(crate) struct Content {
     pub(crate) length: u64,
     /// BLAKE3 of its first [`BEGINNING`] bytes.
     pub(crate) beginning: [u8; 32],
-    /// When it was written last, where nothing in its beginning is its alone: of a raw file.
+    /// When it was written last, where nothing in its beginning is its alone: of a raw file, and of a file that is replaced.
     pub(crate) written: Option<i128>,
 }
 
@@ -107,7 +109,8 @@ impl Content {
 pub(super) enum Look {
     /// Its first block is whole, and has so many bytes.
     Begun(Begun, usize),
-    /// It is empty, or was cut short or torn before its first block was durable: nothing was made yet.
+    /// It is empty, or was cut short or torn before its first block was durable, and nothing that looks like a decision is in
+    /// it: nothing was made yet.
     Empty,
     /// It cannot be followed, for this reason.
     Strange(String),
@@ -162,12 +165,14 @@ impl Begun {
             Some((head.u32()?, head.u32()?, head.u64()?))
         };
         let only_first = |length: u64| bytes.len() as u64 <= length.saturating_add((HEAD + CHECKSUM) as u64);
+        // Whatever the first block says of its own length.
+        let has_second = bytes.chunks(ALIGNMENT as usize).skip(1).any(|chunk| chunk.starts_with(MAGIC));
         match head() {
             Some((version, ..)) if version != VERSION => Look::Strange(format!(
                 "it has version {version}, and this program knows version {VERSION}; use the program that wrote it"
             )),
             // A decision follows only where the first block was durable.
-            Some((_, Begun::KIND, length)) if only_first(length) => Look::Empty,
+            Some((_, Begun::KIND, length)) if only_first(length) && !has_second => Look::Empty,
             _ if bytes.len() as u64 <= ALIGNMENT || bytes.iter().all(|byte| *byte == 0) => Look::Empty,
             Some(_) => Look::Strange("its first block is damaged".to_owned()),
             None => Look::Strange("it is no journal of Holstein, or its first block is damaged".to_owned()),
@@ -194,8 +199,9 @@ impl Block for Decided {
         put_list(to, &self.targets, |to, target| {
             put_path(to, &target.temporary);
             put_path(to, &target.path);
+            put_list(to, target.folder.as_slice(), put_number);
             put_content(to, &target.content);
-            put_list(to, target.replaced.as_slice(), |to, inode| to.extend(inode.to_le_bytes()));
+            put_list(to, target.replaced.as_slice(), put_content);
             put_list(to, target.below.as_slice(), put_fingerprint);
         });
         put_list(to, &self.sources, |to, source| {
@@ -213,8 +219,9 @@ impl Block for Decided {
             Some(TargetRecord {
                 temporary: from.temporary()?,
                 path: from.path()?,
+                folder: from.list(Fields::u64)?.pop(),
                 content: from.content()?,
-                replaced: from.list(Fields::u64)?.pop(),
+                replaced: from.list(Fields::content)?.pop(),
                 below: from.list(Fields::fingerprint)?.pop(),
             })
         })?;
@@ -239,12 +246,17 @@ fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(bytes);
 }
 
+fn put_number(to: &mut Vec<u8>, number: &u64) {
+    to.extend(number.to_le_bytes());
+}
+
 fn put_path(to: &mut Vec<u8>, path: &Path) {
     put_bytes(to, path.as_os_str().as_bytes());
 }
 
 fn put_fingerprint(to: &mut Vec<u8>, image: &Fingerprint) {
     put_path(to, &image.path);
+    put_list(to, image.folder.as_slice(), put_number);
     to.extend(image.inode.to_le_bytes());
     put_list(to, image.versions.as_slice(), |to, versions| {
         put_list(to, versions.image.as_slice(), put_version);
@@ -323,6 +335,7 @@ impl<'a> Fields<'a> {
     fn fingerprint(&mut self) -> Option<Fingerprint> {
         Some(Fingerprint {
             path: self.path()?,
+            folder: self.list(Fields::u64)?.pop(),
             inode: self.u64()?,
             versions: self.list(Fields::versions)?.pop(),
         })
@@ -356,15 +369,16 @@ mod tests {
             image: Some(FileVersion { length: 65536, modified: -5 }),
             data_file: Some(("/a/disk.raw".into(), FileVersion { length: 1 << 20, modified: 1 << 70 })),
         };
-        Fingerprint { path: path.into(), inode: 1 << 40, versions: Some(versions) }
+        Fingerprint { path: path.into(), folder: Some(2), inode: 1 << 40, versions: Some(versions) }
     }
 
     fn decided() -> Decided {
         let target = TargetRecord {
             temporary: "/b/.holstein-1.tmp".into(),
             path: "/b/inc.qcow2".into(),
+            folder: Some(5),
             content: Content { inode: 7, length: 1 << 33, beginning: [3; 32], written: Some(-6) },
-            replaced: Some(9),
+            replaced: Some(Content { inode: 9, length: 1, beginning: [5; 32], written: None }),
             below: Some(image("/b/disk.qcow2")),
         };
         let source = Switch {
@@ -387,7 +401,7 @@ mod tests {
         let bytes = Begun { temporaries: vec!["/x".into()] }.encode();
         assert_eq!(Begun::decode(&bytes), None, "this is no temporary file");
         let mut expected = b"holstein journal".to_vec();
-        expected.extend([2, 0, 0, 0, 1, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([3, 0, 0, 0, 1, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend([1, 0, 0, 0, 2, 0, 0, 0, b'/', b'x']);
         assert_eq!(bytes[..expected.len()], expected);
         assert_eq!(bytes.len(), expected.len() + 32);

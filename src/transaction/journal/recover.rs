@@ -20,7 +20,7 @@ use crate::{
     image::create::{OWN_PREFIX, Recovered, exchange, give, is_absent, is_placeholder, tidy, transit},
     memory,
     recovery::{Recovery, RecoveryItem, RecoveryKind},
-    storage::{File, Lock, RenameRule, Storage},
+    storage::{File, Lock, Storage},
 };
 
 /// Finishes or takes back every transaction that died and has its journal in `folder`. Doing it again changes nothing.
@@ -48,12 +48,14 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) 
 const INCOMPLETE: &str = "a target of the transaction is missing";
 
 /// Where a target is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Place {
     /// It has its name.
     Published,
-    /// It can have its name, which is free, or swap it with the file that it replaces.
-    Ready(RenameRule),
+    /// It can have its name, which is free.
+    Free,
+    /// It can swap its name with this file, which is what it replaces: locked, so that nobody uses it meanwhile.
+    Replaces(File),
     Gone,
 }
 
@@ -87,8 +89,6 @@ impl Dead<'_> {
         if self.storage.status(path).ok().map(|status| status.id) != Some(file.id()?) {
             return Ok(());
         }
-        // The process alone may have died: what is acted on must not be lost in a power cut that follows.
-        file.sync()?;
         let bytes = read_all(&file)?;
         let (begun, length) = match Begun::look(&bytes) {
             Look::Begun(begun, length) => (begun, length),
@@ -98,6 +98,10 @@ impl Dead<'_> {
                 return Ok(());
             }
         };
+        // The process alone may have died: what is acted on must not be lost in a power cut that follows. A sync may have
+        // failed, behind which nothing is written that is not written anew.
+        file.write_all(&bytes, 0)?;
+        file.sync()?;
         let second = length.next_multiple_of(ALIGNMENT as usize);
         let decided = bytes.get(second..).and_then(Decided::decode);
         let finished = match decided {
@@ -128,7 +132,7 @@ impl Dead<'_> {
     /// Carries out what was decided; false if something has to wait.
     fn roll_forward(&mut self, journal: &Path, decided: &Decided) -> Result<bool> {
         let places = decided.targets.iter().map(|target| self.find(target)).collect::<Result<Vec<_>>>()?;
-        let complete = !places.contains(&Place::Gone);
+        let complete = !places.iter().any(|place| matches!(place, Place::Gone));
         let mut finished = true;
         // Before it has its name, so that nobody ever sees in it what is not so any more.
         for (target, place) in decided.targets.iter().zip(&places) {
@@ -138,15 +142,11 @@ impl Dead<'_> {
             }
         }
         for (target, place) in decided.targets.iter().zip(&places) {
-            self.publish(target, *place)?;
+            self.publish(target, place, complete)?;
         }
         let folders: BTreeSet<&Path> =
             decided.targets.iter().map(|target| folder_of(&target.path)).collect::<Result<_>>()?;
-        for folder in &folders {
-            if self.storage.status(folder).is_ok() {
-                self.sync_folder(folder)?;
-            }
-        }
+        folders.iter().try_for_each(|folder| self.sync_folder(folder))?;
         for source in &decided.sources {
             finished &= self.switch(source, complete, journal);
         }
@@ -155,17 +155,7 @@ impl Dead<'_> {
         }
         let mut removed = false;
         for (target, place) in decided.targets.iter().zip(&places) {
-            if *place == Place::Gone
-                && let Some(kept) = self.replaced(target)
-            {
-                // The target that took its name is gone: what it replaced is all that is left.
-                let reason = format!("the file that it replaced is kept as '{}'", kept.display());
-                self.tell(RecoveryKind::TargetMissing, &target.path, reason);
-                if kept == target.temporary {
-                    continue;
-                }
-            }
-            removed |= self.remove(&target.temporary)?;
+            removed |= self.clear(target, place, complete)?;
         }
         if removed {
             folders.iter().try_for_each(|folder| self.sync_folder(folder))?;
@@ -175,13 +165,9 @@ impl Dead<'_> {
 
     /// Looks where a target is.
     fn find(&mut self, target: &TargetRecord) -> Result<Place> {
-        let inode = |path: &Path| match self.storage.entry(path) {
-            Ok(status) => Ok(Some(status.id.inode)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(format!("cannot look at '{}'", path.display()), e)),
-        };
+        self.refuse_another_folder(&target.path, target.folder)?;
         tidy(&**self.storage, &target.temporary, &target.path).map_err(|e| unnamed(&target.path, e))?;
-        let (there, temporary) = (inode(&target.path)?, inode(&target.temporary)?);
+        let (there, temporary) = (self.inode(&target.path)?, self.inode(&target.temporary)?);
         let is_it = |path: &Path, inode: Option<u64>| match inode {
             // An overlay is written by its guest as soon as it has its name, and by a recovery that gives its bitmaps up
             // and may have died then. No backup depends on what is in it.
@@ -189,26 +175,86 @@ impl Dead<'_> {
             Some(inode) if inode == target.content.inode => self.has(path, &target.content),
             _ => Ok(false),
         };
-        if is_it(&target.path, there)? {
-            return Ok(Place::Published);
-        }
-        let ready = is_it(&target.temporary, temporary)?;
-        let reason = match there {
-            None if ready => return Ok(Place::Ready(RenameRule::NoReplace)),
-            Some(_) if ready && there == target.replaced => return Ok(Place::Ready(RenameRule::Exchange)),
+        let other = "another file has taken its name";
+        let reason = if is_it(&target.path, there)? {
+            if !self.swapped_with_another(target, temporary)? {
+                return Ok(Place::Published);
+            }
+            other
+        } else if !is_it(&target.temporary, temporary)? {
+            match there {
+                Some(there) if there == target.content.inode => {
+                    "it was written since, or another file has its name"
+                }
+                _ => "it was moved, removed or written",
+            }
+        } else if there.is_none() {
+            return Ok(Place::Free);
+        } else if let Some(replaced) = &target.replaced {
+            match self.lock_replaced(&target.path, there, replaced)? {
+                Some(file) => return Ok(Place::Replaces(file)),
+                None => "the file that it replaces was written since, or another one has its name",
+            }
+        } else if self.is_placeholder(&target.path)? {
             // It took the name, and the finished file did not get it.
-            Some(_) if ready && target.replaced.is_none() && self.is_placeholder(&target.path)? => {
-                self.remove(&target.path)?;
-                return Ok(Place::Ready(RenameRule::NoReplace));
-            }
-            Some(_) if ready => "another file has taken its name",
-            Some(there) if there == target.content.inode => {
-                "it was written since, or another file has its name"
-            }
-            _ => "it was moved, removed or written",
+            self.remove(&target.path)?;
+            return Ok(Place::Free);
+        } else {
+            other
         };
         self.tell(RecoveryKind::TargetMissing, &target.path, reason);
         Ok(Place::Gone)
+    }
+
+    /// The file that a target replaces, if that is what has the target's name: locked.
+    fn lock_replaced(&self, path: &Path, there: Option<u64>, replaced: &Content) -> Result<Option<File>> {
+        if there != Some(replaced.inode) {
+            return Ok(None);
+        }
+        let context = |e| {
+            Error::io(format!("cannot open the target '{}' that is to be overwritten", path.display()), e)
+        };
+        let file = File::new(self.storage.open_writable(path).map_err(context)?, path);
+        file.lock(Lock::Write)?;
+        Ok(replaced.is(&file)?.then_some(file))
+    }
+
+    /// Somebody put a file under a target's name in the moment in which it was swapped with the one that it replaces: that
+    /// file gets the name back.
+    fn swapped_with_another(&self, target: &TargetRecord, temporary: Option<u64>) -> Result<bool> {
+        let (Some(replaced), Some(inode)) = (&target.replaced, temporary) else { return Ok(false) };
+        if [replaced.inode, target.content.inode].contains(&inode) || self.is_placeholder(&target.temporary)? {
+            return Ok(false);
+        }
+        exchange(&**self.storage, &target.temporary, &target.path, Recovered::Yes)
+            .map_err(|e| unnamed(&target.path, e))?;
+        Ok(true)
+    }
+
+    /// A folder that is not mounted, or another one in its place, tells nothing about the files in it.
+    fn refuse_another_folder(&self, path: &Path, folder: Option<u64>) -> Result<()> {
+        let Some(recorded) = folder else { return Ok(()) };
+        let text = match self.storage.status(folder_of(path)?) {
+            Ok(status) if status.id.inode == recorded => return Ok(()),
+            Ok(_) => "is another one",
+            Err(e) if e.kind() == io::ErrorKind::NotFound => "is not there",
+            Err(e) => return Err(Error::io(format!("cannot look at the folder of '{}'", path.display()), e)),
+        };
+        let text = format!(
+            "the folder of '{}' {text}: mount it and recover again; if it is gone for good, remove the journal and begin \
+             with full backups",
+            path.display()
+        );
+        Err(Error::new(ErrorKind::Io, text))
+    }
+
+    /// The number of the file that has a name.
+    fn inode(&self, path: &Path) -> Result<Option<u64>> {
+        match self.storage.entry(path) {
+            Ok(status) => Ok(Some(status.id.inode)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot look at '{}'", path.display()), e)),
+        }
     }
 
     fn is_placeholder(&self, path: &Path) -> Result<bool> {
@@ -218,7 +264,7 @@ impl Dead<'_> {
 
     /// The name that the file has which the target replaces, if that is not its own.
     fn replaced(&self, target: &TargetRecord) -> Option<PathBuf> {
-        let replaced = target.replaced?;
+        let replaced = target.replaced?.inode;
         let leads = |path: &PathBuf| self.storage.entry(path).is_ok_and(|entry| entry.id.inode == replaced);
         [target.temporary.clone(), transit(&target.temporary)].into_iter().find(leads)
     }
@@ -240,7 +286,7 @@ impl Dead<'_> {
     ) -> Result<bool> {
         let at = match place {
             Place::Published => &target.path,
-            Place::Ready(_) => &target.temporary,
+            Place::Free | Place::Replaces(_) => &target.temporary,
             Place::Gone => return Ok(true),
         };
         match give_up_bitmaps(self.storage, self.held, at) {
@@ -250,7 +296,7 @@ impl Dead<'_> {
                 let reason = if complete { written } else { INCOMPLETE };
                 self.tell(RecoveryKind::BitmapsGivenUp, &target.path, reason);
             }
-            Err(e) if *place == Place::Published => {
+            Err(e) if matches!(place, Place::Published) => {
                 self.tell_unfinished(&target.path, &e, journal);
                 return Ok(false);
             }
@@ -264,41 +310,74 @@ impl Dead<'_> {
         self.tell(RecoveryKind::Unfinished, path, reason);
     }
 
-    /// Lets a target have its name.
-    fn publish(&mut self, target: &TargetRecord, place: Place) -> Result<()> {
-        let rule = match place {
+    /// Lets a target have its name. Of a group that is not complete none replaces anything: no bitmap counts from it.
+    fn publish(&mut self, target: &TargetRecord, place: &Place, complete: bool) -> Result<()> {
+        let (temporary, path) = (&target.temporary, &target.path);
+        let done = match place {
             Place::Gone => return Ok(()),
             Place::Published => {
-                self.tell(RecoveryKind::TargetWasPublished, &target.path, "");
+                let kept = self.replaced(target).filter(|_| !complete);
+                let reason = kept.map_or_else(String::new, |kept| kept_as(&kept));
+                self.tell(RecoveryKind::TargetWasPublished, path, reason);
                 return Ok(());
             }
-            Place::Ready(rule) => rule,
-        };
-        let (temporary, path) = (&target.temporary, &target.path);
-        let done = match rule {
-            RenameRule::Exchange => exchange(&**self.storage, temporary, path, Recovered::Yes),
-            _ => give(&**self.storage, temporary, path),
+            Place::Replaces(_) if !complete => {
+                let reason =
+                    "another target of its transaction is missing; the file that it would replace stays";
+                self.tell(RecoveryKind::TargetMissing, path, reason);
+                return Ok(());
+            }
+            Place::Replaces(_) => exchange(&**self.storage, temporary, path, Recovered::Yes),
+            Place::Free => give(&**self.storage, temporary, path),
         };
         if let Err(e) = done {
             // It may have happened all the same.
             tidy(&**self.storage, temporary, path).map_err(|e| unnamed(path, e))?;
-            let there = self.storage.entry(&target.path).map(|entry| entry.id.inode);
-            if there.ok() != Some(target.content.inode) {
+            if self.inode(path)? != Some(target.content.inode) {
                 return Err(unnamed(path, e));
             }
         }
-        self.tell(RecoveryKind::TargetPublished, &target.path, "");
+        if let Place::Replaces(old) = place
+            && self.inode(temporary)? != Some(old.id()?.inode)
+            && self.swapped_with_another(target, self.inode(temporary)?)?
+        {
+            let text = format!("another file has just taken the name '{}'", path.display());
+            return Err(Error::new(ErrorKind::Exists, text));
+        }
+        self.tell(RecoveryKind::TargetPublished, path, "");
         Ok(())
+    }
+
+    /// Removes what is left under the temporary name of a target; false if nothing was.
+    fn clear(&mut self, target: &TargetRecord, place: &Place, complete: bool) -> Result<bool> {
+        if !complete
+            && !matches!(place, Place::Replaces(_))
+            && let Some(kept) = self.replaced(target)
+        {
+            // A backup that no bitmap counts from, or none: what it replaced may be all that is left.
+            if matches!(place, Place::Gone) {
+                self.tell(RecoveryKind::TargetMissing, &target.path, kept_as(&kept));
+            }
+            if kept == target.temporary {
+                return Ok(false);
+            }
+        }
+        let own = [Some(target.content.inode), target.replaced.map(|replaced| replaced.inode)];
+        match self.inode(&target.temporary)? {
+            // Whatever it is, it is none of ours.
+            Some(inode) if !own.contains(&Some(inode)) && !self.is_placeholder(&target.temporary)? => Ok(false),
+            _ => self.remove(&target.temporary),
+        }
     }
 
     /// Switches one image; false if that has to wait.
     fn switch(&mut self, source: &Switch, complete: bool, journal: &Path) -> bool {
         let path = &source.image.path;
-        let done = if complete {
-            switch(self.storage, self.held, source)
-        } else {
-            give_up_if_switched(self.storage, self.held, source)
-        };
+        let folder = self.refuse_another_folder(path, source.image.folder);
+        let done = folder.and_then(|()| match complete {
+            true => switch(self.storage, self.held, source),
+            false => give_up_if_switched(self.storage, self.held, source),
+        });
         match done {
             Ok(Switched::Left) if !complete => self.tell(RecoveryKind::BitmapsLeft, path, INCOMPLETE),
             Ok(Switched::GivenUp) if !complete => self.tell(RecoveryKind::BitmapsGivenUp, path, INCOMPLETE),
@@ -339,6 +418,10 @@ impl Dead<'_> {
         let context = || format!("cannot make the folder '{}' durable", folder.display());
         self.storage.sync_folder(folder).map_err(|e| Error::io(context(), e))
     }
+}
+
+fn kept_as(kept: &Path) -> String {
+    format!("the file that it replaced is kept as '{}'", kept.display())
 }
 
 fn unnamed(path: &Path, cause: io::Error) -> Error {
