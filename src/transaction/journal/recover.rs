@@ -223,7 +223,9 @@ impl Dead<'_> {
     /// file gets the name back.
     fn swapped_with_another(&self, target: &TargetRecord, temporary: Option<u64>) -> Result<bool> {
         let (Some(replaced), Some(inode)) = (&target.replaced, temporary) else { return Ok(false) };
-        if [replaced.inode, target.content.inode].contains(&inode) || self.is_placeholder(&target.temporary)? {
+        if [replaced.inode, target.content.inode].contains(&inode)
+            || self.is_placeholder(&target.temporary)?
+        {
             return Ok(false);
         }
         exchange(&**self.storage, &target.temporary, &target.path, Recovered::Yes)
@@ -365,7 +367,9 @@ impl Dead<'_> {
         let own = [Some(target.content.inode), target.replaced.map(|replaced| replaced.inode)];
         match self.inode(&target.temporary)? {
             // Whatever it is, it is none of ours.
-            Some(inode) if !own.contains(&Some(inode)) && !self.is_placeholder(&target.temporary)? => Ok(false),
+            Some(inode) if !own.contains(&Some(inode)) && !self.is_placeholder(&target.temporary)? => {
+                Ok(false)
+            }
             _ => self.remove(&target.temporary),
         }
     }
