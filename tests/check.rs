@@ -59,7 +59,7 @@ fn damaged_images_are_judged_as_by_qemu() {
 #[test]
 fn randomly_damaged_images_are_judged_as_by_qemu() {
     let exhaustive = std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some();
-    let seeds = if exhaustive { 1000 } else { 60 };
+    let seeds = if exhaustive { 1000 } else { 30 };
     let (mut compared, mut corrupt) = (0, 0);
     for victim in random::victims("check") {
         for seed in 0..seeds {

@@ -17,10 +17,10 @@ fn exhaustive() -> bool {
 
 #[test]
 fn images_are_those_that_qemu_makes() {
-    let numbers = if exhaustive() { 2000 } else { 182 };
+    let numbers = if exhaustive() { 2000 } else { 91 };
     let made = compare::run(numbers);
     println!("{made} images of {numbers} sets of options");
-    assert!(made >= 120, "{made}");
+    assert!(made >= 60, "{made}");
 }
 
 #[test]

@@ -55,7 +55,7 @@ static ALL: AtomicUsize = AtomicUsize::new(0);
 /// Judges states of every workload on a specimen.
 fn leave_a_sound_disk(specimen: &Specimen) {
     let samples = Sampler::new(if exhaustive() { 128 } else { 64 });
-    let wanted = if exhaustive() { 2500 } else { 150 };
+    let wanted = if exhaustive() { 2500 } else { 90 };
     let (mut states, mut new_blocks, mut new_tables) = (BTreeMap::new(), 0, 0);
     for (name, steps) in workloads(specimen, 40) {
         // Those by chance go on until there are enough states.

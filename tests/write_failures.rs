@@ -42,7 +42,7 @@ use workloads::{Workload, workloads};
 
 /// Lets operations of every workload fail.
 fn leave_a_sound_disk(specimen: &Specimen) {
-    after_each_fault(specimen, some_workloads(specimen), 3, (80, 50, 100));
+    after_each_fault(specimen, some_workloads(specimen), 3, (50, 30, 60));
 }
 
 fn some_workloads(specimen: &Specimen) -> Vec<Workload> {

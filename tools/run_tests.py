@@ -15,7 +15,7 @@ CARGO = os.environ.get("CARGO", "cargo")
 
 # The longest ones first, so that none is left alone at the end.
 LONGEST = [
-    "sync_modes", "copies", "bitmap_crashes", "sequences", "differential", "group_commit", "repair", "snapshots", "hostile",
+    "sync_modes", "group_commit", "copies", "bitmap_crashes", "differential", "repair", "sequences", "snapshots", "hostile",
     "write_failures", "jobs", "write_crashes", "simulated_storage", "actions", "create", "check", "lock_matrix",
     "holstein (lib)", "writing",
 ]
@@ -58,7 +58,8 @@ def main() -> int:
         print("no test programs were built", file=sys.stderr)
         return 1
     failed = []
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
+    # One more than there are cores: each waits for a disk or for QEMU's tools now and then.
+    with ThreadPoolExecutor(1 + max(2, os.cpu_count() or 2)) as pool:
         commands = [(name, [path]) for name, path in found]
         # Not at the end, where it would be alone.
         commands.insert(len(LONGEST) // 2, (EXAMPLES, [CARGO, "test", "--locked", "--doc"]))

@@ -55,7 +55,7 @@ pub fn keeps_what_it_has_not(image: &Image) {
     let recording = storage.recording();
     let name = format!("{}-backup", image.name);
     let samples = Samples::new(if exhaustive() { 64 } else { 24 });
-    let trial = Trial { name: &name, recording: &recording, limit: 150, seed: 1 };
+    let trial = Trial { name: &name, recording: &recording, limit: 90, seed: 1 };
     let (mut clean, mut kept) = (0, 0);
     let counts = std::cell::RefCell::new((&mut clean, &mut kept));
     let judged = trial.judge(|crash, storage| {
@@ -73,7 +73,7 @@ pub fn keeps_what_it_has_not(image: &Image) {
     });
     let Some(judged) = judged else { return };
     println!("{name}: {judged:?}; {clean} clean, {kept} kept, {} shown to QEMU", samples.shown.get());
-    assert!(clean > 1 && kept > 50, "{clean} clean, {kept} kept");
+    assert!(clean > 0 && kept > 40, "{clean} clean, {kept} kept");
 }
 
 /// Lets every operation of the backup fail, once and for ever.

@@ -12,7 +12,7 @@ use crate::{
 /// Judges states of every change of an image.
 pub fn leave_old_or_new(image: &Image) {
     let samples = Samples::new(if exhaustive() { 128 } else { 24 });
-    let wanted = if exhaustive() { 2500 } else { 150 };
+    let wanted = if exhaustive() { 2500 } else { 90 };
     let (mut states, mut new_blocks, mut new_tables) = (0, 0, 0);
     for (name, changes) in operations(&image.bitmaps, 60) {
         // Lists by chance go on until there are enough states.

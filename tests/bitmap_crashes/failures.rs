@@ -18,7 +18,7 @@ use crate::{
 
 /// In a normal run so many of the failures of a kind are tried that have nothing to do with changes, and three times
 /// as many of the others.
-const SAMPLE: usize = 12;
+const SAMPLE: usize = 7;
 
 /// The ways to fail of one kind of operation.
 fn failures(kind: OperationKind) -> Vec<(Failure, bool)> {
@@ -146,7 +146,7 @@ pub fn of_a_sync_leave_old_or_new(image: &Image) {
             let _ = disk.change_bitmaps(&later());
             let name = format!("{}-{name}-sync-{nth}", image.name);
             let recording = storage.recording();
-            let trial = Trial { name: &name, recording: &recording, limit: 20, seed: nth };
+            let trial = Trial { name: &name, recording: &recording, limit: 12, seed: nth };
             trial.judge_up_to(500, |_, storage| change.side(storage).map(drop));
         }
     }

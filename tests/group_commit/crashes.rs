@@ -157,7 +157,7 @@ pub fn after_a_kill_leave_all_or_nothing(night: &Night) {
         let side =
             night.side(&storage).unwrap_or_else(|e| panic!("{}: killed after {killed}: {e}", night.name));
         sides[usize::from(side == Side::All)] += 1;
-        let limit = if exhaustive() { 3000 } else { 40 };
+        let limit = if exhaustive() { 3000 } else { 10 };
         // Those of the recovery, not those of what was before it.
         let mut seen = HashSet::new();
         for level in Level::ALL {

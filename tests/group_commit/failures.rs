@@ -58,7 +58,8 @@ fn faults(night: &Night) -> Vec<Fault> {
             }
         }
         let spared = matches!(kind, OperationKind::Read | OperationKind::Status | OperationKind::Extent);
-        while spared && !exhaustive() && of_kind.len() > SAMPLE {
+        let most = if spared { SAMPLE } else { 4 * SAMPLE };
+        while !exhaustive() && of_kind.len() > most {
             of_kind.swap_remove(random.below(of_kind.len() as u64) as usize);
         }
         faults.extend(of_kind);
@@ -99,7 +100,7 @@ pub fn are_told_as_they_are(night: &Night) {
             for level in [Level::L0, Level::L1, Level::L2, Level::L5, Level::L6] {
                 let mut crashes = recording.crashes(level, 1);
                 crashes.retain(|crash| crash.after() > from);
-                let step = crashes.len().div_ceil(if exhaustive() { 60 } else { 3 }).max(1);
+                let step = crashes.len().div_ceil(if exhaustive() { 60 } else { 2 }).max(1);
                 for crash in crashes.iter().step_by(step) {
                     let state = recording.after(crash).unwrap();
                     states += 1;
@@ -163,7 +164,7 @@ fn check(
 pub fn of_a_recovery_are_made_up_for(night: &Night) {
     let recording = night.recording();
     let (mut runs, mut unfinished) = (0, 0);
-    for killed in (0..=recording.operations().len()).step_by(if exhaustive() { 1 } else { 13 }) {
+    for killed in (0..=recording.operations().len()).step_by(if exhaustive() { 1 } else { 23 }) {
         let begin =
             || recording.after(&holstein::storage::simulated::Crash::new(Level::L0, killed, [])).unwrap();
         let whole = begin();

@@ -26,7 +26,7 @@ use super::{base, process::fresh_folder};
 use crate::builder::{Image, field::*};
 
 /// How many of the flips a normal run tries; `HOLSTEIN_EXHAUSTIVE=1` tries all.
-const SAMPLE: usize = 3000;
+const SAMPLE: usize = 1500;
 
 /// What opening, listing, mapping and reading made of a damaged image.
 struct Seen {

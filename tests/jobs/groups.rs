@@ -154,7 +154,7 @@ fn one_that_waits_is_cancelled() {
 /// A failure and a cancel at the same moment: whichever comes first, nothing is left and both jobs have ended.
 #[test]
 fn a_failure_and_a_cancel_race() {
-    let rounds = if std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { 500 } else { 60 };
+    let rounds = if std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { 500 } else { 30 };
     let mut kinds = std::collections::HashSet::new();
     for round in 0..rounds {
         let site = Site::new();

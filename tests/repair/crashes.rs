@@ -67,7 +67,7 @@ fn judge(part: usize, parts: usize) {
         repair(&storage, case.mode).unwrap();
         storage.mark();
         let recording = storage.recording();
-        let trial = Trial { name: case.name, recording: &recording, limit: 40, seed: 1 };
+        let trial = Trial { name: case.name, recording: &recording, limit: 24, seed: 1 };
         let judged = trial.judge_up_to(MOST, |crash, storage| {
             let bytes = storage.contents(DISK).unwrap();
             case.is_not_worse(&bytes)?;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// In a normal run so many of the failures of each kind are tried.
-const SAMPLE: usize = 10;
+const SAMPLE: usize = 6;
 
 /// The ways to fail of one kind of operation.
 fn failures(kind: OperationKind) -> Vec<(Failure, bool)> {
@@ -108,7 +108,7 @@ fn failures_of_a_sync_leave_nothing_worse() {
             repair(&storage, case.mode).unwrap_err();
             let name = format!("{}-sync-{nth}", case.name);
             let recording = storage.recording();
-            let trial = crate::crash::Trial { name: &name, recording: &recording, limit: 8, seed: nth };
+            let trial = crate::crash::Trial { name: &name, recording: &recording, limit: 5, seed: nth };
             trial.judge_up_to(500, |_, storage| {
                 let bytes = storage.contents(DISK).unwrap();
                 case.is_not_worse(&bytes)?;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     check_cases::image::{Image, Verdict},
+    crashes::exhaustive,
     memory::{repaired, verdict},
     plain::{Plain, difference},
     verdicts::{qemu_repair, short, why, writes_stay_apart},
@@ -150,14 +151,15 @@ fn create(name: &str, options: &str, special: Special) -> Image {
 fn all(mode: RepairMode, damages: &[&str]) {
     let mut wrong = Vec::new();
     let mut counts = [0; 3];
-    for (name, options, special) in GEOMETRIES {
+    for (which, (name, options, special)) in GEOMETRIES.iter().enumerate() {
         let image = create(&format!("geometry-{mode}-{name}"), options, *special);
         let whole = image.bytes();
         let chosen = DAMAGES.iter().filter(|(damage, _)| damages.is_empty() || damages.contains(damage));
         for (number, (damage, apply)) in chosen.enumerate() {
             image.write(&whole);
             apply(&image);
-            if image.bytes() == whole {
+            // In a normal run every other geometry has a damage, and every other damage a geometry.
+            if image.bytes() == whole || !exhaustive() && (which + number) % 2 == 1 {
                 continue;
             }
             let qemu = qemu_repair(&image, &mode.to_string());
@@ -187,7 +189,7 @@ fn all(mode: RepairMode, damages: &[&str]) {
     }
     println!("{mode}: {counts:?} images, repaired, as by QEMU");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(counts[1] > 60 && counts[2] > 40, "{counts:?}");
+    assert!(counts[1] > 20 && counts[2] > 20, "{counts:?}");
 }
 
 /// Repairs an image in memory, writes the result back, and holds it against QEMU's check.

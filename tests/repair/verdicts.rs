@@ -276,7 +276,7 @@ fn all_is_repaired_as_by_qemu() {
 /// The exhaustive form takes five minutes on two cores: QEMU's tools run several times for each image.
 #[test]
 fn random_damage_is_never_made_worse() {
-    let seeds = if std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { 180 } else { 24 };
+    let seeds = if std::env::var_os("HOLSTEIN_EXHAUSTIVE").is_some() { 180 } else { 12 };
     let mut wrong = Vec::new();
     let mut reasons: BTreeMap<Option<Result<Because, ()>>, usize> = BTreeMap::new();
     for victim in random::victims("repair") {
@@ -300,7 +300,7 @@ fn random_damage_is_never_made_worse() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     // Differences that need an eye to explain them are few.
     let others = reasons.get(&Some(Err(()))).copied().unwrap_or(0);
-    assert!(reasons[&None] > 2 * seeds as usize && others < seeds as usize, "{reasons:?}");
+    assert!(reasons[&None] > seeds as usize && others < seeds as usize, "{reasons:?}");
 }
 
 /// Seeds of damages after which a second repair once found something new: an L1 table that lay on the header, so that each

@@ -20,7 +20,7 @@ const MOST: usize = 600;
 /// Judges states of every workload on a specimen.
 pub fn leave_old_or_new(specimen: &Specimen) {
     let samples = Sampler::new(if exhaustive() { 128 } else { 24 });
-    let wanted = if exhaustive() { 2500 } else { 100 };
+    let wanted = if exhaustive() { 2500 } else { 60 };
     let (mut states, mut new_blocks, mut larger_tables) = (BTreeMap::new(), 0, 0);
     for (name, steps) in workloads(specimen, if exhaustive() { 20 } else { 2 }) {
         let name = format!("{}-{name}", specimen.recipe.name);
@@ -34,7 +34,7 @@ pub fn leave_old_or_new(specimen: &Specimen) {
             larger_tables += usize::from(clusters(&image) > clusters(&original));
         }
         let recording = run.storage.recording();
-        let trial = Trial { name: &name, recording: &recording, limit: 14, seed: 1 };
+        let trial = Trial { name: &name, recording: &recording, limit: 9, seed: 1 };
         let judged = trial.judge_up_to(MOST, |crash, storage| {
             let judge = || {
                 let found = run.judge(recording.marks_before(crash), storage)?;

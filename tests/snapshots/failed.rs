@@ -11,7 +11,7 @@ use crate::{
 
 /// Lets operations of every workload fail.
 pub fn leave_old_or_new(specimen: &Specimen) {
-    after_each_fault(specimen, some_workloads(specimen), 5, (60, 40, 80));
+    after_each_fault(specimen, some_workloads(specimen), 5, (35, 25, 50));
 }
 
 fn some_workloads(specimen: &Specimen) -> Vec<Workload> {

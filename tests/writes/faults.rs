@@ -18,7 +18,7 @@ use crate::{
 
 /// So many faults of a workload are tried in a normal run, and in an exhaustive one so many of those that have nothing
 /// to do with writing.
-const SAMPLE: usize = 8;
+const SAMPLE: usize = 5;
 const SAMPLE_OF_READS: usize = 60;
 
 /// Every operation that the steps make, failing in every way, or a sample of that.
