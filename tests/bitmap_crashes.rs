@@ -12,19 +12,21 @@ mod backup;
 mod crash;
 #[path = "bitmap_crashes/crashes.rs"]
 mod crashes;
+#[path = "support/trials/failing.rs"]
+mod failing;
 #[path = "bitmap_crashes/failures.rs"]
 mod failures;
-#[path = "bitmap_crashes/images.rs"]
+#[path = "support/trials/images.rs"]
 mod images;
-#[path = "bitmap_crashes/judge.rs"]
+#[path = "support/trials/judge.rs"]
 mod judge;
-#[path = "bitmap_crashes/model.rs"]
+#[path = "support/trials/model.rs"]
 mod model;
 #[path = "support/qemu.rs"]
 mod qemu;
 #[path = "support/qsd.rs"]
 mod qsd;
-#[path = "bitmap_crashes/refcounts.rs"]
+#[path = "support/trials/refcounts.rs"]
 mod refcounts;
 #[path = "support/rng.rs"]
 mod rng;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails
 #![allow(unreachable_pub)] // the modules could be shared with other test programs
 
+#[path = "support/check_cases/mod.rs"]
 mod check_cases;
 
 use std::{

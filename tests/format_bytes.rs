@@ -6,7 +6,7 @@
 
 #[path = "support/builder/mod.rs"]
 mod builder;
-#[path = "hostile_cases/process.rs"]
+#[path = "support/process.rs"]
 mod process;
 
 use std::{ops::Range, path::PathBuf};

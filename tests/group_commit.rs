@@ -17,7 +17,7 @@ mod crashes;
 mod durable;
 #[path = "group_commit/failures.rs"]
 mod failures;
-#[path = "bitmap_crashes/images.rs"]
+#[path = "support/trials/images.rs"]
 mod images;
 #[path = "group_commit/journals.rs"]
 mod journals;
@@ -27,7 +27,7 @@ mod judge;
 mod killed;
 #[path = "group_commit/known.rs"]
 mod known;
-#[path = "bitmap_crashes/model.rs"]
+#[path = "support/trials/model.rs"]
 mod model;
 #[path = "group_commit/names.rs"]
 mod names;
@@ -41,7 +41,7 @@ mod protocol;
 mod qemu;
 #[path = "support/qsd.rs"]
 mod qsd;
-#[path = "bitmap_crashes/refcounts.rs"]
+#[path = "support/trials/refcounts.rs"]
 mod refcounts;
 #[path = "support/rng.rs"]
 mod rng;

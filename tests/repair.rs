@@ -11,7 +11,7 @@
 mod bitmaps;
 #[path = "repair/cases.rs"]
 mod cases;
-#[path = "check_cases/mod.rs"]
+#[path = "support/check_cases/mod.rs"]
 mod check_cases;
 #[path = "support/crash.rs"]
 mod crash;

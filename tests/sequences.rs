@@ -10,7 +10,7 @@ mod support;
 
 #[path = "sequences/backups.rs"]
 mod backups;
-#[path = "bitmap_crashes/model.rs"]
+#[path = "support/trials/model.rs"]
 mod model;
 #[path = "sequences/steps.rs"]
 mod steps;

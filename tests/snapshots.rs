@@ -16,32 +16,32 @@ mod crashes;
 mod damaged;
 #[path = "snapshots/failed.rs"]
 mod failed;
-#[path = "bitmap_crashes/failures.rs"]
-mod failures;
-#[path = "writes/faults.rs"]
+#[path = "support/trials/failing.rs"]
+mod failing;
+#[path = "support/trials/faults.rs"]
 mod faults;
 #[path = "snapshots/geometries.rs"]
 mod geometries;
-#[path = "bitmap_crashes/images.rs"]
+#[path = "support/trials/images.rs"]
 mod images;
-#[path = "bitmap_crashes/judge.rs"]
+#[path = "support/trials/judge.rs"]
 mod judge;
-#[path = "bitmap_crashes/model.rs"]
+#[path = "support/trials/model.rs"]
 mod model;
-#[path = "bitmap_crashes/refcounts.rs"]
+#[path = "support/trials/refcounts.rs"]
 mod refcounts;
 #[path = "snapshots/refusals.rs"]
 mod refusals;
-#[path = "writes/runs.rs"]
+#[path = "support/trials/runs.rs"]
 mod runs;
-#[path = "writing/site.rs"]
+#[path = "support/site.rs"]
 mod site;
-#[path = "writes/specimens.rs"]
+#[path = "support/trials/specimens.rs"]
 mod specimens;
 mod support;
 #[path = "snapshots/workloads.rs"]
 mod workloads;
-#[path = "writes/world.rs"]
+#[path = "support/trials/world.rs"]
 mod world;
 
 use support::{qemu, rng};

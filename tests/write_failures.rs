@@ -7,32 +7,32 @@
 
 #[path = "support/crash.rs"]
 mod crash;
-#[path = "bitmap_crashes/failures.rs"]
-mod failures;
-#[path = "writes/faults.rs"]
+#[path = "support/trials/failing.rs"]
+mod failing;
+#[path = "support/trials/faults.rs"]
 mod faults;
-#[path = "bitmap_crashes/images.rs"]
+#[path = "support/trials/images.rs"]
 mod images;
-#[path = "bitmap_crashes/judge.rs"]
+#[path = "support/trials/judge.rs"]
 mod judge;
-#[path = "bitmap_crashes/model.rs"]
+#[path = "support/trials/model.rs"]
 mod model;
 #[path = "support/qemu.rs"]
 mod qemu;
 #[path = "support/qsd.rs"]
 mod qsd;
-#[path = "bitmap_crashes/refcounts.rs"]
+#[path = "support/trials/refcounts.rs"]
 mod refcounts;
 #[path = "support/rng.rs"]
 mod rng;
-#[path = "writes/runs.rs"]
+#[path = "support/trials/runs.rs"]
 mod runs;
 #[macro_use]
-#[path = "writes/specimens.rs"]
+#[path = "support/trials/specimens.rs"]
 mod specimens;
-#[path = "writes/workloads.rs"]
+#[path = "support/trials/workloads.rs"]
 mod workloads;
-#[path = "writes/world.rs"]
+#[path = "support/trials/world.rs"]
 mod world;
 
 use faults::{after_each_fault, after_failed_syncs};

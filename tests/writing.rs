@@ -20,7 +20,7 @@ mod paused;
 mod refusals;
 #[path = "writing/resizing.rs"]
 mod resizing;
-#[path = "writing/site.rs"]
+#[path = "support/site.rs"]
 mod site;
 #[path = "writing/threads.rs"]
 mod threads;

@@ -8,6 +8,7 @@ pub mod features;
 pub mod header;
 pub mod judge;
 pub mod names;
+#[path = "../support/process.rs"]
 pub mod process;
 pub mod snapshots;
 pub mod tables;

@@ -7,7 +7,7 @@ use holstein::storage::{
 
 use crate::{
     crash::Trial,
-    failures::faults_of,
+    failing::faults_of,
     judge::exhaustive,
     rng::Rng,
     runs::Run,
