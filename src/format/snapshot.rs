@@ -95,7 +95,7 @@ impl Snapshot {
     }
 
     /// Whether id and name are such as QEMU gives.
-    fn has_plain_name(&self) -> bool {
+    pub(crate) fn has_plain_name(&self) -> bool {
         let plain = |text: &[u8]| {
             !text.is_empty()
                 && text.iter().all(|byte| !byte.is_ascii_control())
@@ -123,14 +123,17 @@ pub(crate) struct Found {
 /// Parses the entry at the start of `bytes`, which need not reach further than the entry.
 ///
 /// The field that is damaged most often is the one that says how much extra data there is. Where it says what cannot
-/// be, the id and the name are looked for where QEMU puts them. A name that is too long ends at a zero. An error means that no entry can be made out, nor where
-/// the next one begins.
+/// be, or id and name are then none, they are looked for where QEMU puts them. An id and a name end at a zero. An error means that
+/// no entry can be made out, nor where the next one begins.
 pub(crate) fn parse(bytes: &[u8], version: u32) -> Result<Found> {
     let raw: RawSnapshot = read_struct(bytes, "snapshot table")?;
     let stated = raw.extra_data_size.get();
     let too_large = stated > MAX_EXTRA;
-    if too_large || (version >= 3 && stated < COMPLETE_EXTRA) {
-        for likely in [FULL_EXTRA, COMPLETE_EXTRA] {
+    let as_stated = if too_large { None } else { Some(parse_with(bytes, &raw, stated)) };
+    let too_small = version >= 3 && stated < COMPLETE_EXTRA;
+    let is_plain = matches!(&as_stated, Some(Ok((snapshot, _))) if snapshot.has_plain_name());
+    if too_small || !is_plain {
+        for likely in [FULL_EXTRA, COMPLETE_EXTRA].into_iter().filter(|likely| *likely != stated) {
             if let Ok((snapshot, length)) = parse_with(bytes, &raw, likely)
                 && snapshot.has_plain_name()
             {
@@ -139,24 +142,42 @@ pub(crate) fn parse(bytes: &[u8], version: u32) -> Result<Found> {
             }
         }
     }
-    if too_large {
-        return Err(corrupt(format!("a snapshot has {stated} bytes of extra data, over {MAX_EXTRA}")));
-    }
-    let (mut snapshot, mut length) = parse_with(bytes, &raw, stated)?;
+    let too_large = || corrupt(format!("a snapshot has {stated} bytes of extra data, over {MAX_EXTRA}"));
+    let (mut snapshot, mut length) = as_stated.ok_or_else(too_large)??;
     // The zeros are those behind the entry.
-    let has_zero = |text: &[u8]| text.len() > MAX_NAME && text.contains(&0);
-    if has_zero(&snapshot.id) {
-        return Err(corrupt(format!("a snapshot's id has {} bytes, zeros among them", snapshot.id.len())));
-    }
+    let end_of = |text: &[u8]| text.iter().position(|byte| *byte == 0);
     let mut damage = None;
-    if has_zero(&snapshot.name) {
+    if let Some(end) = end_of(&snapshot.id) {
+        let stated = snapshot.id.len();
+        length -= stated - end + snapshot.name.len();
+        snapshot.id.truncate(end);
+        // QEMU's ids are numbers.
+        let digits = snapshot.id.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        snapshot.name = if digits > 0 { snapshot.id.split_off(digits) } else { Vec::new() };
+        let end = snapshot.id.len();
+        damage = Some(format!("it claims an id of {stated} bytes and seems to have one of {end}"));
+    } else if let Some(end) = end_of(&snapshot.name) {
         let stated = snapshot.name.len();
-        let end = snapshot.name.iter().position(|byte| *byte == 0).unwrap_or(stated);
         snapshot.name.truncate(end);
         length -= stated - end;
         damage = Some(format!("it claims a name of {stated} bytes and seems to have one of {end}"));
     }
     Ok(Found { snapshot, length, damage })
+}
+
+/// An entry at the start of `bytes`, if it is one beyond doubt: with a name, and tables in a file of `file_length` bytes.
+/// For places where an entry may begin or not.
+pub(crate) fn find(bytes: &[u8], version: u32, geometry: &Geometry, file_length: u64) -> Option<Found> {
+    let raw: RawSnapshot = read_struct(bytes, "snapshot table").ok()?;
+    let (offset, entries) = (raw.l1_table_offset.get(), raw.l1_size.get());
+    let end = offset.checked_add(u64::from(entries) * 8)?;
+    if offset == 0 || entries == 0 || !geometry.is_aligned(offset) || end > file_length {
+        return None;
+    }
+    let found = parse(bytes, version).ok()?;
+    let snapshot = &found.snapshot;
+    let is_sound = found.damage.is_none() && snapshot.has_plain_name() && snapshot.is_complete(version);
+    (is_sound && snapshot.doubt_l1_table(geometry).is_none()).then_some(found)
 }
 
 /// Reads an entry with `extra_size` bytes of extra data. Gives its length in bytes, too.
@@ -191,3 +212,9 @@ fn parse_with(bytes: &[u8], raw: &RawSnapshot, extra_size: u32) -> Result<(Snaps
 
 /// The most bytes one entry can take.
 pub(crate) const LARGEST_ENTRY: usize = size_of::<RawSnapshot>() + MAX_EXTRA as usize + 2 * u16::MAX as usize;
+
+/// The fewest bytes that an entry with an id and a name can take.
+pub(crate) fn smallest_entry(version: u32) -> u64 {
+    let extra = if version < 3 { 0 } else { u64::from(COMPLETE_EXTRA) };
+    (size_of::<RawSnapshot>() as u64 + extra + 2).next_multiple_of(8)
+}

@@ -40,7 +40,7 @@ pub const RECIPES: &[Recipe] = &[
         i.poke(i.snapshots() + (40 + 24 + 4u64).next_multiple_of(8) + 5, &[0xf1]);
     }),
     ("snapshot-mended", RepairMode::All, with_snapshots, |i| i.set_half_word(i.snapshots() + 36, 2000)),
-    ("snapshots-gone", RepairMode::All, with_snapshots, |i| i.set_word(64, 0xf00_0000)),
+    ("snapshots-gone", RepairMode::All, with_snapshots, |i| i.poke(i.snapshots(), &[0; 512])),
     ("stale-bitmaps", RepairMode::Leaks, with_long_name, |i| i.poke(95, &[0x80])),
     (
         "stale-in-version-2",

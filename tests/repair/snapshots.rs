@@ -62,10 +62,46 @@ const DAMAGES: &[Damage] = &[
         "snapshot 2 was given up: it is empty: it has neither a name nor an L1 table",
     ),
     (
+        "middle-zeroed",
+        |i| i.poke(entry(i, 1), &[0; 72]),
+        &["one", "three"],
+        "snapshot 1 was given up: it is empty: it has neither a name nor an L1 table",
+    ),
+    (
+        "first-zeroed",
+        |i| i.poke(entry(i, 0), &[0; 72]),
+        &["two", "three"],
+        "snapshot 0 was given up: it is empty",
+    ),
+    (
+        "overwritten",
+        |i| i.poke(entry(i, 1), &[0xff; 72]),
+        &["one", "three"],
+        "snapshot 1 was given up: a snapshot has 4294967295 bytes of extra data",
+    ),
+    (
+        "extra-16",
+        |i| i.set_half_word(entry(i, 1) + 36, 16),
+        &NAMES,
+        "mended: snapshot 'two': it claims 16 bytes of extra data and seems to have 24",
+    ),
+    (
         "id-long",
         |i| i.poke(entry(i, 1) + 12, &[0xff, 0xff]),
-        &["one"],
-        "snapshots 1 to 2 were given up: a snapshot's id has 65535 bytes",
+        &NAMES,
+        "mended: snapshot 'two': it claims an id of 65535 bytes and seems to have one of 1",
+    ),
+    (
+        "id-of-10",
+        |i| i.poke(entry(i, 0) + 12, &[0, 10]),
+        &NAMES,
+        "mended: snapshot 'one': it claims an id of 10 bytes and seems to have one of 1",
+    ),
+    (
+        "name-of-20",
+        |i| i.poke(entry(i, 1) + 14, &[0, 20]),
+        &NAMES,
+        "mended: snapshot 'two': it claims a name of 20 bytes and seems to have one of 3",
     ),
     (
         "name-long",
@@ -74,17 +110,41 @@ const DAMAGES: &[Damage] = &[
         "mended: snapshot 'two': it claims a name of 65535 bytes and seems to have one of 3",
     ),
     ("zeroed", |i| i.poke(i.snapshots(), &[0; 512]), &[], "snapshots 0 to 2 were given up: it is empty"),
-    ("behind-the-end", |i| i.set_word(64, 0xf00_0000), &[], "snapshots 0 to 2 were given up: "),
-    ("nowhere", |i| i.set_word(64, 0), &[], "given up: "),
-    (
-        "unaligned",
-        |i| i.poke(70, &[2]),
-        &[],
-        "snapshots 0 to 2 were given up: the offset of the snapshot table, ",
-    ),
     ("too-many", |i| i.set_half_word(60, 70_000), &NAMES, "snapshots 3 to "),
     ("more", |i| i.set_half_word(60, 5), &NAMES, "snapshots 3 to 4 were given up: it is empty"),
 ];
+
+/// Wrong places of the table in the header, from which nothing follows for the snapshots.
+const WRONG_PLACES: &[(&str, fn(&Image))] = &[
+    ("behind-the-end", |i| i.set_word(64, 0xf00_0000)),
+    ("at-0", |i| i.set_word(64, 0)),
+    ("unaligned", |i| i.poke(70, &[2])),
+    ("enormous", |i| i.poke(64, &[0xff])),
+    ("guest-data", |i| i.set_word(64, i.word(i.l2(0)) & OFFSET)),
+    ("guest-zeros", |i| {
+        let data = i.word(i.l2(0)) & OFFSET;
+        i.poke(data, &[0; 65536]);
+        i.set_word(64, data);
+    }),
+    ("data-of-a-snapshot", |i| {
+        let l2 = i.word(i.word(i.snapshots()) & OFFSET) & OFFSET;
+        i.set_word(64, i.word(l2) & OFFSET);
+    }),
+    ("l1-table-of-a-snapshot", |i| i.set_word(64, i.word(i.snapshots()))),
+    ("l2-table-of-a-snapshot", |i| i.set_word(64, i.word(i.word(i.snapshots())) & OFFSET)),
+    ("l1-table", |i| i.set_word(64, i.l1())),
+    ("refcounts", |i| i.set_word(64, i.refcount_block())),
+    ("free-cluster", |i| {
+        let mut bytes = i.bytes();
+        let end = bytes.len().next_multiple_of(65536);
+        bytes.resize(end + 65536, 0);
+        i.write(&bytes);
+        i.set_word(64, end as u64);
+    }),
+];
+
+/// Where an entry of an L1 or L2 table leads.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
 fn make(name: &str) -> Image {
     let image = Image::create(name, "cluster_size=64k", "4M");
@@ -184,6 +244,113 @@ fn damaged_snapshot_tables_are_repaired() {
         image.io(&["write -P 7 0 4M"]);
         assert_eq!(image.qemu_check().code, Some(0), "{name}");
     }
+}
+
+/// Where the header names a wrong place, the snapshots are not given up: nothing is changed, and with the right place all
+/// of them are there.
+#[test]
+fn snapshots_are_not_given_up_for_a_wrong_place() {
+    let image = make("snapshots-place");
+    let (whole, place) = (image.bytes(), image.snapshots());
+    let disk = contents(&image, None);
+    for (name, damage) in WRONG_PLACES {
+        image.write(&whole);
+        damage(&image);
+        let damaged = image.bytes();
+        assert_eq!(image.holstein(&[]).status.code(), Some(2), "{name}");
+        for mode in ["leaks", "all"] {
+            let (code, out, err) = holstein(&image, &["check", "--repair", mode, "disk.qcow2"]);
+            assert_eq!(code, Some(2), "{name}: {out}{err}");
+            assert!(image.bytes() == damaged, "{name}: something was changed: {out}");
+            if mode == "all" {
+                let told = format!(
+                    "is no snapshot table; one seems to lie at {place:#x}; copy the disk to a new image"
+                );
+                assert!(out.contains("nothing was repaired") && out.contains(&told), "{name}: {out}");
+            }
+        }
+        let _ = fs::remove_file(image.dir.join("copy.raw"));
+        let (code, _, err) =
+            holstein(&image, &["backup", "-q", "--disk", "source=disk.qcow2,target=copy.raw,format=raw"]);
+        assert_eq!(code, Some(0), "{name}: {err}");
+        if *name != "guest-zeros" {
+            assert!(fs::read(image.dir.join("copy.raw")).unwrap() == disk, "{name}: the copy differs");
+        }
+        image.set_word(64, place);
+        assert_eq!(snapshot_names(&image), NAMES, "{name}");
+        assert_eq!(image.qemu_check().code, Some(0), "{name}");
+    }
+}
+
+/// A table that was cut off with the end of the file is nowhere else, so the snapshots are lost, and the rest is repaired.
+#[test]
+fn snapshots_whose_table_was_cut_off_are_given_up() {
+    let image = Image::create("snapshots-cut-off", "cluster_size=64k", "4M");
+    image.io(&["write -P 1 0 300k"]);
+    image.tool("qemu-img", &["snapshot", "-c", "one", "disk.qcow2"]);
+    let disk = contents(&image, None);
+    let (table, bytes) = (image.snapshots() as usize, image.bytes());
+    assert!(bytes.len() - table < 65536, "the table is the last cluster");
+    image.write(&bytes[..table]);
+    let (code, out, err) = holstein(&image, &["check", "--repair", "all", "disk.qcow2"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("snapshot 0 was given up"), "{out}");
+    assert_eq!(image.qemu_check().code, Some(0));
+    assert!(contents(&image, None) == disk && snapshot_names(&image).is_empty());
+}
+
+/// A name that claims to be shorter than it is leads into itself; the entries behind it are found all the same.
+#[test]
+fn entries_behind_a_name_that_is_too_short_are_found() {
+    let image = Image::create("snapshots-short-name", "cluster_size=64k", "4M");
+    for (number, name) in ["the-first-of-all-snapshots", "two", "three"].iter().enumerate() {
+        image.io(&[&format!("write -P {} 0 64k", number + 1)]);
+        image.tool("qemu-img", &["snapshot", "-c", name, "disk.qcow2"]);
+    }
+    let kept = ["the-first", "two", "three"];
+    let (last, disk) = (contents(&image, Some("three")), contents(&image, None));
+    image.poke(image.snapshots() + 14, &[0, 9]);
+    let (code, out, err) = holstein(&image, &["check", "--repair", "all", "disk.qcow2"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("before snapshot 1 lie bytes that are no entry"), "{out}");
+    assert_eq!(snapshot_names(&image), kept);
+    assert_eq!(image.qemu_check().code, Some(0));
+    assert!(contents(&image, Some("three")) == last && contents(&image, None) == disk);
+}
+
+/// Guest data that lies behind a damaged entry and looks like another one is not taken for a snapshot.
+#[test]
+fn guest_data_is_no_snapshot_table() {
+    let image = Image::create("snapshots-guest", "cluster_size=512", "1M");
+    for name in ["one", "two"] {
+        image.tool("qemu-img", &["snapshot", "-c", name, "disk.qcow2"]);
+    }
+    image.io(&["write -P 1 0 512"]);
+    // The table moves to the end of the file; the cluster behind it becomes guest data.
+    let (old, mut bytes) = (image.snapshots(), image.bytes());
+    let entry = bytes[old as usize..][..72].to_vec();
+    bytes[old as usize..][..512].fill(0);
+    let table = bytes.len().next_multiple_of(512);
+    bytes.resize(table + 1024, 0);
+    bytes[table..][..72].copy_from_slice(&entry);
+    bytes[table + 72..][..72].fill(0xff);
+    bytes[table + 512..][..72].copy_from_slice(&entry);
+    image.write(&bytes);
+    let table = table as u64;
+    image.set_word(64, table);
+    image.set_half_word(60, 1);
+    image.set_word(image.l2(0) + 8, (table + 512) | (1 << 63));
+    for (cluster, refcount) in [(old, 0), (table, 1), (table + 512, 1)] {
+        image.set_refcount(cluster / 512, refcount);
+    }
+    let disk = contents(&image, None);
+    image.set_half_word(60, 3);
+    let (code, out, err) = holstein(&image, &["check", "--repair", "all", "disk.qcow2"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("snapshot 2 was given up: it lies where something else lies, too"), "{out}");
+    assert_eq!(snapshot_names(&image), ["one"]);
+    assert_eq!(image.qemu_check().code, Some(0));
+    assert!(contents(&image, None) == disk);
 }
 
 /// A bitmap on which a snapshot could lie is not used before the repair, and keeps its bits through it.

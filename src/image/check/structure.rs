@@ -6,7 +6,7 @@ use super::{
     super::{
         budget::{Budget, Grant},
         overlap::Owner,
-        snapshot_table::{Rest, walk},
+        snapshot_table::{Item, walk},
     },
     CheckProblemKind, CheckReport,
     read::{read_padded, read_words, span},
@@ -69,7 +69,8 @@ pub(super) struct Structure<'a> {
     pub(super) end: u64,
     /// The L1 tables of snapshots, with the snapshots' indices.
     pub(super) snapshots: Vec<(u32, L1Table)>,
-    snapshot_bytes: u64,
+    /// Bytes of the snapshot table, as far as it can be made out.
+    pub(super) snapshot_bytes: u64,
     directory: Range<u64>,
     bitmaps: Vec<bitmap::Entry>,
     _grants: Vec<Grant>,
@@ -125,7 +126,15 @@ impl<'a> Structure<'a> {
         let count = header.snapshot_count;
         self._grants.push(budget.grant(u64::from(count.min(MAX_SNAPSHOTS)) * 24, "snapshot table")?);
         let snapshots = &mut self.snapshots;
-        let walked = walk(self.file, header, |entry| {
+        let bytes = walk(self.file, header, |item| {
+            let entry = match item {
+                Item::Entry(entry) => entry,
+                Item::Gap(unread) | Item::Rest(unread) => {
+                    let times = unread.count.max(1).into();
+                    report.invalid(times, unread.at, || unread.to_string());
+                    return Ok(());
+                }
+            };
             let (index, at, snapshot) = (entry.index, entry.at, &entry.found.snapshot);
             let mut invalid = |text: &str| report.invalid(1, at, || format!("snapshot {index}: {text}"));
             if let Some(damage) = &entry.found.damage {
@@ -146,13 +155,7 @@ impl<'a> Structure<'a> {
             snapshots.push((index, L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries }));
             Ok(())
         })?;
-        self.snapshot_bytes = walked.bytes;
-        if let Some(Rest { first, at, reason }) = walked.rest {
-            report.invalid((count - first).into(), at, || match count - first {
-                1 => format!("snapshot {first} cannot be read: {reason}"),
-                _ => format!("snapshots {first} to {} cannot be read: {reason}", count - 1),
-            });
-        }
+        self.snapshot_bytes = bytes;
         if count > 0 && header.has(crate::format::header::incompatible::DATA_FILE) {
             report.invalid(1, 0, || format!("an image with a data file has {count} internal snapshots"));
         }

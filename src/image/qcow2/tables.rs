@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::super::{
     budget::{Budget, Grant},
-    snapshot_table::{Doubt, walk},
+    snapshot_table::{Doubt, Item, walk},
 };
 use crate::{
     error::Result,
@@ -80,7 +80,14 @@ pub(super) fn read_snapshots(
 ) -> Result<Snapshots> {
     let mut list = Vec::new();
     let mut damage = None;
-    let walked = walk(file, header, |entry| {
+    let bytes = walk(file, header, |item| {
+        let entry = match item {
+            Item::Entry(entry) => entry,
+            Item::Gap(unread) | Item::Rest(unread) => {
+                damage.get_or_insert(unread.reason);
+                return Ok(());
+            }
+        };
         if let Some(doubt) = &entry.doubt {
             damage.get_or_insert_with(|| {
                 format!("snapshot {} of it, at {:#x}: {}", entry.index, entry.at, doubt.text())
@@ -92,11 +99,11 @@ pub(super) fn read_snapshots(
         }
         Ok(())
     })?;
-    let damage = damage.or(walked.rest.map(|rest| rest.reason)).or_else(|| {
+    let damage = damage.or_else(|| {
         let data_file = header.snapshot_count > 0 && header.has(incompatible::DATA_FILE);
         data_file.then(|| "an image with a data file cannot have internal snapshots".to_owned())
     });
-    Ok(Snapshots { list, bytes: walked.bytes, damage })
+    Ok(Snapshots { list, bytes, damage })
 }
 
 pub(super) fn read_bitmap_directory(

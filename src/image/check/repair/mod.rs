@@ -72,7 +72,13 @@ pub(super) fn repair(file: &File, budget: &Budget, mode: RepairMode) -> Result<R
         tally.compare()?;
         let believed = Believed::judge(&tally, budget)?;
         let bitmaps = Bitmaps::judge(&tally, budget)?;
-        let snapshots = Snapshots::judge(&structure, budget)?;
+        let snapshots = Snapshots::judge(&mut tally, budget)?;
+        if mode == RepairMode::All
+            && let Some(text) = snapshots.misplaced(&mut tally)?
+        {
+            done.left.push(text);
+            return Ok(done);
+        }
         // What a broken bitmap should have may be among the leaks.
         tally.report.leaks_are_certain &= bitmaps.lost.is_empty();
         let gives_up = !bitmaps.lost.is_empty() || snapshots.is_changed();

@@ -15,7 +15,7 @@ pub enum RepairMode {
     Leaks,
     /// The same, and wrong or unreadable refcounts are counted anew, flags follow them, and broken bitmaps are
     /// given up, and so are snapshots whose tables cannot be found. What a broken entry of an L1 or L2 table led to cannot
-    /// be repaired.
+    /// be repaired. Nothing is repaired where the header names a wrong place for the snapshot table.
     All,
 }
 
