@@ -338,8 +338,11 @@ fn compression_applies_to_every_kind_of_copy() {
     workshop.img(&["bitmap", "--add", "disk.qcow2", "b"]);
     workshop.io("disk.qcow2", "qcow2", &["write -s half.pat 1M 2M", "write -s noise.pat 4M 1M"]);
     let plain = fs::metadata(workshop.path("disk.qcow2")).unwrap().len();
-    for (sync, clusters) in [("full", 80), ("bitmap", 32)] {
-        for compress in ["zlib", "zlib:1", "zlib:9", "zstd", "zstd:19"] {
+    // The highest levels take long.
+    let few = &["zlib", "zlib:1", "zstd"][..];
+    let all = &["zlib", "zlib:1", "zlib:9", "zstd", "zstd:19"][..];
+    for (sync, clusters, levels) in [("full", 80, few), ("bitmap", 32, all)] {
+        for compress in levels {
             let copy = format!("{sync}-{compress}.qcow2").replace(':', "-");
             let disk = Disk::new("disk.qcow2", &copy).with("sync", sync).with("compress", compress);
             holstein.backup(&if sync == "bitmap" { disk.with("bitmap", "b") } else { disk });

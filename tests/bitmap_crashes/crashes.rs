@@ -12,7 +12,15 @@ use crate::{
 /// Judges states of every change of an image.
 pub fn leave_old_or_new(image: &Image) {
     let samples = Samples::new(if exhaustive() { 128 } else { 24 });
-    let wanted = if exhaustive() { 2500 } else { 90 };
+    // Each state copies the image, and that with large clusters is large.
+    let large = image.special == Special::LargeClusters;
+    let wanted = if exhaustive() {
+        2500
+    } else if large {
+        40
+    } else {
+        90
+    };
     let (mut states, mut new_blocks, mut new_tables) = (0, 0, 0);
     for (name, changes) in operations(&image.bitmaps, 60) {
         // Lists by chance go on until there are enough states.
@@ -31,7 +39,7 @@ pub fn leave_old_or_new(image: &Image) {
         drop(disk);
         let recording = storage.recording();
         let name = format!("{}-{name}", image.name);
-        let trial = Trial { name: &name, recording: &recording, limit: 16, seed: 1 };
+        let trial = Trial { name: &name, recording: &recording, limit: if large { 6 } else { 16 }, seed: 1 };
         let judged = trial.judge(|crash, storage| {
             let side = change.side(storage)?;
             if side == Side::Old && recording.marks_before(crash) > 0 {

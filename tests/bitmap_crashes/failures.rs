@@ -103,7 +103,8 @@ pub fn of_a_sync_leave_old_or_new(image: &Image) {
             let _ = disk.change_bitmaps(&later());
             let name = format!("{}-{name}-sync-{nth}", image.name);
             let recording = storage.recording();
-            let trial = Trial { name: &name, recording: &recording, limit: 12, seed: nth };
+            let limit = if image.special == Special::LargeClusters { 5 } else { 12 };
+            let trial = Trial { name: &name, recording: &recording, limit, seed: nth };
             trial.judge_up_to(500, |_, storage| change.side(storage).map(drop));
         }
     }

@@ -144,7 +144,7 @@ fn a_kill_leaves_all_or_nothing() {
     }
     let longest = high.as_micros() as u64 * 5 / 4;
     let mut random = Rng::new(11, 0);
-    let rounds = if exhaustive() { 1000 } else { 50 };
+    let rounds = if exhaustive() { 1000 } else { 40 };
     let (mut done, mut interrupted, mut twice) = (0, 0, 0);
     for round in 0..rounds {
         site.reset();

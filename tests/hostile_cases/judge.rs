@@ -115,13 +115,21 @@ impl Judge<'_> {
 
     fn ask_qemu(&mut self) -> Answers {
         let info = qemu_img(&self.dir, &["info", "-f", "qcow2", "--output=json", "image.qcow2"]);
-        let map = qemu_img(&self.dir, &["map", "-f", "qcow2", "--output=json", "image.qcow2"]);
+        // What does not open for this has no map and no contents.
+        let opens = info.ok();
+        let map = match opens {
+            true => qemu_img(&self.dir, &["map", "-f", "qcow2", "--output=json", "image.qcow2"]),
+            false => info.clone(),
+        };
         let raw = self.dir.with_extension("raw");
         let out = raw.to_str().unwrap();
         let contents = self
             .ranges()
             .into_iter()
             .map(|range| {
+                if !opens {
+                    return Err(format!("{}: {}", info.end(), info.stderr));
+                }
                 let source = format!(
                     "driver=raw,offset={},size={},file.driver=qcow2,file.file.driver=file,\
                      file.file.filename=image.qcow2",

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// How a program ended and what it said.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     /// The exit code, unless a signal ended it.
     pub code: Option<i32>,
