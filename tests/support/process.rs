@@ -62,7 +62,7 @@ pub struct Limits {
 }
 
 /// No answer after this long means that the program waits for something, such as a FIFO's other end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `program` in `dir` under limits; its output goes through files beside `dir`.
 pub fn run(dir: &Path, limits: Limits, program: &str, args: &[&str]) -> Outcome {
