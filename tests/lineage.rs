@@ -10,6 +10,8 @@ mod support;
 
 #[path = "lineage/ancestors.rs"]
 mod ancestors;
+#[path = "lineage/sizes.rs"]
+mod sizes;
 #[path = "support/watched.rs"]
 mod watched;
 #[path = "lineage/written.rs"]

@@ -137,11 +137,11 @@ impl<'a> Draft<'a> {
     pub(super) fn new(image: &'a Qcow2) -> Self {
         // Bitmaps that nobody kept up to date do not exist any more.
         let current = image.bitmaps().iter().filter(|_| image.header().bitmaps_are_current());
-        let lineage = image.header().extensions.lineage.as_ref();
+        let (lineage, size) = (image.header().extensions.lineage.as_ref(), image.header().size);
         let slot = |entry: &Entry| Slot {
             entry: entry.clone(),
             contents: None,
-            base: lineage.and_then(|lineage| lineage.base(&entry.name)),
+            base: lineage.and_then(|lineage| lineage.base(&entry.name)).map(|base| base.resized(size)),
             stored_as: Some(entry.name.clone()),
         };
         Draft { image, slots: current.map(slot).collect(), tables: None }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Disk,
-    write::{after_change, give_up_identity, read_anew, top},
+    write::{after_change, read_anew, settle_lineage, top},
 };
 use crate::{
     bitmap::{self, NewBitmaps},
@@ -40,7 +40,7 @@ impl Disk {
         // All that speaks against it, before anything is written.
         check_resize(&image, size)?;
         let bitmaps = bitmap::resized(top(&image)?, size)?;
-        give_up_identity(&mut image)?;
+        settle_lineage(&mut image)?;
         let grows = size > image.size();
         if grows {
             prepare_to_grow(&mut image, size)?;

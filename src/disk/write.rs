@@ -197,7 +197,7 @@ impl Drop for Pinned {
 /// Begins to write. All that speaks against it comes before anything is changed.
 fn begin(image: &mut Arc<Image>) -> Result<Writing> {
     let mut writer = Writer::begin(image)?;
-    if give_up_identity(image)? {
+    if settle_lineage(image)? {
         writer = Writer::begin(image)?;
     }
     match bitmap::give_up_untrusted(top(image)?) {
@@ -212,8 +212,8 @@ fn begin(image: &mut Arc<Image>) -> Result<Writing> {
 }
 
 /// The disk is about to be changed: an image that is a backup is none from now on, durably. False if it is none.
-pub(super) fn give_up_identity(image: &mut Arc<Image>) -> Result<bool> {
-    match edit::give_up_identity(top(image)?.file(), top(image)?.header()) {
+pub(super) fn settle_lineage(image: &mut Arc<Image>) -> Result<bool> {
+    match edit::settle_lineage(top(image)?.file(), top(image)?.header()) {
         Ok(false) => Ok(false),
         made => {
             let read = read_anew(image);

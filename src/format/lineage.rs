@@ -95,7 +95,8 @@ pub struct Base {
     pub backup: Identity,
     /// Size of the disk at that time, in bytes.
     pub disk_size: u64,
-    /// The smallest size since, in bytes, as far as Holstein made it; other programs do not record it. `None`: not known.
+    /// The smallest size since, in bytes, as far as Holstein made it or met it when it changed the image; other programs do not
+    /// record it. `None`: not known.
     pub smallest_size: Option<u64>,
 }
 
@@ -197,6 +198,13 @@ impl Lineage {
     /// The same of an image whose disk is changed: it is not the backup any more that it was. Nothing but the flags differs.
     pub(crate) fn changed(&self) -> Self {
         Lineage { identity: None, former: self.identity.or(self.former), ..self.clone() }
+    }
+
+    /// The same of a disk that has this size now, whoever gave it that.
+    #[must_use]
+    pub(crate) fn of_size(mut self, size: u64) -> Self {
+        self.bases.iter_mut().for_each(|(_, base)| *base = base.resized(size));
+        self
     }
 
     /// It says nothing: there need be no extension.

@@ -80,20 +80,34 @@ pub(crate) fn clear_unknown_autoclear(file: &File, header: &Header) -> Result<bo
     Ok(true)
 }
 
-/// Writes, durably, that an image is not the backup any more that it was, before its disk is changed. False if it is none.
-pub(crate) fn give_up_identity(file: &File, header: &Header) -> Result<bool> {
-    let is_backup = |lineage: &&Lineage| lineage.identity.is_some();
-    let Some(lineage) = header.extensions.lineage.as_ref().filter(is_backup) else { return Ok(false) };
-    let mut cluster = memory::zeroed(header.geometry.cluster_size() as usize)?;
-    let got = file.read_up_to(&mut cluster, 0)?;
-    clear_unknown_autoclear(file, header)?;
-    for (kind, place) in extension::places(&cluster[..got], header.extension_area.clone())? {
-        // One byte, in place: no write of it can be torn.
-        if kind == extension::LINEAGE && place.len() > FLAGS {
-            file.write_all(&[lineage.changed().flags()], (place.start + FLAGS) as u64)?;
-        }
+/// Writes, durably, before an image's disk is changed, that the image is not the backup any more that it was, and the size that
+/// the disk has. False where both is said already.
+pub(crate) fn settle_lineage(file: &File, header: &Header) -> Result<bool> {
+    let Some(lineage) = &header.extensions.lineage else { return Ok(false) };
+    let new = lineage.changed().of_size(header.size);
+    if new == *lineage {
+        return Ok(false);
     }
-    file.sync()?;
+    clear_unknown_autoclear(file, header)?;
+    if new.flags() != lineage.flags() {
+        let mut cluster = memory::zeroed(header.geometry.cluster_size() as usize)?;
+        let got = file.read_up_to(&mut cluster, 0)?;
+        for (kind, place) in extension::places(&cluster[..got], header.extension_area.clone())? {
+            // One byte, in place: no write of it can be torn.
+            if kind == extension::LINEAGE && place.len() > FLAGS {
+                file.write_all(&[new.flags()], (place.start + FLAGS) as u64)?;
+            }
+        }
+        file.sync()?;
+    }
+    if new.bases != lineage.bases {
+        // Other programs put it behind the first sector.
+        let change = HeaderChange { lineage: Some(new), ..HeaderChange::default() };
+        let noted = NewHeader::build(file, header, &change)?;
+        noted.write_outside(file)?;
+        file.sync()?;
+        noted.publish(file)?;
+    }
     Ok(true)
 }
 
@@ -162,22 +176,26 @@ impl NewHeader {
                         name of the data file is long, record a shorter one (qemu-img amend -o data_file=NAME)";
             file.error(ErrorKind::Unsupported, text)
         };
+        let own = header.extensions.lineage.clone().unwrap_or_default();
+        // Another program may let the disk grow again: what it made of the size is noted by each header that we write.
+        let mut lineage = change.lineage.clone().unwrap_or_else(|| own.clone()).of_size(header.size);
         let mut new = match change.bitmaps {
-            Some(bitmaps) => {
-                let own = || header.extensions.lineage.clone();
-                let mut lineage = change.lineage.clone().or_else(own).unwrap_or_default();
-                loop {
-                    match rearrange(header, &cluster, bitmaps, &lineage)? {
-                        Some(new) => break new,
-                        None if lineage.shorten() => {}
-                        None => return Err(no_room()),
-                    }
+            Some(bitmaps) => loop {
+                match rearrange(header, &cluster, bitmaps, &lineage)? {
+                    Some(new) => break new,
+                    None if lineage.shorten() => {}
+                    None => return Err(no_room()),
                 }
-            }
-            None => NewHeader {
-                sector: cluster.get(..SECTOR.min(cluster.len())).unwrap_or_default().to_vec(),
-                moved_name: None,
             },
+            None => {
+                let bitmaps = current_bitmaps(header).filter(|_| lineage != own);
+                let noted =
+                    bitmaps.map(|bitmaps| rearrange(header, &cluster, bitmaps, &lineage)).transpose()?;
+                noted.flatten().unwrap_or_else(|| NewHeader {
+                    sector: cluster.get(..SECTOR.min(cluster.len())).unwrap_or_default().to_vec(),
+                    moved_name: None,
+                })
+            }
         };
         new.set_fields(change);
         Ok(new)
@@ -229,6 +247,16 @@ impl NewHeader {
         file.write_all(&self.sector, 0).map_err(unknown)?;
         file.sync().map_err(unknown)
     }
+}
+
+/// The bitmaps extension as it is, if the bitmaps count.
+fn current_bitmaps(header: &Header) -> Option<BitmapsField> {
+    let extension = header.extensions.bitmaps.as_ref().filter(|_| header.bitmaps_are_current())?;
+    Some(BitmapsField::Directory {
+        count: extension.nb_bitmaps.get(),
+        offset: extension.directory_offset.get(),
+        size: extension.directory_size.get(),
+    })
 }
 
 /// The first sector with another bitmaps extension; `None` when that has no room.

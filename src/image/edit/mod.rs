@@ -32,7 +32,7 @@ use clusters::Decision;
 use header::NewDisk;
 pub(crate) use header::{
     BitmapsField, HeaderChange, NewHeader, SnapshotTable, check_room_for_bitmaps, clear_unknown_autoclear,
-    give_up_identity, is_marked, without_mark,
+    is_marked, settle_lineage, without_mark,
 };
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;
