@@ -10,6 +10,8 @@ mod support;
 
 #[path = "lineage/ancestors.rs"]
 mod ancestors;
+#[path = "lineage/parts.rs"]
+mod parts;
 #[path = "lineage/sizes.rs"]
 mod sizes;
 #[path = "support/watched.rs"]

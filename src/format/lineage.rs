@@ -5,7 +5,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 1 | version of this extension: 2 |
-//! | 1 | 1: the image has an identity; 2: it has a parent; 4: it had an identity, and its disk was changed since then |
+//! | 1 | 1: the image has an identity; 2: it has a parent; 4: it had an identity, and its disk was changed since then; 8: it is a part of a disk, and another image has to lie below |
 //! | 2 | number of bases |
 //! | 4 | the first bytes of BLAKE3 of all that follows |
 //! | 16 | the image's identity, or the one that it had, or zeros |
@@ -22,6 +22,7 @@ const VERSION: u8 = 2;
 const HAS_IDENTITY: u8 = 1;
 const HAS_PARENT: u8 = 2;
 const HAD_IDENTITY: u8 = 4;
+const IS_PART: u8 = 8;
 /// Where the flags are in the data.
 pub(crate) const FLAGS: usize = 1;
 const HEAD: usize = 40;
@@ -119,6 +120,8 @@ pub(crate) struct Lineage {
     /// The one that it had until its disk was changed. Only one of the two is there.
     pub(crate) former: Option<Identity>,
     pub(crate) parent: Option<Identity>,
+    /// It is not the whole disk: an image has to lie below.
+    pub(crate) is_part: bool,
     /// By the bitmaps' [`key`]s, the newest first.
     pub(crate) bases: Vec<([u8; 8], Base)>,
 }
@@ -141,7 +144,7 @@ impl Lineage {
             _ => return None,
         };
         let flags = head[FLAGS];
-        let sound = flags & !(HAS_IDENTITY | HAS_PARENT | HAD_IDENTITY) == 0
+        let sound = flags & !(HAS_IDENTITY | HAS_PARENT | HAD_IDENTITY | IS_PART) == 0
             && flags & (HAS_IDENTITY | HAD_IDENTITY) != HAS_IDENTITY | HAD_IDENTITY
             && bases.len() == usize::from(count) * base_length
             && head[4..8] == checksum(&data[8..]);
@@ -163,6 +166,7 @@ impl Lineage {
             identity: identity(HAS_IDENTITY, 8),
             former: identity(HAD_IDENTITY, 8),
             parent: identity(HAS_PARENT, 24),
+            is_part: flags & IS_PART != 0,
             bases: bases.chunks_exact(base_length).map(base).collect::<Option<_>>()?,
         })
     }
@@ -193,6 +197,7 @@ impl Lineage {
         flag(self.identity.is_some(), HAS_IDENTITY)
             | flag(self.parent.is_some(), HAS_PARENT)
             | flag(self.former.is_some(), HAD_IDENTITY)
+            | flag(self.is_part, IS_PART)
     }
 
     /// The same of an image whose disk is changed: it is not the backup any more that it was. Nothing but the flags differs.
@@ -248,6 +253,7 @@ mod tests {
             identity: Some(identity(1)),
             parent: Some(identity(2)),
             former: None,
+            is_part: true,
             bases: vec![(key(b"nightly"), base)],
         }
     }
@@ -256,7 +262,7 @@ mod tests {
     fn the_bytes_of_the_extension() {
         let data = lineage().encode();
         assert_eq!(data.len(), 40 + 40);
-        assert_eq!(data[..4], [2, 3, 0, 1]);
+        assert_eq!(data[..4], [2, 11, 0, 1]);
         assert_eq!(data[8..16], [1, 1, 1, 1, 1, 1, 0x41, 1]);
         assert_eq!(data[16], 0x81);
         assert_eq!(data[64..72], [0, 0, 1, 0, 0, 0, 0, 0]);
@@ -273,7 +279,7 @@ mod tests {
     #[test]
     fn a_changed_image_differs_in_one_byte() {
         let (before, after) = (lineage().encode(), lineage().changed().encode());
-        assert_eq!((before[FLAGS], after[FLAGS]), (3, 6));
+        assert_eq!((before[FLAGS], after[FLAGS]), (11, 14));
         assert!(before.iter().zip(&after).enumerate().all(|(at, (a, b))| at == FLAGS || a == b));
         let changed = Lineage::parse(&after).unwrap();
         assert_eq!((changed.identity, changed.former), (None, Some(identity(1))));

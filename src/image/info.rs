@@ -134,6 +134,8 @@ pub struct LayerInfo {
     pub former_identity: Option<Identity>,
     /// That of the backup below it, by its own header.
     pub parent: Option<Identity>,
+    /// It is only a part of a disk, as what the top image of a chain holds: an image has to lie below.
+    pub is_part: bool,
     /// Whether what lies below is that.
     pub link: Link,
 }
@@ -147,15 +149,16 @@ pub enum Link {
     Proven,
     /// It, or the image below, says nothing about that.
     Unknown,
-    /// The image below is another backup, or was changed since it was that, or nothing lies below an increment.
+    /// The image below is another backup, or was changed since it was that, or nothing
+    /// lies below a part of a disk, such as an increment.
     Broken,
 }
 
 impl Link {
     fn between(image: &LayerInfo, below: Option<&LayerInfo>) -> Self {
         let (parent, below) = match (image.parent, below) {
-            (None, None) => return Link::Bottom,
-            (Some(_), None) => return Link::Broken,
+            (None, None) if !image.is_part => return Link::Bottom,
+            (_, None) => return Link::Broken,
             (None, Some(_)) => return Link::Unknown,
             (Some(parent), Some(below)) => (parent, below),
         };
@@ -219,6 +222,7 @@ impl Layer {
             identity: lineage.and_then(|lineage| lineage.identity),
             former_identity: lineage.and_then(|lineage| lineage.former),
             parent: lineage.and_then(|lineage| lineage.parent),
+            is_part: lineage.is_some_and(|lineage| lineage.is_part),
             // Told where the whole chain is.
             link: Link::Unknown,
         }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Backup, JobLineage, LineageCheck, Prepared, SyncMode};
+use super::{Backup, CopySet, JobLineage, LineageCheck, Prepared, SyncMode};
 use crate::{
     disk::{Disk, Relatives},
     error::{Error, ErrorKind, Result},
@@ -14,7 +14,7 @@ use crate::{
         lineage::{Identity, Lineage},
         text::printable,
     },
-    image::{Existing, Format, Image, folder_of},
+    image::{Existing, Format, Image, Link, folder_of},
     storage::{self, FileId},
 };
 
@@ -59,7 +59,45 @@ pub(super) fn check(
         (None, _) => notes.push(format!("from which backup {bitmap} counts is not known")),
         (Some(_), _) => {}
     }
+    if let Some(disk) = backing {
+        match check_whole(&bitmap, disk) {
+            Err(error) if strict => return Err(error),
+            broken => notes.extend(broken.err().map(|error| error.to_string())),
+        }
+    }
     Ok(JobLineage { identity, parent: below.or(base.filter(|_| backing.is_none())), notes })
+}
+
+/// What a target's header says of it. Without an image below, a target that leaves out what is clean, or what the source's
+/// lower images have, is a part.
+pub(super) fn recorded(job: &JobLineage, set: &CopySet, source: &Image, backing: Option<&Disk>) -> Lineage {
+    let leaves_out = match set {
+        CopySet::All => false,
+        CopySet::Top => source.layer_count() > 1,
+        CopySet::Dirty(_) | CopySet::Nothing => true,
+    };
+    let is_part = leaves_out && backing.is_none();
+    Lineage { identity: job.identity, parent: job.parent, is_part, ..Lineage::default() }
+}
+
+/// Refuses to go by a chain that is not whole: what the disk lost cannot be told by comparing both.
+fn check_whole(bitmap: &str, disk: &Disk) -> Result<()> {
+    let Some(broken) = disk.chain().into_iter().find(|image| image.link == Link::Broken) else {
+        return Ok(());
+    };
+    let path = broken.path.display();
+    let what = match broken.parent {
+        Some(parent) => {
+            format!("'{path}' was made over the backup {parent}, which is not what lies below it")
+        }
+        None => format!("'{path}' is only a part of a disk, and nothing lies below it"),
+    };
+    let text = format!(
+        "{bitmap} counts from '{}', whose chain is broken: {what}; let it stand on that again (qemu-img rebase -u), or make a full \
+         copy; say lineage=ignore if another program put the right image there",
+        disk.path().display()
+    );
+    Err(Error::new(ErrorKind::WrongState, text))
 }
 
 /// The backing file `disk` is not the backup `base`, from which `bitmap` counts.

@@ -14,10 +14,7 @@ use crate::{
     bitmap::{BitmapChange, Purpose},
     disk::{BusyBitmap, Disk, Watch},
     error::{Error, ErrorKind, Result},
-    format::{
-        header::CompressionType,
-        lineage::{Identity, Lineage},
-    },
+    format::{header::CompressionType, lineage::Identity},
     image::{
         Existing, Format, Layers, Sharing,
         create::{LayoutOptions, check_cluster_size, place, refuse_existing},
@@ -113,7 +110,7 @@ pub(crate) fn prepare(backup: Backup, bitmaps: BitmapView<'_>, action: usize) ->
     let lineage = lineage::check(&backup, by, base.map(|base| base.backup), backing.as_ref())?;
     let stands_on = base.map(|base| base.backup).filter(|_| backup.options.lineage == LineageCheck::Strict);
     let layout = layout.map(|layout| LayoutOptions {
-        lineage: Lineage { identity: lineage.identity, parent: lineage.parent, ..Lineage::default() },
+        lineage: lineage::recorded(&lineage, &set, &image, backing.as_ref()),
         ..layout
     });
     if let CopySet::Dirty(bitmap) = &mut set {

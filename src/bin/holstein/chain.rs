@@ -67,6 +67,7 @@ fn as_text(image: &CheckedImage) -> String {
         (Link::Broken, Some(parent)) => {
             format!("BROKEN: its parent {parent} is not what lies below, or was changed since")
         }
+        (Link::Broken, None) => "BROKEN: it is a part of a disk, and nothing lies below".to_owned(),
         _ => "whether it stands on its parent is not known".to_owned(),
     };
     let identity = layer.identity.map_or_else(|| "no identity".to_owned(), |identity| identity.to_string());
