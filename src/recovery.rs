@@ -11,6 +11,7 @@ pub struct Recovery {
 
 /// One thing that recovery found or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecoveryItem {
     /// What became of it.
     pub kind: RecoveryKind,
@@ -18,6 +19,8 @@ pub struct RecoveryItem {
     pub path: PathBuf,
     /// The reason, where there is more to say than the kind does; else empty.
     pub reason: String,
+    /// The journal of its transaction.
+    pub journal: PathBuf,
 }
 
 /// What became of one file of a transaction that died.

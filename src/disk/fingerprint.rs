@@ -1,12 +1,16 @@
 //! What tells later whether anybody has written an image.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::Disk;
 use crate::{
     error::Result,
     image::{Layer, folder_of},
-    storage::{File, FileVersion, Storage, in_full},
+    storage::{File, FileKind, FileVersion, Storage, in_full},
 };
 
 /// An image as it was at some moment.
@@ -14,11 +18,28 @@ use crate::{
 pub(crate) struct Fingerprint {
     /// Absolute.
     pub(crate) path: PathBuf,
-    /// The inode of its folder, unless it could not be told.
-    pub(crate) folder: Option<u64>,
+    /// Its folder, unless that cannot be told.
+    pub(crate) folder: Option<Folder>,
     pub(crate) inode: u64,
     /// `None` if its files do not tell whether it is written.
     pub(crate) versions: Option<Versions>,
+}
+
+/// What a folder is known by, to tell one that is away from a file that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Folder {
+    pub(crate) inode: u64,
+    /// The roots of all file systems of a kind have one number.
+    pub(crate) created: Option<i128>,
+}
+
+impl Folder {
+    /// That of a file.
+    pub(crate) fn of(storage: &dyn Storage, file: &Path) -> io::Result<Folder> {
+        let folder = folder_of(file);
+        let inode = storage.status(folder)?.id.inode;
+        Ok(Folder { inode, created: storage.created(folder)? })
+    }
 }
 
 /// The files of an image, as they are when nobody has written it.
@@ -44,7 +65,9 @@ impl Fingerprint {
         let file = layer.file();
         let versions = Versions::of(storage, layer, marked)?;
         let path = in_full(storage, file.path())?;
-        let folder = storage.status(folder_of(&path)).ok().map(|status| status.id.inode);
+        // Devices have theirs in a folder that is made anew with each start.
+        let is_file = file.kind()? == FileKind::Regular;
+        let folder = if is_file { Folder::of(storage, &path).ok() } else { None };
         Ok(Fingerprint { path, folder, inode: file.id()?.inode, versions })
     }
 

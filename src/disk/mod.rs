@@ -31,11 +31,13 @@ use std::{
 use busy::Busy;
 pub(crate) use busy::{BusyBitmap, Claim, Scope};
 pub use check_chain::{CheckedChain, CheckedImage};
-pub(crate) use fingerprint::{Fingerprint, Versions};
+pub(crate) use fingerprint::{Fingerprint, Folder, Versions};
 pub(crate) use lineage::Relatives;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
-pub(crate) use redo::{Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch};
+pub(crate) use redo::{
+    Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, is_superseded, switch,
+};
 pub(crate) use staged::StagedBitmaps;
 use staged::Turns;
 use turnstile::Turnstile;

@@ -9,8 +9,9 @@ use super::{Disk, fingerprint::Fingerprint, write::after_change};
 use crate::{
     bitmap::{self, DirectoryPlace},
     error::{Error, ErrorKind, Result},
+    format::lineage::Identity,
     image::{
-        Access, ImageOptions, Layers,
+        Access, ImageOptions, Layers, Sharing,
         edit::{is_marked, without_mark},
     },
     memory,
@@ -24,6 +25,8 @@ pub(crate) struct Switch {
     pub(crate) image: Fingerprint,
     /// The directory of its bitmaps by the old sector.
     pub(crate) directory: DirectoryPlace,
+    /// What its bitmaps count from, by either sector. A stranger adds nothing to it.
+    pub(crate) bases: Vec<Identity>,
     /// With the mark of a staged change, where the version has such bits.
     pub(crate) old_sector: Vec<u8>,
     pub(crate) new_sector: Vec<u8>,
@@ -59,7 +62,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
         Found::Old => write_sector(&file, wanted),
         Found::Other => {
             drop(file);
-            give_up(&open_alone(storage, path)?, wanted.directory.offset)
+            give_up_after_strangers(&open_alone(storage, path)?, wanted)
         }
     }
 }
@@ -74,11 +77,34 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
         Found::Old => disk.own_change(&file, || write_sector(&file, wanted)),
         Found::Other => {
             drop(image);
-            return give_up(disk, wanted.directory.offset);
+            return give_up_after_strangers(disk, wanted);
         }
     };
     let made = after_change(&mut image, switched.as_ref().map(drop).map_err(Error::clone));
     made.and(switched)
+}
+
+/// Behind a newer backup of ours, the bitmaps are those that it made.
+fn give_up_after_strangers(disk: &Disk, wanted: &Switch) -> Result<Switched> {
+    match wanted.is_superseded(disk) {
+        true => Ok(Switched::Left),
+        false => give_up(disk, wanted.directory.offset),
+    }
+}
+
+/// Whether another backup has been made of an image since it was staged; false where that cannot be seen.
+pub(crate) fn is_superseded(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch) -> bool {
+    let look = || {
+        let id = id_of_same(storage, &wanted.image)?;
+        if let Some(disk) = find(held, id)? {
+            return Ok(wanted.is_superseded(disk));
+        }
+        let (layers, sharing) = (Layers::TopOnly, Sharing::ForceShare);
+        let options = ImageOptions { layers, sharing, ..ImageOptions::default() };
+        Ok(wanted.is_superseded(&Disk::open_in(storage.clone(), &wanted.image.path, &options)?))
+    };
+    let seen: Result<bool> = look();
+    seen.unwrap_or(false)
 }
 
 /// What an image is now, compared with how it was staged.
@@ -102,6 +128,12 @@ fn compare(storage: &Arc<dyn Storage>, file: &File, wanted: &Switch) -> Result<F
 }
 
 impl Switch {
+    fn is_superseded(&self, disk: &Disk) -> bool {
+        let image = disk.image();
+        let lineage = image.qcow2().and_then(|top| top.header().extensions.lineage.as_ref());
+        lineage.is_some_and(|now| now.bases.iter().any(|(_, base)| !self.bases.contains(&base.backup)))
+    }
+
     /// Whether a sector is the new one up to some byte and the old one behind it, or the other way round: its write was
     /// torn. The old one without its mark is what a stranger leaves.
     fn is_torn(&self, sector: &[u8]) -> bool {

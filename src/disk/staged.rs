@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::{
         Qcow2, SnapshotChange,
-        edit::{Edit, HeaderChange, SnapshotPlan, Staged, is_marked},
+        edit::{Edit, HeaderChange, SnapshotPlan, Staged, bases_in, is_marked},
     },
     memory,
     storage::FileId,
@@ -174,7 +174,9 @@ impl StagedBitmaps {
         let mut old_sector = memory::zeroed(new_sector.len())?;
         file.read_exact(&mut old_sector, 0, "header")?;
         let image = Fingerprint::of_staged(&**image.storage(), image.top(), is_marked(&old_sector))?;
-        Ok(Switch { image, directory, old_sector, new_sector })
+        let old = top.header().extensions.lineage.iter().flat_map(|lineage| &lineage.bases);
+        let bases = old.map(|(_, base)| base.backup).chain(bases_in(&new_sector)).collect();
+        Ok(Switch { image, directory, bases, old_sector, new_sector })
     }
 
     /// Decides. After a failure it is unknown which of the two states the image is in.

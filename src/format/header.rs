@@ -53,6 +53,8 @@ pub(crate) mod autoclear {
     /// Ours alone, and only while a change is staged: every writer that follows the specification clears a bit that it does
     /// not know before it writes anything else. So an image that still has it was not written since.
     pub(crate) const STAGED: u64 = 1 << 63;
+    /// Beside it: random bits, which tell the changes of one image from each other.
+    pub(crate) const STAGED_BY: u64 = 0x7fff_ffff << 32;
 }
 
 /// The header as it lies on disk, all fields of version 3 up to the compression type.

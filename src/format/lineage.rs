@@ -44,6 +44,11 @@ impl Identity {
         Identity(bytes)
     }
 
+    /// One that was written down.
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Identity(bytes)
+    }
+
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

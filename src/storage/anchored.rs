@@ -103,6 +103,10 @@ impl Storage for Anchored {
         self.inner.entry(&self.at(path))
     }
 
+    fn created(&self, path: &Path) -> io::Result<Option<i128>> {
+        self.inner.created(&self.at(path))
+    }
+
     fn folder(&self) -> Option<PathBuf> {
         self.inner.folder()
     }

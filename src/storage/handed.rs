@@ -118,4 +118,8 @@ impl Storage for HandedStorage {
     fn entry(&self, path: &Path) -> io::Result<FileStatus> {
         HostStorage.entry(path)
     }
+
+    fn created(&self, path: &Path) -> io::Result<Option<i128>> {
+        HostStorage.created(path)
+    }
 }

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::UNIX_EPOCH,
     time::{Duration, Instant},
 };
 
@@ -80,6 +81,12 @@ impl Storage for HostStorage {
     fn status(&self, path: &Path) -> io::Result<FileStatus> {
         let status = fs::metadata(path)?;
         Ok(FileStatus { id: file_id(&status), kind: file_kind(&status) })
+    }
+
+    fn created(&self, path: &Path) -> io::Result<Option<i128>> {
+        let created = fs::metadata(path)?.created().ok();
+        let since = created.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(since.map(|since| since.as_nanos() as i128))
     }
 
     fn entry(&self, path: &Path) -> io::Result<FileStatus> {

@@ -96,6 +96,11 @@ pub trait Storage: fmt::Debug + Send + Sync {
         self.status(path)
     }
 
+    /// When what a path leads to was created, in nanoseconds; `None` if the storage cannot say, which is the default.
+    fn created(&self, _path: &Path) -> io::Result<Option<i128>> {
+        Ok(None)
+    }
+
     /// The folder that relative paths start from now, where that can change while the process runs.
     fn folder(&self) -> Option<PathBuf> {
         None

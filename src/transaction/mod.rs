@@ -270,10 +270,11 @@ fn refuse_if_recovered(storage: &dyn Storage, actions: &[Action], recovered: &Re
     // before the rest is ended.
     let unfinished: Vec<_> =
         recovered.items.iter().filter(|item| item.kind == RecoveryKind::Unfinished).collect();
-    let is_known = |path: &Path| {
+    let is_known = |path: &Path, journal: &Path| {
         let known = |action: &Action| match action {
             Action::Backup(backup) => backup.options.bitmap.as_ref().is_none_or(|name| {
                 backup.options.lineage == LineageCheck::Strict
+                    && backup.options.backing.is_some()
                     && backup.source.bitmap_base(name).is_ok_and(|base| base.is_some())
             }),
             Action::Bitmap { .. } | Action::Merge { .. } => false,
@@ -281,14 +282,14 @@ fn refuse_if_recovered(storage: &dyn Storage, actions: &[Action], recovered: &Re
         };
         let mut about =
             actions.iter().filter(|action| action.disk().is_some_and(|disk| is(disk.path(), path)));
-        !unfinished.is_empty() && about.all(known)
+        unfinished.iter().any(|item| item.journal == journal) && about.all(known)
     };
     let replaces = |path: &Path| actions.iter().filter_map(Action::target).any(|target| is(target, path));
     let mut texts = BTreeSet::new();
     for item in &recovered.items {
         let path = item.path.display();
         match item.kind {
-            RecoveryKind::BitmapsWereChanged if is_known(&item.path) => {}
+            RecoveryKind::BitmapsWereChanged if is_known(&item.path, &item.journal) => {}
             RecoveryKind::BitmapsChanged | RecoveryKind::BitmapsWereChanged if goes_by(&item.path) => {
                 texts.insert(format!("the bitmaps of '{path}' count from that backup now"));
             }

@@ -100,7 +100,7 @@ fn a_torn_sector_is_written_again() {
                 for sector in [[&new[..cut], &old[cut..]].concat(), [&old[..cut], &new[cut..]].concat()] {
                     // The old one without its mark is what another program leaves.
                     let mut cleared = old.clone();
-                    cleared[88] &= 0x7f;
+                    cleared[88..92].fill(0);
                     if sector == cleared {
                         continue;
                     }
@@ -367,24 +367,29 @@ fn one_disk_that_is_in_use_does_not_stop_the_others() {
     let (done, open) = if is_switched(&storage, 0) { (0, 1) } else { (1, 0) };
     let user = storage.open_writable(night.disks[open].path.as_ref()).unwrap();
     user.lock(holstein::storage::Lock::Write).unwrap();
-    let backup = |backing: &str, target: &str| {
+    let backup = |backing: Option<&str>, target: &str| {
         let disk = crate::night::open(&storage, &night.disks[done].path, holstein::Access::Write).unwrap();
         let options = holstein::BackupOptions {
             sync: Some(holstein::SyncMode::Incremental),
             bitmap: Some(night.backups[done].bitmap.into()),
-            backing: Some(holstein::Backing { name: backing.into(), format: holstein::Format::Qcow2 }),
+            backing: backing
+                .map(|name| holstein::Backing { name: name.into(), format: holstein::Format::Qcow2 }),
             ..holstein::BackupOptions::default()
         };
         let mut transaction = holstein::Transaction::new();
         transaction.add(holstein::Backup { source: disk, target: target.into(), options });
         transaction.commit()
     };
-    // As before the crash: its base is another one now.
+    // Without a backup to stand on nothing tells that the base is another one now.
+    let error = backup(None, "/backups/next.qcow2").unwrap_err();
+    assert_eq!(error.kind(), holstein::ErrorKind::WrongState, "{error}");
+    assert!(error.to_string().contains(&format!("'{}' is not ended yet", night.disks[open].path)), "{error}");
+    // As before the crash.
     let name = Path::new(night.backups[done].target).file_name().unwrap().to_str().unwrap();
-    let error = backup(&format!("full{done}.qcow2"), "/backups/next.qcow2").unwrap_err();
+    let error = backup(Some(&format!("full{done}.qcow2")), "/backups/next.qcow2").unwrap_err();
     assert!(error.to_string().contains(name), "{error}");
     assert_eq!(storage.contents("/backups/next.qcow2"), None);
-    backup(name, "/backups/next.qcow2").unwrap();
+    backup(Some(name), "/backups/next.qcow2").unwrap();
     night.is_complete(&storage, "/backups/next.qcow2", done).unwrap();
     drop(user);
     let recovery = night.recover(&storage).unwrap();
@@ -393,6 +398,109 @@ fn one_disk_that_is_in_use_does_not_stop_the_others() {
             && item.path == Path::new(&night.disks[open].path)),
         "{recovery:?}"
     );
+}
+
+/// A journal is not seen for long, and another run stages the same change anew and dies: its mark is not that of the first.
+#[test]
+fn the_mark_of_another_run_is_not_taken_for_its_own() {
+    let recipe = Recipe {
+        name: "marks",
+        disks: &[("cluster_size=4k", 512), ("cluster_size=64k", 1024)],
+        backups: &[(0, "/backups/a.qcow2", "a"), (1, "/backups/b.qcow2", "b")],
+        others: &[],
+        replaced: &[],
+        journal: Some("/journal"),
+        lacks: &[],
+    };
+    let night = recipe.make();
+    let storage = undecided_sources(&night).0[0]();
+    storage.move_folder("/journal", "/first");
+    storage.make_folder("/journal");
+    let disk = crate::night::open(&storage, &night.disks[0].path, holstein::Access::Write).unwrap();
+    disk.write_at(&[0xEE; 1024], 0).unwrap();
+    disk.close().unwrap();
+    let again = |storage: &SimulatedStorage| {
+        let place = |target: &str| PathBuf::from(format!("{target}.again"));
+        night.again_as(storage, false, place).and_then(holstein::Transaction::commit).map(drop)
+    };
+    storage.begin();
+    again(&storage).unwrap();
+    let log = storage.recording();
+    let is_staged = |number: &usize| {
+        log.killed(*number).is_some_and(|state| sector(&state, &night.disks[0].path)[88] & 0x80 != 0)
+    };
+    assert!(!is_staged(&0), "the write has cleared the first mark");
+    let state = log.killed((0..log.operations().len()).find(is_staged).unwrap()).unwrap();
+    state.move_folder("/journal", "/second");
+    state.move_folder("/first", "/journal");
+    let recovery = night.recover(&state).unwrap();
+    assert!(!changed_bitmaps(&recovery), "{recovery:?}");
+    let disk = crate::night::open(&state, &night.disks[0].path, holstein::Access::Read).unwrap();
+    let is_dirty = disk.bitmap(b"a").is_ok_and(|bitmap| bitmap.extents().any(|extent| extent.contains(&0)));
+    let is_usable = disk.bitmap(b"a").is_ok();
+    assert!(is_dirty || !is_usable, "the write is in no bitmap: {recovery:?}");
+}
+
+/// A newer backup was made while a journal waited: what that one stands on is not replaced, and its bitmaps stay.
+#[test]
+fn what_a_newer_backup_stands_on_stays() {
+    let recipe = Recipe {
+        name: "superseded",
+        disks: &[("cluster_size=4k", 512), ("cluster_size=64k", 1024)],
+        backups: &[(0, "/backups/a.qcow2", "a"), (1, "/other/b.qcow2", "b")],
+        others: &[],
+        replaced: &["/backups/a.qcow2"],
+        journal: Some("/journal"),
+        lacks: &[],
+    };
+    let night = recipe.make();
+    let old = night.storage().contents("/backups/a.qcow2").unwrap();
+    let mut stayed = 0;
+    for state in undecided_sources(&night).0 {
+        let storage = state();
+        if storage.contents("/backups/a.qcow2").unwrap() != old {
+            continue;
+        }
+        storage.move_folder("/other", "/elsewhere");
+        let disk = crate::night::open(&storage, &night.disks[0].path, holstein::Access::Write).unwrap();
+        let options = holstein::BackupOptions {
+            sync: Some(holstein::SyncMode::Incremental),
+            bitmap: Some("a".into()),
+            backing: Some(holstein::Backing { name: "full0.qcow2".into(), format: holstein::Format::Qcow2 }),
+            ..holstein::BackupOptions::default()
+        };
+        let mut transaction = holstein::Transaction::new();
+        transaction.add(holstein::Backup { source: disk, target: "/backups/newer.qcow2".into(), options });
+        transaction.commit().unwrap();
+        storage.move_folder("/elsewhere", "/other");
+        let before = sector(&storage, &night.disks[0].path);
+        let recovery = night.recover(&storage).unwrap();
+        assert_eq!(storage.contents("/backups/a.qcow2").unwrap(), old, "{recovery:?}");
+        assert_eq!(sector(&storage, &night.disks[0].path), before, "{recovery:?}");
+        assert!(!changed_bitmaps(&recovery), "{recovery:?}");
+        let told = "a newer backup of a disk of the transaction was made since; the file that it would replace stays";
+        assert!(recovery.items.iter().any(|item| item.reason == told), "{recovery:?}");
+        assert_eq!(night.recover(&storage).unwrap().items, []);
+        night.is_complete(&storage, "/backups/newer.qcow2", 0).unwrap();
+        stayed += 1;
+    }
+    assert!(stayed > 0);
+}
+
+/// A disk is full of what an undecided transaction left: nothing is written to take it back.
+#[test]
+fn a_full_disk_is_given_its_room_back() {
+    use holstein::storage::simulated::{Failure, Fault, OperationKind};
+    let night = night();
+    let recording = night.recording();
+    let storage = recording.killed(decision(&night, &recording) - 1).unwrap();
+    let fault = |kind| Fault::lasting(kind, 1, Failure::Errno(28));
+    storage.fail(fault(OperationKind::Write));
+    let recovery = night.recover(&storage).unwrap();
+    let removed = recovery.items.iter().filter(|item| item.kind == RecoveryKind::TemporaryRemoved).count();
+    assert_eq!((removed, recovery.items.len()), (2, 2), "{recovery:?}");
+    storage.stop_failing();
+    assert_eq!(night.settle(&storage), Ok(Side::Nothing));
 }
 
 /// A file that only has the name of a journal, and a journal of another version, are told and stay.

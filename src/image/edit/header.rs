@@ -15,11 +15,11 @@ use crate::{
     format::{
         extension::{self, BitmapsExtension, RawExtension},
         header::{Header, RawHeader, autoclear},
-        lineage::{FLAGS, Lineage},
+        lineage::{FLAGS, Identity, Lineage},
         read_struct,
     },
     memory,
-    storage::File,
+    storage::{self, File},
 };
 
 const SECTOR: usize = 512;
@@ -115,12 +115,15 @@ fn write_autoclear(file: &File, bits: u64) -> Result<()> {
     file.write_all(&bits.to_be_bytes(), AUTOCLEAR as u64)
 }
 
-/// Marks the header of an image whose change is staged ([`autoclear::STAGED`]). False for version 2, which has no such bits.
+/// Marks the header of an image whose change is staged ([`autoclear::STAGED`]), each time otherwise. False for version 2,
+/// which has no such bits.
 pub(super) fn mark_staged(file: &File, header: &Header) -> Result<bool> {
     if header.version < 3 {
         return Ok(false);
     }
-    write_autoclear(file, known_autoclear(header) | autoclear::STAGED)?;
+    let random = storage::random().map_err(|e| Error::io("cannot get random bytes", e))?;
+    let by = u64::from_ne_bytes(*random.first_chunk().unwrap_or(&[0; 8])) & autoclear::STAGED_BY;
+    write_autoclear(file, known_autoclear(header) | autoclear::STAGED | by)?;
     Ok(true)
 }
 
@@ -143,9 +146,20 @@ pub(crate) fn is_marked(sector: &[u8]) -> bool {
 pub(crate) fn without_mark(sector: &[u8]) -> Vec<u8> {
     let mut sector = sector.to_vec();
     if is_marked(&sector) {
-        sector[AUTOCLEAR] &= !((autoclear::STAGED >> 56) as u8);
+        let mark = (autoclear::STAGED | autoclear::STAGED_BY).to_be_bytes();
+        sector[AUTOCLEAR..].iter_mut().zip(mark).for_each(|(byte, mark)| *byte &= !mark);
     }
     sector
+}
+
+/// The backups that bitmaps count from, as a first sector says that we have made.
+pub(crate) fn bases_in(sector: &[u8]) -> Vec<Identity> {
+    let length = sector.get(offset_of!(RawHeader, header_length)..).and_then(<[u8]>::first_chunk);
+    let area = length.map_or(0, |length| u32::from_be_bytes(*length)) as usize..sector.len();
+    let places = extension::places(sector, area).unwrap_or_default();
+    let own = places.into_iter().find(|(kind, _)| *kind == extension::LINEAGE);
+    let lineage = own.and_then(|(_, place)| Lineage::parse(sector.get(place)?)).unwrap_or_default();
+    lineage.bases.into_iter().map(|(_, base)| base.backup).collect()
 }
 
 /// A new header, ready to be written.

@@ -31,8 +31,8 @@ pub(crate) use clusters::Clusters;
 use clusters::Decision;
 use header::NewDisk;
 pub(crate) use header::{
-    BitmapsField, HeaderChange, NewHeader, SnapshotTable, check_room_for_bitmaps, clear_unknown_autoclear,
-    is_marked, settle_lineage, without_mark,
+    BitmapsField, HeaderChange, NewHeader, SnapshotTable, bases_in, check_room_for_bitmaps,
+    clear_unknown_autoclear, is_marked, settle_lineage, without_mark,
 };
 pub(crate) use refcounts::NewTable;
 pub(crate) use resize::check_resize;

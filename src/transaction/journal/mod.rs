@@ -16,7 +16,7 @@ use record::{ALIGNMENT, Begun, Block, Decided, TargetRecord};
 pub(crate) use recover::recover;
 
 use crate::{
-    disk::{Fingerprint, Switch},
+    disk::{Fingerprint, Folder, Switch},
     error::{Error, ErrorKind, Result},
     image::create::{OWN_PREFIX, is_absent},
     storage::{File, Lock, Storage, create_under_own_name, in_full},
@@ -100,7 +100,7 @@ impl Journal {
             let path = in_full(storage, &target.path)?;
             Ok(TargetRecord {
                 temporary: in_full(storage, &target.temporary)?,
-                folder: storage.status(folder_of(&path)?).ok().map(|status| status.id.inode),
+                folder: Folder::of(storage, &path).ok(),
                 path,
                 content: target.content,
                 replaced: target.replaced,

@@ -22,8 +22,9 @@ use std::{
 
 use crate::{
     bitmap::DirectoryPlace,
-    disk::{Fingerprint, Switch, Versions},
+    disk::{Fingerprint, Folder, Switch, Versions},
     error::Result,
+    format::lineage::Identity,
     image::Format,
     image::create::OWN_PREFIX,
     memory,
@@ -58,8 +59,8 @@ pub(super) struct Decided {
 pub(super) struct TargetRecord {
     pub(super) temporary: PathBuf,
     pub(super) path: PathBuf,
-    /// The inode of the folder of both, unless it could not be told.
-    pub(super) folder: Option<u64>,
+    /// The folder of both, unless it could not be told.
+    pub(super) folder: Option<Folder>,
     /// What the target's file is known by.
     pub(super) content: Content,
     /// What the file is known by that is replaced, if one is.
@@ -173,11 +174,21 @@ impl Begun {
             )),
             // A decision follows only where the first block was durable.
             Some((_, Begun::KIND, length)) if only_first(length) && !has_second => Look::Empty,
-            _ if bytes.len() as u64 <= ALIGNMENT || bytes.iter().all(|byte| *byte == 0) => Look::Empty,
+            Some(_) if bytes.len() as u64 <= ALIGNMENT => Look::Empty,
+            // Its later bytes can be durable before its first ones.
+            None if !has_second && is_blank(bytes) => Look::Empty,
             Some(_) => Look::Strange("its first block is damaged".to_owned()),
             None => Look::Strange("it is no journal of Holstein, or its first block is damaged".to_owned()),
         }
     }
+}
+
+/// Whether a file begins as one that is not written yet, or in part.
+fn is_blank(bytes: &[u8]) -> bool {
+    const SECTOR: usize = 512;
+    let torn = |(at, byte): (usize, &u8)| *byte == 0 || MAGIC.get(at) == Some(byte);
+    let start = if bytes.len() as u64 <= ALIGNMENT { MAGIC.len() } else { SECTOR };
+    bytes.iter().take(start).enumerate().all(torn)
 }
 
 impl Block for Begun {
@@ -199,7 +210,7 @@ impl Block for Decided {
         put_list(to, &self.targets, |to, target| {
             put_path(to, &target.temporary);
             put_path(to, &target.path);
-            put_list(to, target.folder.as_slice(), put_number);
+            put_list(to, target.folder.as_slice(), put_folder);
             put_content(to, &target.content);
             put_list(to, target.replaced.as_slice(), put_content);
             put_list(to, target.below.as_slice(), put_fingerprint);
@@ -209,6 +220,7 @@ impl Block for Decided {
             to.extend(source.directory.offset.to_le_bytes());
             to.extend(source.directory.length.to_le_bytes());
             to.extend(source.directory.digest);
+            put_list(to, &source.bases, |to, base| to.extend(base.as_bytes()));
             put_bytes(to, &source.old_sector);
             put_bytes(to, &source.new_sector);
         });
@@ -219,7 +231,7 @@ impl Block for Decided {
             Some(TargetRecord {
                 temporary: from.temporary()?,
                 path: from.path()?,
-                folder: from.list(Fields::u64)?.pop(),
+                folder: from.list(Fields::folder)?.pop(),
                 content: from.content()?,
                 replaced: from.list(Fields::content)?.pop(),
                 below: from.list(Fields::fingerprint)?.pop(),
@@ -233,6 +245,7 @@ impl Block for Decided {
                     length: from.u64()?,
                     digest: from.digest()?,
                 },
+                bases: from.list(Fields::identity)?,
                 old_sector: from.bytes()?.to_vec(),
                 new_sector: from.bytes()?.to_vec(),
             })
@@ -246,8 +259,9 @@ fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(bytes);
 }
 
-fn put_number(to: &mut Vec<u8>, number: &u64) {
-    to.extend(number.to_le_bytes());
+fn put_folder(to: &mut Vec<u8>, folder: &Folder) {
+    to.extend(folder.inode.to_le_bytes());
+    put_list(to, folder.created.as_slice(), |to, time| to.extend(time.to_le_bytes()));
 }
 
 fn put_path(to: &mut Vec<u8>, path: &Path) {
@@ -256,7 +270,7 @@ fn put_path(to: &mut Vec<u8>, path: &Path) {
 
 fn put_fingerprint(to: &mut Vec<u8>, image: &Fingerprint) {
     put_path(to, &image.path);
-    put_list(to, image.folder.as_slice(), put_number);
+    put_list(to, image.folder.as_slice(), put_folder);
     to.extend(image.inode.to_le_bytes());
     put_list(to, image.versions.as_slice(), |to, versions| {
         put_list(to, versions.image.as_slice(), put_version);
@@ -315,6 +329,10 @@ impl<'a> Fields<'a> {
         Some(i128::from_le_bytes(*self.take(16)?.first_chunk()?))
     }
 
+    fn folder(&mut self) -> Option<Folder> {
+        Some(Folder { inode: self.u64()?, created: self.list(Fields::time)?.pop() })
+    }
+
     fn digest(&mut self) -> Option<[u8; 32]> {
         self.take(32)?.first_chunk().copied()
     }
@@ -332,10 +350,14 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn identity(&mut self) -> Option<Identity> {
+        Some(Identity::from_bytes(*self.take(16)?.first_chunk()?))
+    }
+
     fn fingerprint(&mut self) -> Option<Fingerprint> {
         Some(Fingerprint {
             path: self.path()?,
-            folder: self.list(Fields::u64)?.pop(),
+            folder: self.list(Fields::folder)?.pop(),
             inode: self.u64()?,
             versions: self.list(Fields::versions)?.pop(),
         })
@@ -369,14 +391,19 @@ mod tests {
             image: Some(FileVersion { length: 65536, modified: -5 }),
             data_file: Some(("/a/disk.raw".into(), FileVersion { length: 1 << 20, modified: 1 << 70 })),
         };
-        Fingerprint { path: path.into(), folder: Some(2), inode: 1 << 40, versions: Some(versions) }
+        Fingerprint {
+            path: path.into(),
+            folder: Some(Folder { inode: 2, created: None }),
+            inode: 1 << 40,
+            versions: Some(versions),
+        }
     }
 
     fn decided() -> Decided {
         let target = TargetRecord {
             temporary: "/b/.holstein-1.tmp".into(),
             path: "/b/inc.qcow2".into(),
-            folder: Some(5),
+            folder: Some(Folder { inode: 5, created: Some(1 << 80) }),
             content: Content { inode: 7, length: 1 << 33, beginning: [3; 32], written: Some(-6) },
             replaced: Some(Content { inode: 9, length: 1, beginning: [5; 32], written: None }),
             below: Some(image("/b/disk.qcow2")),
@@ -384,6 +411,7 @@ mod tests {
         let source = Switch {
             image: image("/a/disk.qcow2"),
             directory: DirectoryPlace { offset: 0x50000, length: 40, digest: [4; 32] },
+            bases: vec![Identity::from_bytes([6; 16]), Identity::from_bytes([7; 16])],
             old_sector: vec![1; 512],
             new_sector: vec![2; 512],
         };
@@ -421,6 +449,17 @@ mod tests {
         torn.resize(4096, 0);
         torn.extend(decided().encode());
         assert!(matches!(Begun::look(&torn), Look::Strange(reason) if reason.contains("damaged")));
+        // Its second page alone was durable.
+        let many = vec!["/a/.holstein-1.tmp".into(); 300];
+        let mut later = Begun { temporaries: many }.encode();
+        later[..4096].fill(0);
+        assert!(matches!(Begun::look(&later), Look::Empty));
+        later.resize(8192, 0);
+        later.extend(decided().encode());
+        assert!(matches!(Begun::look(&later), Look::Strange(_)));
+        for foreign in [&b"some text"[..], b"holsteiN", &[7; 4096]] {
+            assert!(matches!(Begun::look(foreign), Look::Strange(_)), "{foreign:?}");
+        }
         let mut other = whole.clone();
         other[16] = 1;
         assert!(matches!(Begun::look(&other), Look::Strange(reason) if reason.contains("version 1")));

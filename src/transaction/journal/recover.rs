@@ -15,7 +15,10 @@ use super::{
     record::{ALIGNMENT, Begun, Block, Content, Decided, LARGEST, Look, TargetRecord},
 };
 use crate::{
-    disk::{Disk, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, switch},
+    disk::{
+        Disk, Folder, Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, is_superseded,
+        switch,
+    },
     error::{Error, ErrorKind, Result},
     image::create::{OWN_PREFIX, Recovered, exchange, give, is_absent, is_placeholder, tidy, transit},
     memory,
@@ -36,7 +39,7 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) 
     let sorted: BTreeSet<_> = names.iter().filter(is_journal).collect();
     for name in sorted {
         let path = folder.join(name);
-        let mut dead = Dead { storage, held, items: &mut recovery.items };
+        let mut dead = Dead { storage, held, journal: &path, items: &mut recovery.items };
         if let Err(error) = dead.recover(&path) {
             dead.tell(RecoveryKind::Unfinished, &path, error);
         }
@@ -46,6 +49,7 @@ pub(crate) fn recover(storage: &Arc<dyn Storage>, folder: &Path, held: &[Disk]) 
 
 /// Why bitmaps do not change, or are given up.
 const INCOMPLETE: &str = "a target of the transaction is missing";
+const SUPERSEDED: &str = "a newer backup of a disk of the transaction was made since";
 
 /// Where a target is.
 #[derive(Debug)]
@@ -63,12 +67,14 @@ enum Place {
 struct Dead<'a> {
     storage: &'a Arc<dyn Storage>,
     held: &'a [Disk],
+    journal: &'a Path,
     items: &'a mut Vec<RecoveryItem>,
 }
 
 impl Dead<'_> {
     fn tell(&mut self, kind: RecoveryKind, path: &Path, reason: impl ToString) {
-        self.items.push(RecoveryItem { kind, path: path.to_owned(), reason: reason.to_string() });
+        let (path, reason, journal) = (path.to_owned(), reason.to_string(), self.journal.to_owned());
+        self.items.push(RecoveryItem { kind, path, reason, journal });
     }
 
     fn recover(&mut self, path: &Path) -> Result<()> {
@@ -98,15 +104,19 @@ impl Dead<'_> {
                 return Ok(());
             }
         };
-        // The process alone may have died: what is acted on must not be lost in a power cut that follows. A sync may have
-        // failed, behind which nothing is written that is not written anew.
-        file.write_all(&bytes, 0)?;
-        file.sync()?;
         let second = length.next_multiple_of(ALIGNMENT as usize);
         let decided = bytes.get(second..).and_then(Decided::decode);
         let finished = match decided {
-            Some((decided, _)) => self.roll_forward(path, &decided)?,
-            _ => {
+            Some((decided, _)) => {
+                // The process alone may have died: what is acted on must not be lost in a power cut that follows. A sync may
+                // have failed, behind which nothing is written that is not written anew.
+                file.write_all(&bytes, 0)?;
+                file.sync()?;
+                self.roll_forward(&decided)?
+            }
+            None => {
+                // It leads to what is to go. A full disk might not let it be written.
+                file.sync()?;
                 self.take_back(&begun)?;
                 true
             }
@@ -130,25 +140,36 @@ impl Dead<'_> {
     }
 
     /// Carries out what was decided; false if something has to wait.
-    fn roll_forward(&mut self, journal: &Path, decided: &Decided) -> Result<bool> {
+    fn roll_forward(&mut self, decided: &Decided) -> Result<bool> {
         let places = decided.targets.iter().map(|target| self.find(target)).collect::<Result<Vec<_>>>()?;
         let complete = !places.iter().any(|place| matches!(place, Place::Gone));
+        // No source is switched before all targets have their names.
+        let superseded = || {
+            !places.iter().all(|place| matches!(place, Place::Published))
+                && decided.sources.iter().any(|source| is_superseded(self.storage, self.held, source))
+        };
+        let hindrance = match complete {
+            false => Some(INCOMPLETE),
+            true if superseded() => Some(SUPERSEDED),
+            true => None,
+        };
+        let complete = hindrance.is_none();
         let mut finished = true;
         // Before it has its name, so that nobody ever sees in it what is not so any more.
         for (target, place) in decided.targets.iter().zip(&places) {
             if let Some(below) = &target.below {
                 let sound = complete && is_as_covered(self.storage, below, &decided.sources);
-                finished &= sound || self.give_up(target, place, complete, journal)?;
+                finished &= sound || self.give_up(target, place, hindrance)?;
             }
         }
         for (target, place) in decided.targets.iter().zip(&places) {
-            self.publish(target, place, complete)?;
+            self.publish(target, place, hindrance)?;
         }
         let folders: BTreeSet<&Path> =
             decided.targets.iter().map(|target| folder_of(&target.path)).collect::<Result<_>>()?;
         folders.iter().try_for_each(|folder| self.sync_folder(folder))?;
         for source in &decided.sources {
-            finished &= self.switch(source, complete, journal);
+            finished &= self.switch(source, hindrance);
         }
         if !finished {
             return Ok(false);
@@ -165,7 +186,6 @@ impl Dead<'_> {
 
     /// Looks where a target is.
     fn find(&mut self, target: &TargetRecord) -> Result<Place> {
-        self.refuse_another_folder(&target.path, target.folder)?;
         tidy(&**self.storage, &target.temporary, &target.path).map_err(|e| unnamed(&target.path, e))?;
         let (there, temporary) = (self.inode(&target.path)?, self.inode(&target.temporary)?);
         let is_it = |path: &Path, inode: Option<u64>| match inode {
@@ -202,6 +222,7 @@ impl Dead<'_> {
         } else {
             other
         };
+        self.refuse_another_folder(&target.path, target.folder)?;
         self.tell(RecoveryKind::TargetMissing, &target.path, reason);
         Ok(Place::Gone)
     }
@@ -233,11 +254,12 @@ impl Dead<'_> {
         Ok(true)
     }
 
-    /// A folder that is not mounted, or another one in its place, tells nothing about the files in it.
-    fn refuse_another_folder(&self, path: &Path, folder: Option<u64>) -> Result<()> {
+    /// Where a file is not found as it was: a folder that is not mounted, or another one in its place, tells nothing about the
+    /// files in it.
+    fn refuse_another_folder(&self, path: &Path, folder: Option<Folder>) -> Result<()> {
         let Some(recorded) = folder else { return Ok(()) };
-        let text = match self.storage.status(folder_of(path)?) {
-            Ok(status) if status.id.inode == recorded => return Ok(()),
+        let text = match Folder::of(&**self.storage, path) {
+            Ok(folder) if folder == recorded => return Ok(()),
             Ok(_) => "is another one",
             Err(e) if e.kind() == io::ErrorKind::NotFound => "is not there",
             Err(e) => return Err(Error::io(format!("cannot look at the folder of '{}'", path.display()), e)),
@@ -279,13 +301,7 @@ impl Dead<'_> {
 
     /// Gives up the bitmaps of a new image that are about what is not there any more: backups that are gone, or the disk as
     /// it was before somebody wrote the image below. False if that has to wait.
-    fn give_up(
-        &mut self,
-        target: &TargetRecord,
-        place: &Place,
-        complete: bool,
-        journal: &Path,
-    ) -> Result<bool> {
+    fn give_up(&mut self, target: &TargetRecord, place: &Place, hindrance: Option<&str>) -> Result<bool> {
         let at = match place {
             Place::Published => &target.path,
             Place::Free | Place::Replaces(_) => &target.temporary,
@@ -295,11 +311,11 @@ impl Dead<'_> {
             Ok(false) => {}
             Ok(true) => {
                 let written = "the image below it was written since, or may have been";
-                let reason = if complete { written } else { INCOMPLETE };
+                let reason = hindrance.unwrap_or(written);
                 self.tell(RecoveryKind::BitmapsGivenUp, &target.path, reason);
             }
             Err(e) if matches!(place, Place::Published) => {
-                self.tell_unfinished(&target.path, &e, journal);
+                self.tell_unfinished(&target.path, &e);
                 return Ok(false);
             }
             Err(e) => return Err(e),
@@ -307,29 +323,31 @@ impl Dead<'_> {
         Ok(true)
     }
 
-    fn tell_unfinished(&mut self, path: &Path, error: &Error, journal: &Path) {
-        let reason = format!("{error}; the journal '{}' stays", journal.display());
+    fn tell_unfinished(&mut self, path: &Path, error: &Error) {
+        let reason = format!("{error}; the journal '{}' stays", self.journal.display());
         self.tell(RecoveryKind::Unfinished, path, reason);
     }
 
-    /// Lets a target have its name. Of a group that is not complete none replaces anything: no bitmap counts from it.
-    fn publish(&mut self, target: &TargetRecord, place: &Place, complete: bool) -> Result<()> {
+    /// Lets a target have its name. Of a group that cannot be completed none replaces anything: no bitmap counts from it, and
+    /// what it would replace may be what a newer backup stands on.
+    fn publish(&mut self, target: &TargetRecord, place: &Place, hindrance: Option<&str>) -> Result<()> {
         let (temporary, path) = (&target.temporary, &target.path);
         let done = match place {
             Place::Gone => return Ok(()),
             Place::Published => {
-                let kept = self.replaced(target).filter(|_| !complete);
+                let kept = self.replaced(target).filter(|_| hindrance.is_some());
                 let reason = kept.map_or_else(String::new, |kept| kept_as(&kept));
                 self.tell(RecoveryKind::TargetWasPublished, path, reason);
                 return Ok(());
             }
-            Place::Replaces(_) if !complete => {
-                let reason =
-                    "another target of its transaction is missing; the file that it would replace stays";
-                self.tell(RecoveryKind::TargetMissing, path, reason);
-                return Ok(());
-            }
-            Place::Replaces(_) => exchange(&**self.storage, temporary, path, Recovered::Yes),
+            Place::Replaces(_) => match hindrance {
+                None => exchange(&**self.storage, temporary, path, Recovered::Yes),
+                Some(reason) => {
+                    let reason = format!("{reason}; the file that it would replace stays");
+                    self.tell(RecoveryKind::TargetMissing, path, reason);
+                    return Ok(());
+                }
+            },
             Place::Free => give(&**self.storage, temporary, path),
         };
         if let Err(e) = done {
@@ -375,28 +393,31 @@ impl Dead<'_> {
     }
 
     /// Switches one image; false if that has to wait.
-    fn switch(&mut self, source: &Switch, complete: bool, journal: &Path) -> bool {
+    fn switch(&mut self, source: &Switch, hindrance: Option<&str>) -> bool {
         let path = &source.image.path;
-        let folder = self.refuse_another_folder(path, source.image.folder);
-        let done = folder.and_then(|()| match complete {
-            true => switch(self.storage, self.held, source),
-            false => give_up_if_switched(self.storage, self.held, source),
+        let done = match hindrance {
+            None => switch(self.storage, self.held, source),
+            Some(_) => give_up_if_switched(self.storage, self.held, source),
+        };
+        let done = done.map_err(|error| match self.refuse_another_folder(path, source.image.folder) {
+            Err(away) if error.kind() == ErrorKind::NotFound => away,
+            _ => error,
         });
+        let unrecorded = "it was written since by a program that did not record it";
         match done {
-            Ok(Switched::Left) if !complete => self.tell(RecoveryKind::BitmapsLeft, path, INCOMPLETE),
-            Ok(Switched::GivenUp) if !complete => self.tell(RecoveryKind::BitmapsGivenUp, path, INCOMPLETE),
             Ok(Switched::Now) => self.tell(RecoveryKind::BitmapsChanged, path, ""),
             Ok(Switched::Before) => self.tell(RecoveryKind::BitmapsWereChanged, path, ""),
-            Ok(Switched::Left) => self.tell(RecoveryKind::BitmapsLeft, path, "it was written since"),
+            Ok(Switched::Left) => {
+                self.tell(RecoveryKind::BitmapsLeft, path, hindrance.unwrap_or("it was written since"));
+            }
             Ok(Switched::GivenUp) => {
-                let reason = "it was written since by a program that did not record it";
-                self.tell(RecoveryKind::BitmapsGivenUp, path, reason);
+                self.tell(RecoveryKind::BitmapsGivenUp, path, hindrance.unwrap_or(unrecorded));
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.tell(RecoveryKind::BitmapsLeft, path, e);
             }
             Err(e) => {
-                self.tell_unfinished(path, &e, journal);
+                self.tell_unfinished(path, &e);
                 return false;
             }
         }
