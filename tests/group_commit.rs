@@ -1,7 +1,7 @@
 //! Groups of backups on trial: all disks or none, through any crash, any failure, and any stranger.
 //!
 //! Reading order: `night` (what is run), `judge` (what has to hold), then `crashes`,
-//! `strangers`, `names`, `known`, `failures`, `panics`, `journals`, `killed`; and `protocol`, which is the same without files.
+//! `strangers`, `names`, `known`, `failures`, `synced`, `panics`, `journals`, `killed`; and `protocol`, which is the same without files.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what cannot be done here fails the test
 #![allow(dead_code, unreachable_pub)] // some modules are shared with other test programs
 
@@ -48,6 +48,8 @@ mod rng;
 
 #[path = "group_commit/strangers.rs"]
 mod strangers;
+#[path = "group_commit/synced.rs"]
+mod synced;
 
 use std::sync::OnceLock;
 
@@ -123,6 +125,16 @@ macro_rules! nights {
             #[test]
             fn failures_are_told_as_they_are() {
                 failures::are_told_as_they_are(night());
+            }
+
+            #[test]
+            fn syncs_that_failed_in_the_run_are_not_believed() {
+                synced::after_a_run(night());
+            }
+
+            #[test]
+            fn syncs_that_failed_in_a_recovery_are_not_believed() {
+                synced::after_a_recovery(night());
             }
 
             #[test]

@@ -18,6 +18,9 @@ use crate::{
     storage::{File, FileId, Lock, Storage},
 };
 
+/// What a disk writes as a whole, and a change of an image at last.
+const SECTOR: usize = 512;
+
 /// What tells later whether an image is still as it was staged, and what then remains to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Switch {
@@ -58,7 +61,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
     let file = File::new(storage.open_writable(path).map_err(context)?, path);
     file.lock(Lock::Write)?;
     match compare(storage, &file, wanted)? {
-        Found::New => was_switched(&file),
+        Found::New => write_again(&file).map(|()| Switched::Before),
         Found::Old => write_sector(&file, wanted),
         Found::Other => {
             drop(file);
@@ -73,7 +76,9 @@ fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let file = image.top().file().clone();
     let switched = match compare(image.storage(), &file, wanted)? {
-        Found::New => return was_switched(&file),
+        Found::New => {
+            return disk.own_change(&file, || write_again(&file)).map(|()| Switched::Before);
+        }
         Found::Old => disk.own_change(&file, || write_sector(&file, wanted)),
         Found::Other => {
             drop(image);
@@ -150,9 +155,13 @@ impl Switch {
     }
 }
 
-/// It may not have been durable.
-fn was_switched(file: &File) -> Result<Switched> {
-    file.sync().map(|()| Switched::Before)
+/// Makes the first sector of an image durable as it is read. If a sync of it has failed before it may be in memory alone, and
+/// another sync would report success without having written it: so it is written again.
+fn write_again(file: &File) -> Result<()> {
+    let mut sector = [0; SECTOR];
+    file.read_exact(&mut sector, 0, "header")?;
+    file.write_all(&sector, 0)?;
+    file.sync()
 }
 
 fn write_sector(file: &File, wanted: &Switch) -> Result<Switched> {
@@ -205,11 +214,30 @@ pub(crate) fn give_up_if_switched(
     held: &[Disk],
     wanted: &Switch,
 ) -> Result<Switched> {
-    let found = compare(storage, &open_same(storage, &wanted.image)?, wanted)?;
-    Ok(match matches!(found, Found::New) && give_up_bitmaps(storage, held, &wanted.image.path)? {
-        true => Switched::GivenUp,
-        false => Switched::Left,
+    Ok(match compare(storage, &open_same(storage, &wanted.image)?, wanted)? {
+        Found::New if give_up_bitmaps(storage, held, &wanted.image.path)? => Switched::GivenUp,
+        Found::New | Found::Old => Switched::Left,
+        Found::Other => {
+            // An earlier recovery may have given them up, and failed to make that durable.
+            make_durable(storage, held, &wanted.image.path)?;
+            Switched::Left
+        }
     })
+}
+
+/// [`write_again`], unless somebody has the image open: he goes by what is read, too.
+fn make_durable(storage: &Arc<dyn Storage>, held: &[Disk], path: &Path) -> Result<()> {
+    if let Some(disk) = find(held, id_of(storage, path)?)? {
+        let image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
+        let file = image.top().file();
+        return disk.own_change(file, || write_again(file));
+    }
+    let context = |e| Error::io(format!("cannot open '{}'", path.display()), e);
+    let file = File::new(storage.open_writable(path).map_err(context)?, path);
+    match file.lock(Lock::Write) {
+        Err(e) if e.kind() == ErrorKind::Locked => Ok(()),
+        locked => locked.and_then(|()| write_again(&file)),
+    }
 }
 
 /// What has an image's name now, if that is the image.
@@ -255,7 +283,10 @@ fn open_alone(storage: &Arc<dyn Storage>, path: &Path) -> Result<Disk> {
 fn give_up(disk: &Disk, directory: u64) -> Result<Switched> {
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let top = super::write::top(&image)?;
-    let given_up = disk.own_change(top.file(), || bitmap::give_up_unless_moved(top, directory));
+    let given_up = disk.own_change(top.file(), || {
+        // An earlier recovery may have given them up, and failed to make that durable.
+        write_again(top.file()).and_then(|()| bitmap::give_up_unless_moved(top, directory))
+    });
     let found = given_up.as_ref().is_ok_and(|found| *found);
     after_change(&mut image, given_up.map(drop))?;
     Ok(if found { Switched::GivenUp } else { Switched::Left })

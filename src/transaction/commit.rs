@@ -89,7 +89,9 @@ impl Commit {
             return Err((index, self.revoke(error)));
         }
         if let Err((index, error)) = self.sync_names() {
-            // What a power cut leaves of several steps, a recovery knows, for as long as it has the decision.
+            // The way back changes the same names anew, so that its own sync is about them, too: what a recovery in the same
+            // boot would sync, it finds as it should be. But what a power cut leaves of several steps only a recovery knows,
+            // for as long as it has the decision.
             let in_steps = self.targets.iter().any(|target| target.file.went_in_steps());
             return Err((index, if in_steps { self.leave(error) } else { self.revoke(error) }));
         }

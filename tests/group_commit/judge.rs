@@ -74,7 +74,7 @@ fn blocks(bytes: &[u8]) -> [Option<&[u8]>; 2] {
 }
 
 /// What there is of a group of backups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// Everything is as it was before.
     Nothing,

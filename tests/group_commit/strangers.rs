@@ -212,7 +212,7 @@ pub struct Written {
 
 /// Writes where the disk has data, and nothing was dirty. `None` if the stranger could not be noticed by anybody: he says
 /// nothing, and the bitmaps are clear already.
-fn write(
+pub fn write(
     night: &Night,
     storage: &SimulatedStorage,
     disk: usize,
