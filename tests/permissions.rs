@@ -138,10 +138,71 @@ fn each_file_of_the_source_counts() {
     assert_eq!(site.mode("c"), 0o640);
 }
 
+/// The group's bits are about one group: in a file of another group they count for nobody.
+#[test]
+fn a_copy_is_for_no_other_group() {
+    if !is_root() {
+        return;
+    }
+    let site = Site::new();
+    site.image("base", "", 0o640);
+    site.image("top", "backing_file=base,backing_fmt=qcow2", 0o664);
+    let target = |groups: [u32; 2], target_group: Option<u32>| {
+        let _ = fs::remove_file(site.path("t"));
+        chown(site.path("base"), None, Some(groups[0])).unwrap();
+        chown(site.path("top"), None, Some(groups[1])).unwrap();
+        let mut overwrite = "";
+        if let Some(group) = target_group {
+            site.file("t", 0o660);
+            chown(site.path("t"), None, Some(group)).unwrap();
+            overwrite = ",overwrite=on";
+        }
+        site.backup("0", &format!("source=top,target=t{overwrite}"));
+        let status = fs::metadata(site.path("t")).unwrap();
+        (status.mode() & 0o777, status.gid())
+    };
+    assert_eq!(target([0, 0], None), (0o640, 0));
+    assert_eq!(target([8, 8], None), (0o600, 0));
+    assert_eq!(target([0, 8], None), (0o600, 0));
+    assert_eq!(target([8, 0], None), (0o600, 0));
+    assert_eq!(target([8, 8], Some(8)), (0o640, 8));
+    assert_eq!(target([8, 8], Some(7)), (0o600, 7));
+    assert_eq!(target([7, 8], Some(8)), (0o600, 8));
+    // Who was kept out by the group's bits is not let in by those of all others.
+    site.set_mode("base", 0o604);
+    site.set_mode("top", 0o604);
+    assert_eq!(target([0, 0], None), (0o604, 0));
+    assert_eq!(target([8, 8], None), (0o600, 0));
+}
+
+/// What replaces a file is neither for more people than that file, nor for more than its source.
+#[test]
+fn what_replaces_a_file_is_for_nobody_who_may_not_read_its_source() {
+    let site = Site::new();
+    for (source, old, new) in [
+        (0o600, 0o664, 0o600),
+        (0o640, 0o664, 0o640),
+        (0o664, 0o640, 0o640),
+        (0o644, 0o600, 0o600),
+        (0o444, 0o666, 0o644),
+        (0o600, 0o755, 0o700),
+    ] {
+        site.image("s", "", source);
+        for (name, format) in [("t", "qcow2"), ("t.raw", "raw")] {
+            site.file(name, old);
+            site.backup("0", &format!("source=s,target={name},format={format},overwrite=on"));
+            assert_eq!(site.mode(name), new, "{name}: {source:o} over {old:o}");
+        }
+    }
+}
+
 #[test]
 fn what_replaces_a_file_keeps_its_mode_and_owner() {
     let site = Site::new();
-    site.image("s", "", 0o644);
+    site.image("s", "", 0o666);
+    if is_root() {
+        chown(site.path("s"), None, Some(8)).unwrap();
+    }
     for (old, umask) in [(0o600, "0"), (0o664, "077"), (0o700, "0")] {
         for (name, format) in [("t", "qcow2"), ("t.raw", "raw")] {
             site.file(name, old);

@@ -50,8 +50,16 @@ pub(crate) use write::Writer;
 use crate::{
     error::{Error, ErrorKind, Result},
     format::l2::Compressed,
-    storage::{File, Stamp},
+    storage::{File, RightsLimit, Stamp},
 };
+
+/// What two files allow, where files have rights.
+fn both(one: Option<RightsLimit>, other: Option<RightsLimit>) -> Option<RightsLimit> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.and(other)),
+        (one, other) => one.or(other),
+    }
+}
 
 /// What a source that changed meanwhile is refused with.
 const WRITTEN: &str = "the image was written while it was read; nothing made from it can be trusted";
@@ -152,8 +160,8 @@ impl Image {
     }
 
     /// What all of its files allow: a copy has something of each.
-    pub(crate) fn mode(&self) -> Result<u32> {
-        self.facts().try_fold(0o777, |mode, facts| Ok(mode & facts?.mode))
+    pub(crate) fn limit(&self) -> Result<Option<RightsLimit>> {
+        self.facts().try_fold(None, |limit, facts| Ok(both(limit, facts?.limit)))
     }
 
     /// The top layer, if it is a qcow2 image.
@@ -211,10 +219,10 @@ impl Layer {
         let files =
             self.files().map(|file| Ok((file.id()?, file.path().to_owned()))).collect::<Result<_>>()?;
         let streams = self.qcow2().map(|image| (image.header().compression, image.geometry().cluster_size()));
-        let mode = self
+        let limit = self
             .files()
-            .try_fold(0o777, |mode, file| Ok(mode & file.rights()?.map_or(0o777, |rights| rights.mode)))?;
-        Ok(LayerFacts { info: self.info(), streams, files, mode })
+            .try_fold(None, |limit, file| Ok(both(limit, file.rights()?.map(RightsLimit::from))))?;
+        Ok(LayerFacts { info: self.info(), streams, files, limit })
     }
 
     /// Where the start of a guest range is, and how far (up to `length`) it goes on so.

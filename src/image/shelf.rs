@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{ErrorKind, Result},
     format::header::CompressionType,
-    storage::{File, FileId, Stamp, Storage},
+    storage::{File, FileId, RightsLimit, Stamp, Storage},
 };
 
 /// So many upper images of a chain stay open as long as the chain is.
@@ -43,8 +43,8 @@ pub(crate) struct LayerFacts {
     pub(crate) streams: Option<(CompressionType, u64)>,
     /// Its files: the image, then its data file.
     pub(crate) files: Vec<(FileId, PathBuf)>,
-    /// The mode bits that all of them have.
-    pub(crate) mode: u32,
+    /// What all of them allow, where files have rights.
+    pub(crate) limit: Option<RightsLimit>,
 }
 
 /// The lower images of one chain.

@@ -31,7 +31,7 @@ pub(crate) use handed::HandedStorage;
 pub use held::HeldHere;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;
-pub use rights::{FileRights, NewRights};
+pub use rights::{FileRights, NewRights, RightsLimit};
 pub use simulated::SimulatedStorage;
 pub(crate) use stamp::Stamp;
 pub(crate) use sys::{EventFd, Thread, random};

@@ -1,7 +1,7 @@
 //! Who may use a file: the mode bits and the owner of the operating system's files.
 //!
-//! A new file is its owner's alone while it is made. What it becomes is never more than its model has: where the model's group
-//! cannot be given, our own group gets no more than everybody.
+//! A new file is its owner's alone while it is made. What it becomes is never more than its model has, and never more than the
+//! files have that it is made from: where its group is another one, group and others get what both have there.
 
 use std::{
     fs, io,
@@ -27,24 +27,64 @@ pub struct FileRights {
     pub group: u32,
 }
 
+/// What group and others of a new file may do at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RightsLimit {
+    /// Mode bits; those of the owner limit nothing.
+    pub mode: u32,
+    /// The group that the group's bits are about. Members of other groups may do what both the group and all others may.
+    pub group: Option<u32>,
+}
+
+impl RightsLimit {
+    /// Of a file that is made from two.
+    pub(crate) fn and(self, other: RightsLimit) -> RightsLimit {
+        match self.group == other.group {
+            true => RightsLimit { mode: self.mode & other.mode, ..self },
+            false => RightsLimit { mode: self.of(None) & other.of(None), group: None },
+        }
+    }
+
+    /// The mode of a file with this group.
+    fn of(self, group: Option<u32>) -> u32 {
+        if group.is_some() && self.group == group { self.mode } else { without_group(self.mode) }
+    }
+}
+
+impl From<FileRights> for RightsLimit {
+    fn from(rights: FileRights) -> Self {
+        RightsLimit { mode: rights.mode, group: Some(rights.group) }
+    }
+}
+
 /// Who may use a new file when it is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewRights {
-    /// As any new file of the process, by its umask and the folder's rules, but nobody beside the owner may do what this mode
+    /// As any new file of the process, by its umask and the folder's rules, but nobody beside the owner may do what this
     /// does not allow.
-    Within(u32),
+    Within(RightsLimit),
     /// The same as another file.
     As(FileRights),
 }
 
 impl NewRights {
     /// As any new file of the process.
-    pub const PLAIN: NewRights = NewRights::Within(ALL);
+    pub const PLAIN: NewRights = NewRights::Within(RightsLimit { mode: 0o777, group: None });
+
+    /// Of a file that takes the place of one with these rights: it keeps them, but its limits hold as well.
+    pub(crate) fn replacing(self, old: FileRights) -> NewRights {
+        match self {
+            NewRights::Within(limit) => {
+                NewRights::As(FileRights { mode: old.mode & (0o700 | limit.of(Some(old.group))), ..old })
+            }
+            NewRights::As(_) => NewRights::As(old),
+        }
+    }
 
     /// The mode to create the file with, which the umask makes smaller.
     pub(super) fn first_mode(self) -> u32 {
         match self {
-            NewRights::Within(mode) => ALL & (mode | OWNER),
+            NewRights::Within(limit) => ALL & (limit.mode | OWNER),
             NewRights::As(_) => OWNER,
         }
     }
@@ -60,24 +100,28 @@ pub(super) fn of(file: &fs::File) -> io::Result<FileRights> {
     Ok(FileRights { mode, owner: status.uid(), group: status.gid() })
 }
 
-/// The mode where the group has no more than all others.
+/// The mode for a file of another group: members of the old group are among all others there, and members of the new group were
+/// before.
 fn without_group(mode: u32) -> u32 {
-    mode & (0o707 | (mode & 0o007) << 3)
+    let both = mode & mode >> 3 & 0o007;
+    mode & 0o700 | both << 3 | both
 }
 
 /// Closes a file that was just created to all but its owner, and says which rights it is to have.
 pub(super) fn close(file: &fs::File, rights: NewRights) -> io::Result<NewRights> {
-    let NewRights::Within(_) = rights else { return Ok(rights) };
+    let NewRights::Within(limit) = rights else { return Ok(rights) };
     // What the system has made of it, by the umask or the folder's access list.
-    let granted = file.metadata()?.mode() & 0o777;
+    let made = file.metadata()?;
     set_mode(file, OWNER)?;
-    Ok(NewRights::Within(granted))
+    let group = Some(made.gid());
+    let mode = made.mode() & (0o700 | limit.of(group));
+    Ok(NewRights::Within(RightsLimit { mode, group }))
 }
 
 /// Gives a file its rights.
 pub(super) fn give(file: &fs::File, rights: NewRights) -> io::Result<()> {
     let model = match rights {
-        NewRights::Within(mode) => return set_mode(file, mode),
+        NewRights::Within(limit) => return set_mode(file, limit.mode),
         NewRights::As(model) => model,
     };
     let own = file.metadata()?;

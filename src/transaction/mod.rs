@@ -168,7 +168,8 @@ impl Transaction {
         };
         let create = |(prepared, name): (&Prepared, PathBuf)| {
             let NewFile { path, existing, .. } = prepared.new_file();
-            let rights = NewRights::Within(prepared.backup.source.image().mode()?);
+            let limit = prepared.backup.source.image().limit()?;
+            let rights = limit.map_or(NewRights::PLAIN, NewRights::Within);
             TargetFile::create_as(prepared.storage.clone(), path, name, existing, rights)
         };
         let targets: Vec<_> = backups.iter().zip(names).map(create).collect::<Result<_>>()?;

@@ -66,7 +66,7 @@ impl TargetFile {
     }
 
     /// Creates the temporary file under a name of its own, which no journal has, locked against everybody else. When it is
-    /// complete others may use it as `rights` say, or as the file that it replaces.
+    /// complete others may use it as `rights` say, and no more than the file that it replaces.
     pub(crate) fn create(
         storage: Arc<dyn Storage>,
         path: &Path,
@@ -91,7 +91,7 @@ impl TargetFile {
             _ => None,
         };
         let kept = replaced.as_ref().map(File::rights).transpose()?.flatten();
-        let rights = kept.map_or(rights, NewRights::As);
+        let rights = kept.map_or(rights, |old| rights.replacing(old));
         let inner = create_under_own_name(&*storage, &temporary, Some(rights))
             .map_err(|e| Error::io(format!("cannot create the target '{}'", path.display()), e))?;
         // Messages name the file by the name that people know.
