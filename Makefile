@@ -1,6 +1,6 @@
 # make demo        see it work: two disks, a full copy, a changed-blocks copy, restored and compared
 # make check       everything that has to hold before a change is merged (about 20 minutes on 2 cores)
-# make check-long  the same, with the exhaustive forms of the tests, and one that mounts a small file system
+# make check-long  the same, with the exhaustive forms of the tests, and those that mount small file systems (as root)
 # make fuzz        runs each fuzz target for a minute: FUZZ_SECONDS= (see fuzz/README.md)
 # make bench       beside QEMU's tools: ROWS= PAIRS= SIZE= DIR= TMPFS= SIDES= (see docs/performance.md)
 # make release     optimised: the command in target/release, the libraries for C in target/release/lib
@@ -45,7 +45,8 @@ check: setup
 
 check-long: export HOLSTEIN_EXHAUSTIVE := 1
 check-long: check
-	$(CARGO) test --locked --test jobs_full_disk
+	@tools/setup.sh mounts
+	$(CARGO) test --locked --test jobs_full_disk --test reflink_mounts
 
 setup:
 	@tools/setup.sh check
@@ -90,6 +91,7 @@ fuzz:
 
 bench:
 	@tools/setup.sh check
+	@tools/setup.sh mounts
 	$(CARGO) bench --locked --bench compare -- --rows '$(ROWS)' --pairs '$(PAIRS)' --size '$(SIZE)' \
 		--dir '$(DIR)' --tmpfs '$(TMPFS)' --sides '$(SIDES)'
 

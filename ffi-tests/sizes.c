@@ -2,7 +2,7 @@
 #include "check.h"
 
 _Static_assert(sizeof(hol_disk_options) == 56, "hol_disk_options");
-_Static_assert(sizeof(hol_backup_options) == 96, "hol_backup_options");
+_Static_assert(sizeof(hol_backup_options) == 104, "hol_backup_options");
 _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 128, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 64, "hol_bitmap_details");
@@ -26,7 +26,8 @@ _Static_assert(offsetof(hol_disk_options, chain_limit) == 44, "before thread_lim
 _Static_assert(offsetof(hol_disk_options, reserved) == 52, "the last field ends the structure");
 _Static_assert(offsetof(hol_backup_options, zero_detection) == 60, "before speed there was nothing behind");
 _Static_assert(offsetof(hol_backup_options, dismiss) == 84, "a field keeps its place");
-_Static_assert(offsetof(hol_backup_options, reflink) == 92, "the last field ends the structure");
+_Static_assert(offsetof(hol_backup_options, reflink) == 92, "a field keeps its place");
+_Static_assert(offsetof(hol_backup_options, reserved) == 100, "the last field ends the structure");
 _Static_assert(offsetof(hol_create_options, reserved) == 68, "the last field ends the structure");
 _Static_assert(offsetof(hol_disk_details, layers) == 108, "before identity there was nothing behind");
 _Static_assert(offsetof(hol_bitmap_details, reserved) == 44, "before base there was nothing behind");
@@ -69,6 +70,7 @@ _Static_assert(HOL_EVENT_ERROR == 7 && HOL_SIDE_SOURCE == 1 && HOL_SIDE_TARGET =
 _Static_assert(HOL_ACTION_REPORT == 1 && HOL_ACTION_IGNORE == 2 && HOL_ACTION_STOP == 3, "events");
 _Static_assert(HOL_ON_ERROR_IGNORE == 1 && HOL_ON_ERROR_ENOSPC == 2 && HOL_ON_ERROR_STOP == 3, "policies");
 _Static_assert(HOL_LAST_STEP_MANUAL == 1, "last steps");
+_Static_assert(HOL_PAGE_CACHE_DROP == 0 && HOL_PAGE_CACHE_KEEP == 1, "page caches");
 _Static_assert(HOL_REFLINK_AUTO == 0 && HOL_REFLINK_ALWAYS == 1 && HOL_REFLINK_NEVER == 2, "reflinks");
 _Static_assert(HOL_LINEAGE_STRICT == 0 && HOL_LINEAGE_IGNORE == 1, "lineage");
 _Static_assert(HOL_REPAIR_LEAKS == 1 && HOL_REPAIR_ALL == 2, "repairs");

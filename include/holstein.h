@@ -368,6 +368,17 @@ template <typename T> inline T hol_options_init() { T value = T(); value.struct_
 #define HOL_REFLINK_NEVER 2
 
 /**
+ * What the backup alone brings into the page cache is dropped again, of the files that it reads and of its target; what was there
+ * before stays. The default. Of files that the process neither owns nor may write nothing is dropped.
+ */
+#define HOL_PAGE_CACHE_DROP 0
+
+/**
+ * The page cache is left to the kernel.
+ */
+#define HOL_PAGE_CACHE_KEEP 1
+
+/**
  * All jobs of a transaction succeed, or none leaves anything behind. The default.
  */
 #define HOL_COMPLETION_GROUPED 0
@@ -1543,6 +1554,14 @@ typedef struct hol_backup_options {
    * Whether the target shares blocks with the source's files: HOL_REFLINK_*
    */
   uint32_t reflink;
+  /**
+   * What is done about the page cache: HOL_PAGE_CACHE_*
+   */
+  uint32_t page_cache;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } hol_backup_options;
 
 /**

@@ -47,7 +47,7 @@ pub use job::{
     JobReport, JobStatus, LastStep, LineageCheck, Progress, Reflink, SyncMode, Verb, ZeroDetection,
 };
 pub use recovery::{Recovery, RecoveryItem, RecoveryKind};
-pub use storage::{FileKind, same_file};
+pub use storage::{FileKind, PageCache, same_file};
 pub use transaction::{
     Action, CompletionMode, Event, EventKind, LogLevel, MergeFrom, OverlayOptions, RunningTransaction,
     Transaction, recover, recover_in,

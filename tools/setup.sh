@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs, with apt-get, what a Debian machine with a Rust toolchain and a C compiler lacks.
 #
-# usage: tools/setup.sh demo|check|fuzz
+# usage: tools/setup.sh demo|check|mounts|fuzz
 #   demo   what `make demo` needs: qemu-img and qemu-io
 #   check  what `make check` and `make bench` need: QEMU's tools from version 10 on, C and C++ compilers with
 #          AddressSanitizer, valgrind, pkg-config, CMake, Python, and the toolchain's rustfmt and clippy
+#   mounts what `make check-long` and the reflink rows of `make bench` need besides: mkfs of XFS and btrfs, filefrag
 #   fuzz   what `make fuzz` needs: a C++ compiler, for libFuzzer
 #
 # Does nothing and prints nothing when everything is there.
@@ -117,6 +118,15 @@ setup_check() {
         "install qemu-utils $QEMU_NEEDED (on Debian 12 from bookworm-backports, or use Debian 13), then start again"
 }
 
+setup_mounts() {
+    packages=
+    have mkfs.xfs || packages="$packages xfsprogs"
+    have mkfs.btrfs || packages="$packages btrfs-progs"
+    have filefrag || packages="$packages e2fsprogs"
+    # shellcheck disable=SC2086 # a list of packages
+    [ -z "$packages" ] || install_packages $packages
+}
+
 setup_fuzz() {
     have c++ || install_packages g++
 }
@@ -124,6 +134,7 @@ setup_fuzz() {
 case "${1:-}" in
     demo) setup_demo ;;
     check) setup_check ;;
+    mounts) setup_mounts ;;
     fuzz) setup_fuzz ;;
-    *) fail "usage: tools/setup.sh demo|check|fuzz" ;;
+    *) fail "usage: tools/setup.sh demo|check|mounts|fuzz" ;;
 esac

@@ -48,6 +48,8 @@ pub(crate) struct Workspace {
     pub(crate) disk: PathBuf,
     /// In memory.
     pub(crate) tmpfs: PathBuf,
+    /// On an XFS in a file on disk, where a row needs it.
+    pub(crate) xfs: PathBuf,
     /// What was written on [`DISK`] since [`FULL`].
     pub(crate) dirty: Vec<Range<u64>>,
     /// What was written on [`SPARSE_DISK`] since [`SPARSE_FULL`].
@@ -68,6 +70,7 @@ impl Workspace {
         let mut workspace = Workspace {
             disk: disk.canonicalize()?,
             tmpfs: tmpfs.canonicalize()?,
+            xfs: disk.canonicalize()?.join(XFS),
             dirty: Vec::new(),
             sparse_dirty: Vec::new(),
         };
@@ -90,6 +93,11 @@ impl Workspace {
                 make_disk(&folder, options.size / FOUR as u64)?;
             }
         }
+        if needs("reflink") {
+            eprintln!("bench: making a disk of {} GiB on XFS", options.size >> 30);
+            mount_xfs(&workspace.xfs, 4 * options.size)?;
+            make_disk(&workspace.xfs, options.size)?;
+        }
         if needs("sparse") {
             workspace.sparse_dirty = make_sparse(&workspace.disk)?;
         }
@@ -102,6 +110,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
+        unmount(&self.xfs);
         for folder in [&self.disk, &self.tmpfs] {
             if let Err(error) = fs::remove_dir_all(folder) {
                 eprintln!("bench: {}: {error}", folder.display());
@@ -118,10 +127,31 @@ fn remove_leftovers(parent: &Path) -> Result<()> {
         let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER));
         let process = process.and_then(|id| id.parse::<u32>().ok());
         if process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            unmount(&entry.path().join(XFS));
             fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// The folder where XFS is mounted; its blocks are in the file beside it.
+const XFS: &str = "xfs";
+
+/// Makes an XFS in a file and mounts it, which takes root.
+fn mount_xfs(folder: &Path, size: u64) -> Result<()> {
+    let image = folder.with_extension("image");
+    fs::create_dir(folder)?;
+    File::create(&image)?.set_len(size)?;
+    run(Command::new("mkfs.xfs").arg("-q").arg(&image))?;
+    run(Command::new("mount").args(["-o", "loop"]).args([&image, folder]))
+        .map_err(|e| format!("the reflink rows need root and loop devices, to mount XFS: {e}").into())
+}
+
+/// Takes the XFS away, if it is mounted.
+fn unmount(folder: &Path) {
+    if folder.exists() {
+        let _ = run(Command::new("umount").arg(folder));
+    }
 }
 
 /// Half of the disk is data, and half of that random, the rest text; then 10 % of its clusters are written

@@ -4,7 +4,7 @@ use crate::Result;
 use std::path::PathBuf;
 
 /// Every row, in the order of the table.
-pub(crate) const ROWS: [&str; 14] = [
+pub(crate) const ROWS: [&str; 16] = [
     "incremental-disk",
     "incremental-tmpfs",
     "full-disk",
@@ -18,6 +18,8 @@ pub(crate) const ROWS: [&str; 14] = [
     "bitmap-merge",
     "sparse-incremental",
     "four",
+    "reflink-full",
+    "reflink-incremental",
     "commit",
 ];
 

@@ -38,6 +38,11 @@ pub(crate) fn build<'a>(name: &'static str, options: &Options, work: &'a Workspa
         "full-tmpfs" => full(tmpfs(), "on tmpfs"),
         "zstd-disk" => zstd(disk(), "on disk"),
         "zstd-tmpfs" => zstd(tmpfs(), "on tmpfs"),
+        "reflink-full" => Ok(reflink(&work.xfs, "on XFS", FULL, "")),
+        "reflink-incremental" => {
+            let increment = format!(",backing={FULL},backing-format=qcow2,bitmap={BITMAP},bitmap-mode=never");
+            Ok(reflink(&work.xfs, "on XFS", DISK, &increment))
+        }
         "map" => Ok(map(&work.disk)),
         "check" => Ok(check(&work.disk)),
         "bitmap-add" => bitmap_change(&work.disk, Change::Add),
@@ -188,6 +193,36 @@ fn full<'a>(place: Place, title: &'static str) -> Result<Row<'a>> {
         floor: Some(floor),
         folder,
     })
+}
+
+/// A backup that shares blocks, beside the same one that copies; and `cp --reflink` of the whole image, as the floor.
+fn reflink<'a>(folder: &Path, title: &'static str, source: &'static str, more: &str) -> Row<'a> {
+    let side = |target: &'static str, reflink: &str| {
+        let option = format!("source={source},target={target},reflink={reflink}{more}");
+        holstein(folder, vec!["backup".into(), "--disk".into(), option], same(folder, source, target))
+    };
+    let copy = Side { name: "holstein, reflink=never".into(), ..side(PEER, "never") };
+    let at = folder.to_path_buf();
+    let work = move || -> Result<Sample> {
+        let mut sample = measure(&at, "cp", &["--reflink=always", source, PLAIN])?;
+        sample.seconds += daemon::synchronise(&at, PLAIN)?.as_secs_f64();
+        Ok(sample)
+    };
+    Row {
+        name: "",
+        title,
+        target: Target { limit: 0.10, aim: 0.10 },
+        ours: Some(side(OURS, "always")),
+        missing: "",
+        peers: vec![copy],
+        floor: Some(Side {
+            name: "cp --reflink".into(),
+            prepare: nothing(),
+            work: Box::new(work),
+            verify: nothing(),
+        }),
+        folder: folder.to_path_buf(),
+    }
 }
 
 /// A whole disk into zstd clusters.

@@ -57,6 +57,7 @@ CHOICES = {
     "LAST_STEP": ("auto", "manual"),
     "LINEAGE": ("strict", "ignore"),
     "REFLINK": ("auto", "always", "never"),
+    "PAGE_CACHE": ("drop", "keep"),
     "COMPLETION": ("grouped", "individual"),
     "LAYER": ("top", "below"),
 }
@@ -168,6 +169,8 @@ class BackupOptions(_Sized):
         ("dismiss", c_uint32),
         ("lineage", c_uint32),
         ("reflink", c_uint32),
+        ("page_cache", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

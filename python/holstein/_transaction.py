@@ -235,6 +235,7 @@ class Transaction(Actions):
         dismiss: str = "auto",
         lineage: str = "strict",
         reflink: str = "auto",
+        page_cache: str = "drop",
     ) -> None:
         """Adds the copy of a disk to a new file. The options are those of hol_backup_options, by name; the disk may be
         closed afterwards."""
@@ -257,6 +258,7 @@ class Transaction(Actions):
             dismiss=choice("LAST_STEP", "dismiss", dismiss),
             lineage=choice("LINEAGE", "lineage", lineage),
             reflink=choice("REFLINK", "reflink", reflink),
+            page_cache=choice("PAGE_CACHE", "page_cache", page_cache),
         )
         self._add(source._use(lib.hol_action_backup, path_bytes(target), byref(options)))
 

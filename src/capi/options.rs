@@ -8,7 +8,8 @@ use super::boundary::{Failure, as_path, invalid, optional_text};
 use super::structure::Grows;
 use crate::{
     Access, Backing, BackingPolicy, BackupOptions, BitmapMode, CompletionMode, Compression, DiskOptions,
-    ErrorPolicy, Existing, Format, LastStep, Layers, LineageCheck, Reflink, Sharing, SyncMode, ZeroDetection,
+    ErrorPolicy, Existing, Format, LastStep, Layers, LineageCheck, PageCache, Reflink, Sharing, SyncMode,
+    ZeroDetection,
 };
 
 /// The image is qcow2. The default: a format is what the caller says and never guessed.
@@ -116,6 +117,12 @@ pub const HOL_REFLINK_ALWAYS: u32 = 1;
 /// All data is copied.
 pub const HOL_REFLINK_NEVER: u32 = 2;
 
+/// What the backup alone brings into the page cache is dropped again, of the files that it reads and of its target; what was there
+/// before stays. The default. Of files that the process neither owns nor may write nothing is dropped.
+pub const HOL_PAGE_CACHE_DROP: u32 = 0;
+/// The page cache is left to the kernel.
+pub const HOL_PAGE_CACHE_KEEP: u32 = 1;
+
 /// All jobs of a transaction succeed, or none leaves anything behind. The default.
 pub const HOL_COMPLETION_GROUPED: u32 = 0;
 /// Each job succeeds or fails by itself.
@@ -194,6 +201,10 @@ pub struct hol_backup_options {
     pub lineage: u32,
     /// Whether the target shares blocks with the source's files: HOL_REFLINK_*
     pub reflink: u32,
+    /// What is done about the page cache: HOL_PAGE_CACHE_*
+    pub page_cache: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: `repr(C)`, size first; integers and pointers, of which zero and NULL are values.
@@ -327,6 +338,8 @@ impl hol_backup_options {
         ];
         let lineages =
             [(HOL_LINEAGE_STRICT, LineageCheck::Strict), (HOL_LINEAGE_IGNORE, LineageCheck::Ignore)];
+        unused("options->reserved", self.reserved)?;
+        let caches = [(HOL_PAGE_CACHE_DROP, PageCache::Drop), (HOL_PAGE_CACHE_KEEP, PageCache::Keep)];
         let reflinks = [
             (HOL_REFLINK_AUTO, Reflink::Auto),
             (HOL_REFLINK_ALWAYS, Reflink::Always),
@@ -365,6 +378,7 @@ impl hol_backup_options {
             dismiss: last_step("options->dismiss", self.dismiss)?,
             lineage: choice("options->lineage", self.lineage, &lineages)?,
             reflink: choice("options->reflink", self.reflink, &reflinks)?,
+            page_cache: choice("options->page_cache", self.page_cache, &caches)?,
         })
     }
 }
@@ -412,6 +426,8 @@ mod tests {
             dismiss: HOL_LAST_STEP_MANUAL,
             lineage: HOL_LINEAGE_IGNORE,
             reflink: HOL_REFLINK_NEVER,
+            page_cache: HOL_PAGE_CACHE_KEEP,
+            reserved: 0,
         };
         // SAFETY: the texts are strings.
         let read = unsafe { options.read() }.ok().unwrap();
@@ -432,6 +448,7 @@ mod tests {
             dismiss: LastStep::Manual,
             lineage: LineageCheck::Ignore,
             reflink: Reflink::Never,
+            page_cache: PageCache::Keep,
         };
         assert_eq!(format!("{read:?}"), format!("{expected:?}"));
     }

@@ -132,6 +132,12 @@ impl Image {
         self.layers.len()
     }
 
+    /// What was read of its files without leaving it in the cache is dropped now.
+    pub(crate) fn end_uncached(&self) {
+        // Of the others when they are closed.
+        self.layers.iter().filter_map(|layer| layer.data_file().ok()).for_each(File::end_uncached);
+    }
+
     /// The layer so many below the top; there must be one.
     pub(crate) fn layer(&self, depth: usize) -> Result<OpenLayer<'_>> {
         Ok(match depth.checked_sub(self.layers.len()) {

@@ -4,7 +4,7 @@ use super::{Image, Layer, Mapping, Run};
 use crate::{
     error::{Error, ErrorKind, Result},
     memory,
-    storage::File,
+    storage::{File, PageCache},
 };
 
 impl Image {
@@ -14,7 +14,7 @@ impl Image {
         for run in self.runs(offset..offset + buf.len() as u64) {
             let run = run?;
             let start = (run.start - offset) as usize;
-            self.read_run(&run, &mut buf[start..start + run.length as usize])?;
+            self.read_run(&run, &mut buf[start..start + run.length as usize], PageCache::Keep)?;
         }
         Ok(())
     }
@@ -35,28 +35,30 @@ impl Image {
     }
 
     /// Fills `buf` with the data of a run, whose length it has.
-    pub(crate) fn read_run(&self, run: &Run, buf: &mut [u8]) -> Result<()> {
+    pub(crate) fn read_run(&self, run: &Run, buf: &mut [u8], cache: PageCache) -> Result<()> {
         match run.mapping {
             Mapping::Unallocated { .. } | Mapping::Zero { .. } | Mapping::Data { hole: true, .. } => {
                 buf.fill(0);
                 Ok(())
             }
-            Mapping::Data { host, hole: false } => read_data(self.layer(run.depth)?.data_file()?, buf, host),
-            Mapping::Compressed => self.layer(run.depth)?.read_compressed(buf, run.start),
+            Mapping::Data { host, hole: false } => {
+                read_data(self.layer(run.depth)?.data_file()?, buf, host, cache)
+            }
+            Mapping::Compressed => self.layer(run.depth)?.read_compressed(buf, run.start, cache),
         }
     }
 }
 
 /// A last cluster or sector that the file cuts short ends in zeros; the map has checked that there is no more
 /// to it than that.
-fn read_data(file: &File, buf: &mut [u8], host: u64) -> Result<()> {
-    let got = file.read_up_to(buf, host)?;
+fn read_data(file: &File, buf: &mut [u8], host: u64, cache: PageCache) -> Result<()> {
+    let got = file.read_through(cache, buf, host)?;
     buf[got..].fill(0);
     Ok(())
 }
 
 impl Layer {
-    fn read_compressed(&self, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+    fn read_compressed(&self, mut buf: &mut [u8], mut offset: u64, cache: PageCache) -> Result<()> {
         let Some(image) = self.qcow2() else { return Ok(()) };
         let geometry = image.geometry();
         let cluster_size = geometry.cluster_size();
@@ -71,10 +73,10 @@ impl Layer {
                 return Err(image.file().error(ErrorKind::Corrupt, text));
             };
             if count as u64 == cluster_size {
-                image.inflate(start, stream, &mut packed, part)?;
+                image.inflate(start, stream, &mut packed, part, cache)?;
             } else {
                 memory::grow(&mut scratch, cluster_size as usize)?;
-                image.inflate(start, stream, &mut packed, &mut scratch)?;
+                image.inflate(start, stream, &mut packed, &mut scratch, cache)?;
                 part.copy_from_slice(&scratch[inside..inside + count]);
             }
             buf = rest;

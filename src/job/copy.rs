@@ -123,6 +123,7 @@ impl Copy {
             Some(layout) => Target::qcow2(file, layout)?,
             None => Target::raw(file, source.size())?,
         };
+        let target = target.with_page_cache(backup.options.page_cache);
         if target.writes_in_parallel() {
             plan.batch_bytes = SMALL_BATCH_BYTES;
         }
@@ -272,6 +273,7 @@ impl Copy {
 
     /// Makes the target complete and durable, if the source is still what it was.
     fn finish(&self) -> Result<(), Trouble> {
+        self.image.end_uncached();
         self.turns.finish(|| {
             self.watch.ensure_unchanged().map_err(|error| Trouble { side: None, error })?;
             self.target.finish().map(drop).map_err(Trouble::target)
@@ -370,6 +372,13 @@ impl Copy {
 
     fn planning(&self) -> MutexGuard<'_, Planning> {
         self.planner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Copy {
+    /// Also a copying that failed leaves the page cache as it was.
+    fn drop(&mut self) {
+        self.image.end_uncached();
     }
 }
 

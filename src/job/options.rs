@@ -7,6 +7,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     image::{Backing, Existing, Format},
+    storage::PageCache,
 };
 
 /// Which parts of the source are copied.
@@ -136,6 +137,8 @@ pub struct BackupOptions {
     pub zero_detection: ZeroDetection,
     /// Whether the target shares blocks with the source's files.
     pub reflink: Reflink,
+    /// What is done about the page cache.
+    pub page_cache: PageCache,
     /// Bytes of data a second that are read at most; 0 is without a limit. Zeros, holes and what is shared do not count.
     pub speed: u64,
     /// What to do when the source, or an image below it, cannot be read.
@@ -240,6 +243,18 @@ impl FromStr for Reflink {
             "always" => Ok(Reflink::Always),
             "never" => Ok(Reflink::Never),
             _ => Err(unknown("reflink mode", text, "auto, always or never")),
+        }
+    }
+}
+
+impl FromStr for PageCache {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "drop" => Ok(PageCache::Drop),
+            "keep" => Ok(PageCache::Keep),
+            _ => Err(unknown("treatment of the page cache", text, "drop or keep")),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         create::{Content, Item},
     },
     memory,
+    storage::PageCache,
 };
 
 /// Reads for one copy, in as many threads as come along.
@@ -24,6 +25,7 @@ pub(crate) struct Reader {
     /// Of a compressing copy.
     encoders: Option<Encoders>,
     zero_detection: ZeroDetection,
+    page_cache: PageCache,
 }
 
 impl Reader {
@@ -33,7 +35,8 @@ impl Reader {
             Compression::Zlib { level } => Some(Encoders::new(CompressionType::Zlib, level.unwrap_or(6))),
             Compression::Zstd { level } => Some(Encoders::new(CompressionType::Zstd, level.unwrap_or(1))),
         };
-        Reader { cluster_size, encoders, zero_detection: options.zero_detection }
+        let BackupOptions { zero_detection, page_cache, .. } = *options;
+        Reader { cluster_size, encoders, zero_detection, page_cache }
     }
 
     /// Reads pieces and says what becomes of them. What the items are about is in `scratch`: in `packed` of a
@@ -70,7 +73,7 @@ impl Reader {
             PieceKind::Data(runs) => {
                 let start = scratch.data.len();
                 memory::grow(&mut scratch.data, start + piece.length as usize)?;
-                Self::read_runs(image, runs, &mut scratch.data[start..])?;
+                self.read_runs(image, runs, &mut scratch.data[start..])?;
                 self.sort_out(piece.guest, start, scratch, items)
             }
             PieceKind::Streams { depth } => {
@@ -82,11 +85,11 @@ impl Reader {
         }
     }
 
-    fn read_runs(image: &Image, runs: &[Run], buf: &mut [u8]) -> Result<()> {
+    fn read_runs(&self, image: &Image, runs: &[Run], buf: &mut [u8]) -> Result<()> {
         let mut at = 0;
         for run in runs {
             let end = at + run.length as usize;
-            image.read_run(run, &mut buf[at..end])?;
+            image.read_run(run, &mut buf[at..end], self.page_cache)?;
             at = end;
         }
         // What lies behind the end of the disk in its last cluster.
@@ -145,7 +148,7 @@ impl Reader {
         // when it is needed, and only the inflated stream tells where it ends.
         let start = scratch.data.len();
         memory::grow(&mut scratch.data, start + self.cluster_size)?;
-        file.inflate(guest, stream, &mut scratch.stream, &mut scratch.data[start..])?;
+        file.inflate(guest, stream, &mut scratch.stream, &mut scratch.data[start..], self.page_cache)?;
         if scratch.stream.len() >= self.cluster_size {
             return self.sort_out(guest, start, scratch, items);
         }

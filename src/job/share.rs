@@ -20,7 +20,7 @@ use crate::{
         create::{Extent, Origin, Target},
     },
     memory,
-    storage::File,
+    storage::{File, PageCache},
 };
 
 /// What is copied after all is copied in parts of this size.
@@ -35,6 +35,7 @@ pub(crate) struct Sharing {
     layers: Vec<bool>,
     /// What cannot be shared is an error.
     must: bool,
+    page_cache: PageCache,
 }
 
 /// What became of data that was to be shared, in bytes.
@@ -80,7 +81,7 @@ impl Sharing {
                 };
             layers.push(can);
         }
-        Ok(layers.contains(&true).then_some(Sharing { unit, layers, must }))
+        Ok(layers.contains(&true).then_some(Sharing { unit, layers, must, page_cache: options.page_cache }))
     }
 
     /// The size of the target's clusters, where it can share: that of a raw target, which has none, can be chosen.
@@ -189,7 +190,7 @@ impl Sharing {
                 Err(_) => {}
             }
         }
-        copy(image, target, run, shared..length, host)?;
+        copy((image, self.page_cache), target, run, shared..length, host)?;
         stored.shared += shared;
         stored.copied += length - shared;
         Ok(())
@@ -217,13 +218,19 @@ fn clip(run: &Run, range: &Range<u64>) -> Option<Run> {
 }
 
 /// Copies a part of a run.
-fn copy(image: &Image, target: &Target, run: &Run, part: Range<u64>, host: u64) -> Result<(), Trouble> {
+fn copy(
+    (image, cache): (&Image, PageCache),
+    target: &Target,
+    run: &Run,
+    part: Range<u64>,
+    host: u64,
+) -> Result<(), Trouble> {
     let mut buffer = Vec::new();
     for at in part.clone().step_by(COPY_BYTES as usize) {
         let length = COPY_BYTES.min(part.end - at);
         let piece = Run { start: run.start + at, length, mapping: run.mapping.advance(at), ..*run };
         memory::grow(&mut buffer, length as usize)
-            .and_then(|()| image.read_run(&piece, &mut buffer[..length as usize]))
+            .and_then(|()| image.read_run(&piece, &mut buffer[..length as usize], cache))
             .map_err(Trouble::source)?;
         target.write_at(&buffer[..length as usize], host + at).map_err(Trouble::target)?;
     }

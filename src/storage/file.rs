@@ -10,7 +10,9 @@ use std::{
     },
 };
 
-use super::{FileExtent, FileId, FileKind, FileRights, FileVersion, HeldHere, Lock, Stamp, StorageFile};
+use super::{
+    FileExtent, FileId, FileKind, FileRights, FileVersion, HeldHere, Lock, PageCache, Stamp, StorageFile,
+};
 use crate::error::{Error, ErrorKind, Result, shown};
 
 /// A [`StorageFile`] that knows its name. Clones share the file.
@@ -84,9 +86,19 @@ impl File {
     /// Fills `buf` up to the end of the file and returns how much there was. A read of nothing before the end is an
     /// error: it would make a short file of a whole one.
     pub(crate) fn read_up_to(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.read_through(PageCache::Keep, buf, offset)
+    }
+
+    /// The same, and says what becomes of it in the page cache.
+    pub(crate) fn read_through(&self, cache: PageCache, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {
-            match self.inner.read_at(&mut buf[filled..], offset + filled as u64) {
+            let (rest, at) = (&mut buf[filled..], offset + filled as u64);
+            let read = match cache {
+                PageCache::Keep => self.inner.read_at(rest, at),
+                PageCache::Drop => self.inner.read_uncached(rest, at),
+            };
+            match read {
                 Ok(0) => {
                     let at = offset + filled as u64;
                     if self.len()? > at {
@@ -210,6 +222,15 @@ impl File {
 
     pub(crate) fn start_writeback(&self, offset: u64, length: u64) {
         self.inner.start_writeback(offset, length);
+    }
+
+    /// What was read without leaving it in the cache is dropped now.
+    pub(crate) fn end_uncached(&self) {
+        self.inner.end_uncached();
+    }
+
+    pub(crate) fn drop_cached(&self, offset: u64, length: u64) {
+        self.inner.drop_cached(offset, length);
     }
 
     pub(crate) fn extent_at(&self, offset: u64) -> Result<FileExtent> {

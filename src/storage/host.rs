@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     FileExtent, FileId, FileKind, FileRights, FileStatus, FileVersion, Lock, NewRights, RenameRule, Storage,
-    StorageFile, held, rights, sys,
+    StorageFile, held, page_cache::Windows, rights, sys,
 };
 
 /// How long [`StorageFile::telling_version`] waits for a clock.
@@ -50,7 +50,8 @@ impl Storage for HostStorage {
     fn create_with(&self, path: &Path, rights: NewRights) -> io::Result<Arc<dyn StorageFile>> {
         let file = create_new(path, rights.first_mode())?;
         let rights = Some(rights::close(&file, rights)?);
-        Ok(Arc::new(HostFile { file, kind: FileKind::Regular, rights }))
+        let (kind, windows) = (FileKind::Regular, Windows::default());
+        Ok(Arc::new(HostFile { file, kind, rights, windows }))
     }
 
     fn rename(&self, from: &Path, to: &Path, rule: RenameRule) -> io::Result<()> {
@@ -125,6 +126,8 @@ pub(super) struct HostFile {
     kind: FileKind,
     /// Of a file that is being made: what it will have.
     rights: Option<NewRights>,
+    /// What is read without leaving it in the cache.
+    windows: Windows,
 }
 
 impl HostFile {
@@ -134,7 +137,7 @@ impl HostFile {
             let text = "not a regular file or block device";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        Ok(Arc::new(HostFile { file, kind, rights: None }))
+        Ok(Arc::new(HostFile { file, kind, rights: None, windows: Windows::default() }))
     }
 }
 
@@ -142,6 +145,7 @@ impl Drop for HostFile {
     /// Closing would give the locks back too, but not at once: a process that is just being started by another
     /// thread has all our descriptors until it runs its program, and with them the locks.
     fn drop(&mut self) {
+        self.windows.leave(&self.file);
         // On a failure they go with the last descriptor.
         let _ = sys::unlock_all(&self.file);
     }
@@ -205,6 +209,19 @@ impl StorageFile for HostFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buf, offset)
+    }
+
+    fn read_uncached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.windows.enter(&self.file, offset, buf.len() as u64);
+        self.read_at(buf, offset)
+    }
+
+    fn end_uncached(&self) {
+        self.windows.leave(&self.file);
+    }
+
+    fn drop_cached(&self, offset: u64, length: u64) {
+        sys::drop_cached(&self.file, offset, length);
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -381,11 +398,13 @@ mod tests {
         let file = HostStorage.create(&path).unwrap();
         drop(file);
         let open = || fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        let ours = HostFile { file: open(), kind: FileKind::Regular, rights: None };
+        let ours =
+            HostFile { file: open(), kind: FileKind::Regular, rights: None, windows: Windows::default() };
         // What a fork has of it.
         let forked = ours.file.try_clone().unwrap();
         ours.lock(Lock::Write).unwrap();
-        let other = HostFile { file: open(), kind: FileKind::Regular, rights: None };
+        let other =
+            HostFile { file: open(), kind: FileKind::Regular, rights: None, windows: Windows::default() };
         assert_eq!(other.lock(Lock::Source).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(ours);
         other.lock(Lock::Write).unwrap();

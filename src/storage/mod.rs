@@ -12,6 +12,7 @@ mod handed;
 mod held;
 mod host;
 mod memory;
+mod page_cache;
 mod rights;
 pub mod simulated;
 mod stamp;
@@ -31,6 +32,7 @@ pub(crate) use handed::HandedStorage;
 pub use held::HeldHere;
 pub use host::HostStorage;
 pub use memory::MemoryStorage;
+pub use page_cache::PageCache;
 pub use rights::{FileRights, NewRights, RightsLimit};
 pub use simulated::SimulatedStorage;
 pub(crate) use stamp::Stamp;
@@ -155,6 +157,18 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
 
     /// Reads up to `buf.len()` bytes; 0 only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Reads as [`StorageFile::read_at`] does. What that brings into a cache of the system can be dropped again, the latest
+    /// after [`StorageFile::end_uncached`]; what was there before stays.
+    fn read_uncached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buf, offset)
+    }
+
+    /// A hint that no [`StorageFile::read_uncached`] comes soon.
+    fn end_uncached(&self) {}
+
+    /// A hint that nobody needs `length` bytes from `offset` in a cache of the system. What is not written back stays there.
+    fn drop_cached(&self, _offset: u64, _length: u64) {}
 
     /// Writes up to `buf.len()` bytes, growing the file where needed.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;

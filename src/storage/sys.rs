@@ -3,8 +3,9 @@
 
 use std::{
     ffi::{CString, c_void},
-    fs, io,
+    fs, io, iter,
     mem::MaybeUninit,
+    ops::Range,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -231,6 +232,65 @@ fn file_system(file: &fs::File) -> io::Result<libc::statfs> {
     // SAFETY: `status` is valid for the whole call.
     check(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut status) }.into())?;
     Ok(status)
+}
+
+/// Which bytes of a range of whole pages are not in the page cache. What the caller may not know counts as being there.
+pub(super) fn absent(file: &fs::File, offset: u64, length: u64) -> io::Result<Vec<Range<u64>>> {
+    let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+    let (at, size) = (libc::off_t::try_from(offset).map_err(too_large)?, length as usize);
+    // SAFETY: the call touches no memory.
+    let page = check(unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as i64)? as u64;
+    // Fewer steps than a look at each page, where few or all of them are there.
+    match cached_pages(file, offset, length) {
+        Ok(0) => return Ok(iter::once(offset..offset + length).collect()),
+        Ok(pages) if pages >= length / page => return Ok(Vec::new()),
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => return Ok(Vec::new()),
+        _ => {}
+    }
+    let mut present = vec![0u8; length.div_ceil(page) as usize];
+    // SAFETY: a new mapping, whose pages nobody can touch.
+    let map =
+        unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, libc::MAP_SHARED, file.as_raw_fd(), at) };
+    if map == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is there, and the vector has a byte for each of its pages.
+    let told = check(unsafe { libc::mincore(map, size, present.as_mut_ptr().cast()) }.into());
+    // SAFETY: the mapping is ours, and nobody uses it any more.
+    unsafe { libc::munmap(map, size) };
+    told?;
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for (index, _) in present.iter().enumerate().filter(|(_, byte)| **byte & 1 == 0) {
+        let start = offset + index as u64 * page;
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end += page,
+            _ => ranges.push(start..start + page),
+        }
+    }
+    Ok(ranges)
+}
+
+/// How many pages of a range are in the page cache; Linux 6.5 can tell.
+fn cached_pages(file: &fs::File, offset: u64, length: u64) -> io::Result<u64> {
+    /// The same on all architectures.
+    const CACHESTAT: libc::c_long = 451;
+    let range = [offset, length];
+    // Pages that are there come first, then dirty ones, those that are written back, and two counts of evicted ones.
+    let mut counts = [0u64; 5];
+    // SAFETY: the call reads two numbers and writes five.
+    let result =
+        unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0u32) };
+    check(result)?;
+    Ok(counts[0])
+}
+
+/// Drops whole pages from the page cache that are as they are on disk; only a hint.
+pub(super) fn drop_cached(file: &fs::File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (libc::off_t::try_from(offset), libc::off_t::try_from(length)) else {
+        return;
+    };
+    // SAFETY: the call touches no memory of ours.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, length, libc::POSIX_FADV_DONTNEED) };
 }
 
 /// Whether the file lies on tmpfs.

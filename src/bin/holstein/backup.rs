@@ -49,8 +49,9 @@ Keys of --disk (write a comma inside a value twice):
   speed=SIZE            bytes of data a second that are read at most, such as 50M; default: no limit
   on-source-error=WHAT  when reading fails: report (default), or ignore: try again for some seconds, then fail
   on-target-error=WHAT  the same when writing fails
-  reflink=MODE          auto: shares blocks with the source where the file system
-                        can, copies the rest; always: shares or fails; never (default auto)
+  reflink=MODE          auto (default): shares blocks with the source where the file system can, and copies the rest;
+                        always: shares or fails; never
+  page-cache=drop|keep  whether what the backup brings into the page cache is dropped again; default drop
 
 Exit codes: 0 all disks were copied, 1 failed, 2 wrong usage, 5 all disks were copied, but the report of it could not be written.";
 

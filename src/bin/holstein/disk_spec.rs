@@ -15,7 +15,7 @@ use holstein::{
 use crate::{args::parse_size, output::escape};
 
 /// All keys, in the order in which help and errors name them.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "source",
     "source-format",
     "target",
@@ -34,6 +34,7 @@ const KEYS: [&str; 18] = [
     "on-target-error",
     "lineage",
     "reflink",
+    "page-cache",
 ];
 
 /// The keys that mean `on` when they stand alone.
@@ -92,6 +93,7 @@ impl DiskSpec {
             on_target_error: values.policy("on-target-error")?,
             lineage: values.choice("lineage", "strict, ignore")?.unwrap_or_default(),
             reflink: values.choice("reflink", "auto, always, never")?.unwrap_or_default(),
+            page_cache: values.choice("page-cache", "drop, keep")?.unwrap_or_default(),
             // Nobody could tell a job of a command to take its last step.
             ..BackupOptions::default()
         };
@@ -230,7 +232,7 @@ fn split_at_commas(text: &[u8]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holstein::{BitmapMode, Reflink};
+    use holstein::{BitmapMode, PageCache, Reflink};
 
     fn parse(text: &str) -> Result<DiskSpec, String> {
         DiskSpec::parse(OsStr::new(text))
@@ -256,7 +258,7 @@ mod tests {
             "target=inc.qcow2,source=a.raw,source-format=raw,format=qcow2,backing=../full.raw,\
              backing-format=raw,bitmap=nightly,bitmap-mode=never,sync=incremental,cluster-size=128k,\
              overwrite,detect-zeroes=off,speed=3M,on-source-error=ignore,on-target-error=report,\
-             reflink=always",
+             reflink=always,page-cache=keep",
         )
         .unwrap();
         assert_eq!(spec.source_format, Format::Raw);
@@ -268,6 +270,7 @@ mod tests {
         assert_eq!(spec.options.existing, Existing::Overwrite);
         assert_eq!(spec.options.zero_detection, ZeroDetection::Off);
         assert_eq!(spec.options.reflink, Reflink::Always);
+        assert_eq!(spec.options.page_cache, PageCache::Keep);
         assert_eq!(spec.options.speed, 3 << 20);
         assert_eq!(spec.options.on_source_error, ErrorPolicy::Ignore);
         assert_eq!(spec.options.on_target_error, ErrorPolicy::Report);

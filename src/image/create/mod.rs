@@ -15,7 +15,10 @@ mod target_file;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use layout::Layout;
 pub(crate) use layout::{DataFileName, Extent, LayoutOptions, Origin};
@@ -25,7 +28,10 @@ pub use options::{Backing, Compat, CreateOptions, Existing, Preallocation};
 pub(crate) use target_file::{OWN_PREFIX, TargetFile, is_absent, place, refuse_existing, refuse_own_name};
 
 use super::Format;
-use crate::{error::Result, storage::File};
+use crate::{
+    error::Result,
+    storage::{File, PageCache},
+};
 
 /// A new image that is being written.
 #[derive(Debug)]
@@ -33,7 +39,16 @@ pub(crate) struct Target {
     file: File,
     size: u64,
     layout: Option<Mutex<Layout>>,
+    /// Drops what is written from the cache.
+    page_cache: PageCache,
+    /// Up to where that was done, as far as it was written back.
+    dropped: AtomicU64,
 }
+
+/// So much of what was written last is left in the cache: it is being written back.
+const WRITEBACK: u64 = 32 << 20;
+/// The cache is looked after each time that so much was written.
+const DROP_BYTES: u64 = 64 << 20;
 
 /// What becomes of a guest range of whole target clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +75,22 @@ impl Target {
     /// A qcow2 image in an empty file.
     pub(crate) fn qcow2(file: File, options: LayoutOptions) -> Result<Target> {
         let size = options.size;
-        Ok(Target { file, size, layout: Some(Mutex::new(Layout::new(options)?)) })
+        Ok(Self::new(file, size, Some(Mutex::new(Layout::new(options)?))))
     }
 
     /// A raw image in an empty file.
     pub(crate) fn raw(file: File, size: u64) -> Result<Target> {
         file.set_len(size)?;
-        Ok(Target { file, size, layout: None })
+        Ok(Self::new(file, size, None))
+    }
+
+    fn new(file: File, size: u64, layout: Option<Mutex<Layout>>) -> Target {
+        Target { file, size, layout, page_cache: PageCache::Keep, dropped: AtomicU64::new(0) }
+    }
+
+    /// The same, which does this about the page cache.
+    pub(crate) fn with_page_cache(self, page_cache: PageCache) -> Target {
+        Target { page_cache, ..self }
     }
 
     /// Gives each guest cluster of a qcow2 image a place in advance. Nothing can be placed afterwards.
@@ -141,7 +165,19 @@ impl Target {
     pub(crate) fn write_at(&self, data: &[u8], host: u64) -> Result<()> {
         self.file.write_all(data, host)?;
         self.file.start_writeback(host, data.len() as u64);
+        self.drop_behind(host + data.len() as u64);
         Ok(())
+    }
+
+    /// Drops what was written before from the cache. What was not written back the last time may be now, so it begins at
+    /// the start each time; what is not there costs nothing.
+    fn drop_behind(&self, end: u64) {
+        let end = end.saturating_sub(WRITEBACK);
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if self.page_cache == PageCache::Drop && end >= dropped.saturating_add(DROP_BYTES) {
+            self.dropped.store(end, Ordering::Relaxed);
+            self.file.drop_cached(0, end);
+        }
     }
 
     /// Gives data its place by sharing it with `source`.
@@ -152,6 +188,14 @@ impl Target {
     /// Writes what is missing, after all data, and makes everything durable. Returns the length of the file. After an
     /// error it can be called again while [`Target::can_be_retried`].
     pub(crate) fn finish(&self) -> Result<u64> {
+        let length = self.complete()?;
+        if self.page_cache == PageCache::Drop {
+            self.file.drop_cached(0, length);
+        }
+        Ok(length)
+    }
+
+    fn complete(&self) -> Result<u64> {
         let Some(layout) = &self.layout else {
             self.file.open_up()?;
             self.file.sync()?;

@@ -28,7 +28,7 @@ use crate::{
         snapshot::Snapshot,
     },
     memory,
-    storage::File,
+    storage::{File, PageCache},
 };
 
 /// An open qcow2 image.
@@ -233,10 +233,11 @@ impl Qcow2 {
         stream: Compressed,
         packed: &mut Vec<u8>,
         cluster: &mut [u8],
+        cache: PageCache,
     ) -> Result<()> {
         // Up to the end of the last sector, or of the file: the stream may end sooner.
         memory::grow(packed, stream.length as usize)?;
-        let got = self.file.read_up_to(packed, stream.host)?;
+        let got = self.file.read_through(cache, packed, stream.host)?;
         packed.truncate(got);
         let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut decoder = match idle {

@@ -50,6 +50,7 @@ const BACKUP_KEYS: &[&str] = &[
     "on-source-error",
     "on-target-error",
     "reflink",
+    "page-cache",
 ];
 
 /// What the file says.
@@ -284,6 +285,7 @@ fn backup(data: &mut Values) -> Result<DiskSpec, String> {
         on_source_error: policy(data, "on-source-error")?,
         on_target_error: policy(data, "on-target-error")?,
         reflink: data.parsed("reflink")?.unwrap_or_default(),
+        page_cache: data.parsed("page-cache")?.unwrap_or_default(),
         ..BackupOptions::default()
     };
     let (source, target) = (data.text("device")?.into(), data.text("target")?.into());
