@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::{error::Result, memory};
+
 /// Bits of one chunk, and its words.
 const CHUNK_BITS: u64 = 1 << 15;
 const CHUNK_WORDS: usize = (CHUNK_BITS / 64) as usize;
@@ -23,8 +25,23 @@ enum Chunk {
 
 impl BitSet {
     /// `length` clear bits.
-    pub(crate) fn new(length: u64) -> Self {
-        BitSet { chunks: vec![Chunk::Clear; length.div_ceil(CHUNK_BITS) as usize], length }
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub(crate) fn new(length: u64) -> Result<Self> {
+        let chunks = memory::collected((0..length.div_ceil(CHUNK_BITS)).map(|_| Chunk::Clear))?;
+        Ok(BitSet { chunks, length })
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn memory(&self) -> usize {
+        let mixed = self.chunks.iter().filter(|chunk| matches!(chunk, Chunk::Mixed(_))).count();
+        self.chunks.len() * size_of::<Chunk>() + mixed * size_of::<[u64; CHUNK_WORDS]>()
+    }
+
+    /// The most that it can take.
+    pub(crate) fn most_memory(&self) -> usize {
+        self.chunks.len() * (size_of::<Chunk>() + size_of::<[u64; CHUNK_WORDS]>())
     }
 
     /// Sets every bit of `range`, which must lie in the set.
@@ -162,7 +179,7 @@ mod tests {
 
     #[test]
     fn runs_join_across_words_and_chunks() {
-        let mut bits = BitSet::new(200_000);
+        let mut bits = BitSet::new(200_000).unwrap();
         bits.set(10..20);
         bits.set(20..70);
         bits.set(CHUNK_BITS - 1..3 * CHUNK_BITS + 1);
@@ -181,7 +198,7 @@ mod tests {
         };
         for round in 0..50 {
             let length = 1 + random(3 * CHUNK_BITS);
-            let (mut bits, mut model) = (BitSet::new(length), vec![false; length as usize]);
+            let (mut bits, mut model) = (BitSet::new(length).unwrap(), vec![false; length as usize]);
             for _ in 0..round {
                 let start = random(length);
                 let end = start + random(length - start + 1).min(1 + random(CHUNK_BITS));
@@ -199,7 +216,7 @@ mod tests {
 
     #[test]
     fn words_with_more_bits() {
-        let mut bits = BitSet::new(200);
+        let mut bits = BitSet::new(200).unwrap();
         bits.set(3..4);
         let with = |start, range: Range<u64>| bits.word_with(start, &range);
         assert_eq!(
@@ -214,10 +231,10 @@ mod tests {
 
     #[test]
     fn the_last_word_may_be_partial() {
-        let mut bits = BitSet::new(70);
+        let mut bits = BitSet::new(70).unwrap();
         bits.set(0..70);
         assert_eq!(runs(&bits), vec![0..70]);
-        let mut bits = BitSet::new(70);
+        let mut bits = BitSet::new(70).unwrap();
         bits.set_word(64, 0b10_0001);
         assert_eq!(runs(&bits), [64..65, 69..70]);
     }

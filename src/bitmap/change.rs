@@ -169,7 +169,7 @@ impl<'a> Draft<'a> {
                 let slot = self.sound(name)?;
                 let bits = slot.entry.granularity_bits;
                 slot.base = None;
-                slot.contents = Some(DirtyBitmap::clean(name.clone(), bits, size));
+                slot.contents = Some(DirtyBitmap::clean(name.clone(), bits, size)?);
                 Ok(())
             }
             BitmapChange::CountFrom { name, backup } => {
@@ -263,7 +263,7 @@ impl<'a> Draft<'a> {
             granularity_bits: bits,
         };
         self.check_new(&entry)?;
-        let contents = Some(DirtyBitmap::clean(name.to_vec(), bits, self.image.header().size));
+        let contents = Some(DirtyBitmap::clean(name.to_vec(), bits, self.image.header().size)?);
         self.slots.push(Slot { entry, contents, base: None, stored_as: None });
         Ok(())
     }
@@ -273,7 +273,7 @@ impl<'a> Draft<'a> {
         let mut merged = self.contents(name)?;
         for source in sources {
             let from = match source {
-                MergeSource::Loaded(bitmap) => bitmap.clone(),
+                MergeSource::Loaded(bitmap) => bitmap.copied()?,
                 MergeSource::Name(source) => {
                     self.sound(source)?;
                     self.contents(source)?
@@ -289,7 +289,7 @@ impl<'a> Draft<'a> {
                 );
                 return Err(self.error(ErrorKind::InvalidArgument, text));
             }
-            merged.merge(&from);
+            merged.merge(&from)?;
         }
         self.sound(name)?.contents = Some(merged);
         Ok(())
@@ -314,7 +314,7 @@ impl<'a> Draft<'a> {
         let index = self.find(name)?;
         let slot = &self.slots[index];
         match (&slot.contents, &slot.stored_as) {
-            (Some(contents), _) => Ok(contents.clone()),
+            (Some(contents), _) => contents.copied(),
             (None, Some(stored)) => load_with(self.image, stored, &mut self.tables),
             (None, None) => {
                 Err(self.error(ErrorKind::BitmapNotFound, "the bitmap has no contents".to_owned()))

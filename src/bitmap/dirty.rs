@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::BitSet;
+use crate::{error::Result, memory};
 
 /// Which granules of a disk were written: one bit each.
 #[derive(Clone, Debug)]
@@ -39,9 +40,21 @@ impl DirtyBitmap {
     }
 
     /// A clean bitmap of a disk of `size` bytes.
-    pub(crate) fn clean(name: Vec<u8>, granularity_bits: u8, size: u64) -> Self {
-        let bits = BitSet::new(size.div_ceil(1 << granularity_bits));
-        DirtyBitmap { name, granularity_bits, size, bits }
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub(crate) fn clean(name: Vec<u8>, granularity_bits: u8, size: u64) -> Result<Self> {
+        let bits = BitSet::new(size.div_ceil(1 << granularity_bits))?;
+        Ok(DirtyBitmap { name, granularity_bits, size, bits })
+    }
+
+    /// The same once more.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        memory::ensure(self.bits.memory())?;
+        Ok(self.clone())
     }
 
     pub(crate) fn bits(&self) -> &BitSet {
@@ -55,8 +68,15 @@ impl DirtyBitmap {
 
     /// Makes everything dirty that `other`, of a disk of the same size, has dirty; a granule that is dirty in
     /// part becomes dirty.
-    pub(crate) fn merge(&mut self, other: &DirtyBitmap) {
+    ///
+    /// # Errors
+    /// `NoMemory`; nothing has changed then.
+    pub(crate) fn merge(&mut self, other: &DirtyBitmap) -> Result<()> {
+        // A finer granularity takes more.
+        let finer = other.granularity_bits.saturating_sub(self.granularity_bits);
+        memory::ensure(other.bits.memory().saturating_mul(1 << finer.min(24)).min(self.bits.most_memory()))?;
         other.extents().for_each(|extent| self.add(extent));
+        Ok(())
     }
 
     /// Makes a part of the disk dirty.
@@ -77,15 +97,19 @@ impl DirtyBitmap {
 
     /// The bitmap of the same disk with another size. What is new of it is dirty: it reads as zero, and whoever
     /// goes by the bitmap may have something else there, from before the disk was shrunk.
-    pub(crate) fn resized(&self, size: u64) -> Self {
-        let mut resized = DirtyBitmap::clean(self.name.clone(), self.granularity_bits, size);
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub(crate) fn resized(&self, size: u64) -> Result<Self> {
+        let mut resized = DirtyBitmap::clean(self.name.clone(), self.granularity_bits, size)?;
+        memory::ensure(self.bits.memory())?;
         for extent in self.extents().take_while(|extent| extent.start < size) {
             resized.add(extent.start..extent.end.min(size));
         }
         if size > self.size {
             resized.add(self.size..size);
         }
-        resized
+        Ok(resized)
     }
 
     /// The first dirty part that ends behind `from`, without what lies before `from`'s granule.

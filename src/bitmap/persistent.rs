@@ -191,7 +191,10 @@ pub(super) struct Table {
 impl Table {
     /// The bits.
     pub(super) fn load(&self, image: &Qcow2, entry: &Entry) -> Result<DirtyBitmap> {
-        let mut bits = BitSet::new(entry.bits(image.header().size));
+        let mut bits = BitSet::new(entry.bits(image.header().size))?;
+        let mixed = self.entries.iter().filter(|part| matches!(part, TableEntry::Data { .. })).count();
+        let data = mixed.saturating_mul(image.geometry().cluster_size() as usize);
+        memory::ensure(data.min(bits.most_memory()))?;
         for_each_set(image, entry, &self.entries, |start, set| match set {
             SetBits::Range(length) => bits.set(start..start + length),
             SetBits::Word(word) => bits.set_word(start, word),
@@ -258,7 +261,11 @@ pub(super) fn read_bitmap_table(image: &Qcow2, entry: &Entry) -> Result<Table> {
         }
         entry => Ok(entry),
     };
-    let entries = words.iter().map(decode).collect::<Result<_>>()?;
+    let mut entries = Vec::new();
+    memory::reserve(&mut entries, words.len())?;
+    for word in &words {
+        entries.push(decode(word)?);
+    }
     Ok(Table { entries, _grants: grants })
 }
 
@@ -272,6 +279,7 @@ fn find_foreign_clusters(image: &Qcow2, tables: &[Result<Table>]) -> Result<Vec<
 
     // (host cluster, bitmap), sorted.
     let mut clusters = Vec::new();
+    memory::reserve(&mut clusters, own as usize + tables.len())?;
     for (index, (entry, table)) in image.bitmaps().iter().zip(tables).enumerate() {
         let Ok(table) = table else { continue };
         let table_clusters = geometry.clusters_for(table.entries.len() as u64 * 8);

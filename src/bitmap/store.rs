@@ -189,7 +189,7 @@ pub(crate) fn resized(image: &Qcow2, size: u64) -> Result<NewBitmaps> {
                 let name = printable(&slot.entry.name);
                 let about = |e: Error| image.file().error(e.kind(), format!("bitmap '{name}': {e}"));
                 slot.entry.check_new(size, image.geometry()).map_err(about)?;
-                slot.contents = Some(bitmap.resized(size));
+                slot.contents = Some(bitmap.resized(size)?);
             }
             Err(error) => {
                 is_trusted(Err(error))?;

@@ -186,7 +186,7 @@ impl BusyBitmap {
     }
 
     /// A clean bitmap of its disk with its granularity.
-    pub(crate) fn emptied(&self) -> DirtyBitmap {
+    pub(crate) fn emptied(&self) -> Result<DirtyBitmap> {
         let image = self.disk.image();
         let entry = image.qcow2().and_then(|top| top.bitmaps().iter().find(|entry| entry.name == self.name));
         let bits = entry.map_or(16, |entry| entry.granularity_bits);

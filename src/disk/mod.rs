@@ -10,6 +10,8 @@ mod pool;
 mod redo;
 mod repair;
 mod resize;
+#[cfg(test)]
+mod short_memory;
 mod snapshot;
 mod staged;
 mod turnstile;

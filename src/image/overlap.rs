@@ -59,7 +59,8 @@ impl MetadataMap {
         let bytes = (count * size_of::<(Range<u64>, Owner)>()) as u64;
         let grant = image.budget().grant(bytes, "list of tables")?;
 
-        let mut parts = Vec::with_capacity(count);
+        let mut parts = Vec::new();
+        memory::reserve(&mut parts, count)?;
         for_each_own_range(image, |range, owner| parts.push((range, owner)))?;
         parts.sort_unstable_by_key(|(range, _)| range.start);
         for pair in parts.windows(2) {

@@ -284,7 +284,8 @@ impl Copy {
     pub(crate) fn partial(&self) -> Option<Partial> {
         let bitmap = self.bitmap.as_ref().filter(|_| self.keeps_partial)?;
         let end = self.turns.reached()?;
-        let mut rest = bitmap.emptied();
+        // Where memory is short nothing is kept.
+        let mut rest = bitmap.emptied().ok()?;
         self.planning().planner.add_rest(&self.image, end, &mut rest);
         Some(Partial { end, rest })
     }

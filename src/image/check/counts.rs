@@ -107,8 +107,10 @@ impl Counts {
 
     fn widen(&mut self) -> Result<()> {
         if let Width::Byte(counts) = &self.width {
-            self.grants = vec![self.budget.grant(counts.len() as u64 * 2, WHAT)?];
-            self.width = Width::Word(counts.iter().map(|count| u16::from(*count)).collect());
+            let grant = self.budget.grant(counts.len() as u64 * 2, WHAT)?;
+            let wide = memory::collected(counts.iter().map(|count| u16::from(*count)))?;
+            self.grants = vec![grant];
+            self.width = Width::Word(wide);
         }
         Ok(())
     }
@@ -218,6 +220,17 @@ mod tests {
         assert_eq!((counts.len(), counts.get(7), counts.get(0)), (200, 3, 0));
         counts.grow(300).unwrap();
         assert_eq!((counts.len(), counts.get(7), counts.get(299)), (300, 3, 0));
+    }
+
+    #[test]
+    fn memory_may_be_refused() {
+        let budget = Budget::new(1 << 20);
+        let pieces = memory::refusal::of_each(|| {
+            let mut counts = Counts::new(100_000, &budget)?;
+            counts.add(7..8, 200)?;
+            counts.add(7..8, 100).inspect_err(|_| assert_eq!(counts.get(7), 200))
+        });
+        assert_eq!(pieces, 2);
     }
 
     #[test]

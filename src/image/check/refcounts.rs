@@ -34,7 +34,8 @@ impl<'a> Refcounts<'a> {
         let geometry = header.geometry;
         let bytes = u64::from(header.refcount_table_clusters) << geometry.cluster_bits;
         let grant = budget.grant(bytes + geometry.cluster_size(), "refcount table")?;
-        let mut table = Vec::with_capacity((bytes / 8) as usize);
+        let mut table = Vec::new();
+        memory::reserve(&mut table, (bytes / 8) as usize)?;
         read_words(file, header.refcount_table_offset, bytes / 8, |_, word| {
             table.push(word);
             Ok(())

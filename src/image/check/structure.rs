@@ -152,8 +152,8 @@ impl<'a> Structure<'a> {
                     format!("snapshot {index} is empty: it has neither a name nor an L1 table")
                 });
             }
-            snapshots.push((index, L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries }));
-            Ok(())
+            let table = L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries };
+            memory::push(snapshots, (index, table))
         })?;
         self.snapshot_bytes = bytes;
         if count > 0 && header.has(crate::format::header::incompatible::DATA_FILE) {
@@ -191,8 +191,7 @@ impl<'a> Structure<'a> {
             if let Err(error) = verdict {
                 problem(error);
             }
-            bitmaps.push(entry);
-            Ok(())
+            memory::push(bitmaps, entry)
         });
         if let Err(error) = walked.and_then(|()| bitmap::check_names(bitmaps, count)) {
             problem(error);

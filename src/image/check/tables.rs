@@ -57,7 +57,7 @@ impl L2Tables {
         let active = L1Table { offset: header.l1_offset, entries: header.l1_entries };
         tables.read(structure, active, 1, Some(refcounts), report)?;
 
-        let mut snapshots: Vec<_> = structure.snapshots.iter().map(|(_, table)| *table).collect();
+        let mut snapshots = memory::collected(structure.snapshots.iter().map(|(_, table)| *table))?;
         snapshots.sort_unstable();
         for alike in snapshots.chunk_by(|a, b| a == b) {
             tables.read(structure, alike[0], alike.len() as u32, None, report)?;
@@ -130,7 +130,7 @@ impl L2Tables {
                 let more = self.tables.len().max(512);
                 self.grants
                     .push(self.budget.grant((more * size_of::<L2Table>()) as u64, "list of L2 tables")?);
-                self.tables.reserve_exact(more);
+                memory::reserve(&mut self.tables, more)?;
             }
         }
         self.tables.push(table);

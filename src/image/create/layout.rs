@@ -6,9 +6,10 @@
 //! tables, 8 bytes for each L2 table and block.
 //!
 //! Placing never fails because a file does: a table that cannot be written is kept, and what is placed together is
-//! all placed. [`Layout::settle`] tells the error, and writes what was kept when it is called again.
+//! all placed. [`Layout::settle`] tells the error, and writes what was kept when it is called again. Where memory is short
+//! placing fails, and the image cannot be completed any more.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -98,6 +99,9 @@ pub(crate) struct Layout {
     tail: Option<u64>,
     l1: Vec<u64>,
     l2: Option<L2Table>,
+    /// The memory of a table that was written, for the next one; and the same of a refcount block.
+    spare_table: Option<Vec<u8>>,
+    spare_block: Option<Vec<u8>>,
     refcount_table: Vec<u64>,
     /// The refcounts of the clusters from the last block's first one on.
     refcounts: Vec<u16>,
@@ -108,14 +112,16 @@ pub(crate) struct Layout {
     /// Why not, until that is told.
     failure: Option<Error>,
     /// What is known of the end when everything has its place: the header and the file's length.
-    end: Option<(Vec<u8>, u64)>,
+    end: Option<(Arc<Vec<u8>>, u64)>,
+    /// Why the end can never have its place.
+    broken: Option<Error>,
 }
 
 #[derive(Debug)]
 struct L2Table {
     index: usize,
-    /// One word for a cluster, or two with extended L2 entries.
-    words: Vec<u64>,
+    /// As it is stored: one word for a cluster, or two with extended L2 entries.
+    bytes: Vec<u8>,
 }
 
 impl LayoutOptions {
@@ -165,28 +171,33 @@ impl Layout {
             tail: None,
             l1: memory::zeroed(l1_entries as usize)?,
             l2: None,
+            spare_table: None,
+            spare_block: None,
             refcount_table: Vec::new(),
             refcounts: vec![1],
             max_refcount: u16::try_from(refcount::largest(order)).unwrap_or(u16::MAX),
             unwritten: VecDeque::new(),
             failure: None,
             end: None,
+            broken: None,
             options,
         };
         first_cluster(&layout.options, &geometry, &Tables::default())?;
-        layout.begin_refcount_block();
+        layout.begin_refcount_block()?;
         Ok(layout)
     }
 
-    /// Writes a table, or keeps it if that fails or another one is to be written before.
-    fn put(&mut self, file: &File, bytes: Vec<u8>, host: u64) {
+    /// Writes a table, or keeps it if that fails or another one is to be written before. Gives its memory back, unless it
+    /// is kept.
+    fn put(&mut self, file: &File, bytes: Vec<u8>, host: u64) -> Option<Vec<u8>> {
         if self.unwritten.is_empty() {
             match file.write_all(&bytes, host) {
-                Ok(()) => return,
+                Ok(()) => return Some(bytes),
                 Err(error) => self.failure = Some(error),
             }
         }
         self.unwritten.push_back((host, bytes));
+        None
     }
 
     /// Tells whether a table could not be written; when that was told, tries again.
@@ -204,31 +215,37 @@ impl Layout {
     /// Gives `item` its place; what must be written for it is appended to `extents`, joined where it fits.
     pub(crate) fn place(&mut self, file: &File, item: &Item, extents: &mut Vec<Extent>) -> Result<()> {
         match item.content {
-            Content::Zero => self.place_zeros(file, item.guest..item.guest + item.length),
-            Content::Data { at } => self.place_data(file, item, Origin::Buffer(at), extents),
-            Content::Shared => self.place_data(file, item, Origin::Guest(item.guest), extents),
+            Content::Zero => self.place_zeros(file, item.guest..item.guest + item.length)?,
+            Content::Data { at } => self.place_data(file, item, Origin::Buffer(at), extents)?,
+            Content::Shared => self.place_data(file, item, Origin::Guest(item.guest), extents)?,
             Content::Stream { at, length } => {
-                self.enter_table(file, item.guest);
-                let host = self.allocate_stream(file, length as u64);
+                self.enter_table(file, item.guest)?;
+                let host = self.allocate_stream(file, length as u64)?;
                 let Some(entry) = l2::compressed_entry(host, length as u64, &self.geometry) else {
                     let text =
                         "the target is too large for compressed clusters; use smaller clusters or none";
                     return Err(file.error(ErrorKind::Limit, text));
                 };
-                self.set_entry(file, item.guest, entry, 0);
+                self.set_entry(file, item.guest, entry, 0)?;
                 push(extents, Extent { host, origin: Origin::Buffer(at), length });
             }
         }
         Ok(())
     }
 
-    fn place_data(&mut self, file: &File, item: &Item, mut origin: Origin, extents: &mut Vec<Extent>) {
+    fn place_data(
+        &mut self,
+        file: &File,
+        item: &Item,
+        mut origin: Origin,
+        extents: &mut Vec<Extent>,
+    ) -> Result<()> {
         let range = item.guest..item.guest + item.length;
         self.place_range(file, range, l2::ALL_ALLOCATED, |host, length| {
             let length = length as usize;
             push(extents, Extent { host, origin, length });
             origin = origin.advance(length);
-        });
+        })
     }
 
     /// Gives every guest cluster its place, and writes nothing there: what a new file has not written reads as
@@ -240,7 +257,7 @@ impl Layout {
         let end = self.geometry.clusters_for(self.options.size) << self.geometry.cluster_bits;
         let coverage = self.geometry.l2_coverage();
         for start in (0..end).step_by(usize::try_from(coverage).unwrap_or(usize::MAX)) {
-            self.place_range(file, start..end.min(start + coverage), subclusters, |_, _| ());
+            self.place_range(file, start..end.min(start + coverage), subclusters, |_, _| ())?;
             self.settle(file)?;
         }
         Ok(())
@@ -264,18 +281,19 @@ impl Layout {
         Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
-    fn place_zeros(&mut self, file: &File, range: Range<u64>) {
+    fn place_zeros(&mut self, file: &File, range: Range<u64>) -> Result<()> {
         if self.options.version == 2 {
             // There is no entry that says zero, but what is not there is, and so is what was never written.
             if self.options.backing.is_some() {
-                self.place_range(file, range, l2::ALL_ALLOCATED, |_, _| ());
+                self.place_range(file, range, l2::ALL_ALLOCATED, |_, _| ())?;
             }
-            return;
+            return Ok(());
         }
         let entry = if self.options.extended_l2 { 0 } else { l2::ZERO_ENTRY };
         for guest in range.step_by(self.options.cluster_size as usize) {
-            self.set_entry(file, guest, entry, l2::ALL_ZERO);
+            self.set_entry(file, guest, entry, l2::ALL_ZERO)?;
         }
+        Ok(())
     }
 
     /// Gives the clusters of a guest range places for data; `placed` is told where each piece lies and how
@@ -286,85 +304,91 @@ impl Layout {
         range: Range<u64>,
         subclusters: u64,
         mut placed: impl FnMut(u64, u64),
-    ) {
+    ) -> Result<()> {
         let cluster_size = self.options.cluster_size;
         let (mut guest, end) = (range.start, range.end);
         while guest < end {
             // First the table that the entry goes to, as changing it takes a cluster too.
-            self.enter_table(file, guest);
+            self.enter_table(file, guest)?;
             let table_end = (guest / self.geometry.l2_coverage() + 1) * self.geometry.l2_coverage();
             let wanted = self.geometry.clusters_for(end.min(table_end) - guest);
             let (host, count) = match self.options.data_file {
-                None => self.allocate(file, wanted),
+                None => self.allocate(file, wanted)?,
                 // In a data file everything has its place already.
                 Some(_) => (guest, wanted),
             };
             let length = count * cluster_size;
             for offset in (0..length).step_by(cluster_size as usize) {
-                self.set_entry(file, guest + offset, l2::data_entry(host + offset), subclusters);
+                self.set_entry(file, guest + offset, l2::data_entry(host + offset), subclusters)?;
             }
             placed(host, length);
             guest += length;
         }
+        Ok(())
     }
 
-    fn set_entry(&mut self, file: &File, guest: u64, entry: u64, subclusters: u64) {
-        self.enter_table(file, guest);
+    fn set_entry(&mut self, file: &File, guest: u64, entry: u64, subclusters: u64) -> Result<()> {
+        self.enter_table(file, guest)?;
         let slot = ((guest >> self.geometry.cluster_bits) % self.geometry.l2_entries()) as usize;
         if let Some(table) = &mut self.l2 {
             if self.geometry.extended_l2 {
-                table.words[2 * slot] = entry;
-                table.words[2 * slot + 1] = subclusters;
+                BigEndian::write_u64_into(&[entry, subclusters], &mut table.bytes[16 * slot..][..16]);
             } else {
-                table.words[slot] = entry;
+                BigEndian::write_u64(&mut table.bytes[8 * slot..], entry);
             }
         }
+        Ok(())
     }
 
     /// Makes the L2 table of a guest offset the current one; the one before it is complete then.
-    fn enter_table(&mut self, file: &File, guest: u64) {
+    fn enter_table(&mut self, file: &File, guest: u64) -> Result<()> {
         let index = (guest / self.geometry.l2_coverage()) as usize;
         if self.l2.as_ref().is_some_and(|table| table.index == index) {
-            return;
+            return Ok(());
         }
-        self.write_l2_table(file);
-        self.l2 = Some(L2Table { index, words: vec![0; self.options.cluster_size as usize / 8] });
+        self.write_l2_table(file)?;
+        let bytes = empty(&mut self.spare_table, self.options.cluster_size)?;
+        self.l2 = Some(L2Table { index, bytes });
+        Ok(())
     }
 
-    fn write_l2_table(&mut self, file: &File) {
-        let Some(table) = self.l2.take() else { return };
-        let (host, _) = self.allocate(file, 1);
+    fn write_l2_table(&mut self, file: &File) -> Result<()> {
+        let Some(table) = self.l2.take() else { return Ok(()) };
+        let (host, _) = self.allocate(file, 1)?;
         self.l1[table.index] = host | COPIED;
-        self.put(file, big_endian(&table.words), host);
+        self.spare_table = self.put(file, table.bytes, host);
+        Ok(())
     }
 
     /// Takes up to `wanted` clusters, at least one, that follow each other.
-    fn allocate(&mut self, file: &File, wanted: u64) -> (u64, u64) {
+    fn allocate(&mut self, file: &File, wanted: u64) -> Result<(u64, u64)> {
         let per_block = self.geometry.refcount_block_entries();
         if self.next == self.refcount_table.len() as u64 * per_block {
-            self.write_refcount_block(file);
+            self.write_refcount_block(file)?;
             self.refcounts.clear();
             // What lies before the new block is counted for good.
             self.tail = None;
-            self.begin_refcount_block();
+            self.begin_refcount_block()?;
         }
         let count = wanted.min(self.refcount_table.len() as u64 * per_block - self.next);
         let host = self.next << self.geometry.cluster_bits;
+        memory::reserve(&mut self.refcounts, count as usize)?;
         self.refcounts.resize(self.refcounts.len() + count as usize, 1);
         self.next += count;
-        (host, count)
+        Ok((host, count))
     }
 
     /// The next cluster becomes the refcount block for itself and those behind it.
-    fn begin_refcount_block(&mut self) {
-        self.refcount_table.push(self.next << self.geometry.cluster_bits);
-        self.refcounts.push(1);
+    fn begin_refcount_block(&mut self) -> Result<()> {
+        memory::push(&mut self.refcount_table, self.next << self.geometry.cluster_bits)?;
+        memory::push(&mut self.refcounts, 1)?;
         self.next += 1;
+        Ok(())
     }
 
-    fn write_refcount_block(&mut self, file: &File) {
-        let Some(&host) = self.refcount_table.last() else { return };
-        let mut block = vec![0; self.options.cluster_size as usize];
+    fn write_refcount_block(&mut self, file: &File) -> Result<()> {
+        let Some(&host) = self.refcount_table.last() else { return Ok(()) };
+        let mut block = empty(&mut self.spare_block, self.options.cluster_size)?;
         match self.geometry.refcount_order {
             4 => BigEndian::write_u16_into(&self.refcounts, &mut block[..self.refcounts.len() * 2]),
             order => {
@@ -373,12 +397,13 @@ impl Layout {
                 }
             }
         }
-        self.put(file, block, host);
+        self.spare_block = self.put(file, block, host);
+        Ok(())
     }
 
     /// Takes room for a stream, behind the last one where that leaves it in one piece. Each host cluster that
     /// a stream touches counts it.
-    fn allocate_stream(&mut self, file: &File, length: u64) -> u64 {
+    fn allocate_stream(&mut self, file: &File, length: u64) -> Result<u64> {
         let cluster_size = self.options.cluster_size;
         if let Some(host) = self.tail {
             let cluster = host >> self.geometry.cluster_bits;
@@ -391,15 +416,15 @@ impl Layout {
             if fits && *refcount < self.max_refcount {
                 *refcount += 1;
                 if length > room {
-                    self.allocate(file, 1);
+                    self.allocate(file, 1)?;
                 }
                 self.set_tail(host + length);
-                return host;
+                return Ok(host);
             }
         }
-        let (host, _) = self.allocate(file, 1);
+        let (host, _) = self.allocate(file, 1)?;
         self.set_tail(host + length);
-        host
+        Ok(host)
     }
 
     fn set_tail(&mut self, end: u64) {
@@ -408,10 +433,13 @@ impl Layout {
 
     /// Writes all tables and returns the header, which makes the file an image. Nothing can be placed afterwards; after
     /// an error it can be called again.
-    pub(crate) fn finish(&mut self, file: &File) -> Result<Vec<u8>> {
-        let (header, length) = match self.end.take() {
-            Some(end) => end,
-            None => self.place_end(file)?,
+    pub(crate) fn finish(&mut self, file: &File) -> Result<Arc<Vec<u8>>> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let (header, length) = match &self.end {
+            Some((header, length)) => (header.clone(), *length),
+            None => self.place_end(file).inspect_err(|error| self.broken = Some(error.clone()))?,
         };
         self.end = Some((header.clone(), length));
         self.settle(file)?;
@@ -420,8 +448,9 @@ impl Layout {
     }
 
     /// Places the last tables; gives the header, and the length of the file.
-    fn place_end(&mut self, file: &File) -> Result<(Vec<u8>, u64)> {
-        self.write_l2_table(file);
+    fn place_end(&mut self, file: &File) -> Result<(Arc<Vec<u8>>, u64)> {
+        self.write_l2_table(file)?;
+        self.spare_table = None;
         let bits = self.geometry.cluster_bits;
         let l1_clusters = self.geometry.clusters_for(self.l1.len() as u64 * 8);
 
@@ -436,11 +465,14 @@ impl Layout {
                 "the target needs a refcount table over 8 MiB; use larger clusters",
             ));
         }
-        self.write_last_refcount_blocks(file, table_at + table_clusters, end);
-        let mut table = self.refcount_table.clone();
-        memory::grow(&mut table, (table_clusters << bits) as usize / 8)?;
-        self.put(file, big_endian(&table), table_at << bits);
-        self.put(file, big_endian(&self.l1), l1_at << bits);
+        self.write_last_refcount_blocks(file, table_at + table_clusters, end)?;
+        self.spare_block = None;
+        let mut table = memory::zeroed((table_clusters << bits) as usize)?;
+        BigEndian::write_u64_into(&self.refcount_table, &mut table[..self.refcount_table.len() * 8]);
+        self.put(file, table, table_at << bits);
+        let mut l1 = memory::zeroed(self.l1.len() * 8)?;
+        BigEndian::write_u64_into(&self.l1, &mut l1);
+        self.put(file, l1, l1_at << bits);
 
         let tables = Tables {
             l1: l1_at << bits,
@@ -448,7 +480,7 @@ impl Layout {
             refcount: table_at << bits,
             refcount_clusters: table_clusters as u32,
         };
-        Ok((first_cluster(&self.options, &self.geometry, &tables)?, end << bits))
+        Ok((Arc::new(first_cluster(&self.options, &self.geometry, &tables)?), end << bits))
     }
 
     /// How many clusters of refcount table there must be, and how many clusters there are then in all, when
@@ -467,17 +499,20 @@ impl Layout {
     }
 
     /// Clusters up to `end` are in use, once each from here on; blocks not begun yet lie from cluster `at`.
-    fn write_last_refcount_blocks(&mut self, file: &File, mut at: u64, end: u64) {
+    fn write_last_refcount_blocks(&mut self, file: &File, mut at: u64, end: u64) -> Result<()> {
         let per_block = self.geometry.refcount_block_entries();
         loop {
             let counted_to = self.refcount_table.len() as u64 * per_block;
             let first = counted_to - per_block;
-            self.refcounts.resize((end.min(counted_to) - first) as usize, 1);
-            self.write_refcount_block(file);
+            let counted = (end.min(counted_to) - first) as usize;
+            let more = counted.saturating_sub(self.refcounts.len());
+            memory::reserve(&mut self.refcounts, more)?;
+            self.refcounts.resize(counted, 1);
+            self.write_refcount_block(file)?;
             if counted_to >= end {
-                return;
+                return Ok(());
             }
-            self.refcount_table.push(at << self.geometry.cluster_bits);
+            memory::push(&mut self.refcount_table, at << self.geometry.cluster_bits)?;
             self.refcounts.clear();
             at += 1;
         }
@@ -496,8 +531,13 @@ fn push(extents: &mut Vec<Extent>, next: Extent) {
     }
 }
 
-fn big_endian(words: &[u64]) -> Vec<u8> {
-    let mut bytes = vec![0; words.len() * 8];
-    BigEndian::write_u64_into(words, &mut bytes);
-    bytes
+/// A cluster of zeros, in the memory of another one where there is one.
+fn empty(spare: &mut Option<Vec<u8>>, cluster_size: u64) -> Result<Vec<u8>> {
+    match spare.take() {
+        Some(mut bytes) => {
+            bytes.fill(0);
+            Ok(bytes)
+        }
+        None => memory::zeroed(cluster_size as usize),
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
         header::{CompressionType, Header},
     },
     image::{Format, Image, ImageOptions},
+    memory::refusal,
     storage::{File, HostStorage, Storage},
 };
 
@@ -139,4 +140,29 @@ fn streams_share_clusters_as_far_as_refcounts_reach() {
     assert!(files[0] > 1024, "{files:?}");
     assert!((342..400).contains(&files[1]), "{files:?}");
     assert!(files.is_sorted_by(|a, b| a >= b) && files[3] == files[4], "{files:?}");
+}
+
+/// The memory of a table or block that was written is used again, so each kind is asked for once; the header is made at the
+/// start, too, to know that it has room.
+#[test]
+fn memory_that_is_refused_fails_the_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let pieces = refusal::of_each(|| {
+        let path = folder.path().join("image");
+        let _ = fs::remove_file(&path);
+        let target = Target::qcow2(
+            File::new(HostStorage.create(&path).unwrap(), &path),
+            LayoutOptions::new(3 << 40, 2 << 20),
+        )?;
+        for guest in [0, 1 << 40, 2 << 40] {
+            let item = Item { guest, length: 2 << 20, content: Content::Data { at: 0 } };
+            target.place(&[item])?;
+            target.settle()?;
+        }
+        target.finish().inspect_err(|error| {
+            let again = target.finish().unwrap_err();
+            assert_eq!((again.kind(), again.to_string()), (error.kind(), error.to_string()));
+        })
+    });
+    assert_eq!(pieces, 5, "header, L2 table, block, refcount table, header");
 }

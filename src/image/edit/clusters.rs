@@ -69,7 +69,7 @@ impl Clusters {
             geometry: *image.geometry(),
             delta: ReferenceDelta::new(references.len(), image.budget()),
             references,
-            refcounts: Refcounts::new(image),
+            refcounts: Refcounts::new(image)?,
             released: Vec::new(),
             prepared: false,
             marked: false,

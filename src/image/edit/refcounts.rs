@@ -50,23 +50,23 @@ struct Block {
 }
 
 impl Refcounts {
-    pub(crate) fn new(image: &Qcow2) -> Self {
+    pub(crate) fn new(image: &Qcow2) -> Result<Self> {
         let header = image.header();
-        Refcounts {
+        Ok(Refcounts {
             file: image.file().clone(),
             geometry: header.geometry,
             place: NewTable {
                 offset: header.refcount_table_offset,
                 clusters: header.refcount_table_clusters.into(),
             },
-            table: image.refcount_table().to_vec(),
+            table: memory::copied(image.refcount_table())?,
             new_entries: Vec::new(),
             grown: false,
             moved: BTreeMap::new(),
             new_place: None,
             blocks: BTreeMap::new(),
             cursor: 1,
-        }
+        })
     }
 
     fn index_of(&self, cluster: u64) -> (usize, usize) {
@@ -222,7 +222,7 @@ impl Refcounts {
 
     /// Writes each block that moves to its new place, as `change` makes it.
     pub(super) fn write_moved_blocks(&mut self, mut change: impl FnMut(usize, &mut [u8])) -> Result<()> {
-        let moved: Vec<_> = self.moved.iter().map(|(index, place)| (*index, *place)).collect();
+        let moved = memory::collected(self.moved.iter().map(|(index, place)| (*index, *place)))?;
         for (index, place) in moved {
             let size = self.geometry.cluster_size() as usize;
             let mut bytes = memory::zeroed(size)?;

@@ -11,6 +11,7 @@ use crate::{
     error::{ErrorKind, Result},
     format::refcount,
     image::check::Counts,
+    memory,
 };
 
 /// How many references each cluster of the file gains and loses.
@@ -138,7 +139,7 @@ impl Clusters {
         let blocks = 0..self.delta.clusters.div_ceil(per_block);
         let moves =
             |block: &u64| self.delta.touched(block * per_block..(block + 1) * per_block).next().is_some();
-        let indices: Vec<_> = blocks.filter(moves).map(|block| block as usize).collect();
+        let indices = memory::collected(blocks.filter(moves).map(|block| block as usize))?;
         self.refcounts.move_blocks(&mut self.references, &indices)
     }
 

@@ -14,11 +14,15 @@ use crate::{
         check::{Bits, Counts},
         for_each_metadata_range, read_table,
     },
+    memory,
 };
 
 /// Counting takes one or two bytes for each cluster of the file, far more than reading its tables: so many times the memory
 /// that those may take.
 const SHARE_OF_COUNTS: u64 = 16;
+
+/// What a number in a set takes at most.
+const SET_ENTRY: u64 = 40;
 
 /// The references to each cluster of the file, and to those behind its end that are in use by now.
 #[derive(Debug)]
@@ -116,7 +120,9 @@ impl References {
         let clusters = self.clusters_of(&range);
         let known = self.counts.len();
         if clusters.end > known {
-            self.beyond.extend(clusters.start.max(known)..clusters.end);
+            let beyond = clusters.start.max(known)..clusters.end;
+            memory::ensure((beyond.end - beyond.start).saturating_mul(SET_ENTRY) as usize)?;
+            self.beyond.extend(beyond);
         }
         let inside = self.inside(&range);
         if inside.is_empty() { Ok(()) } else { self.counts.add(inside, times) }
@@ -149,7 +155,7 @@ impl References {
         if clusters.end > self.counts.len() {
             self.counts.grow(clusters.end + clusters.end / 8)?;
             let known = self.counts.len();
-            for cluster in self.beyond.extract_if(|cluster| *cluster < known).collect::<Vec<_>>() {
+            for cluster in memory::collected(self.beyond.extract_if(|cluster| *cluster < known))? {
                 self.counts.add(cluster..cluster + 1, 1)?;
             }
         }

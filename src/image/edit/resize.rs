@@ -97,8 +97,8 @@ impl Edit<'_> {
         let geometry = *top.geometry();
         let (keep, zeros) = parts(image, &geometry, size);
         let entries = l1_entries(&geometry, size);
-        let old: Vec<u64> = top.l1().collect();
-        let mut table = old.clone();
+        let old: Vec<u64> = memory::collected(top.l1())?;
+        let mut table = memory::copied(&old)?;
         memory::grow(&mut table, old.len().max(entries as usize))?;
         for (index, entry) in table.iter_mut().enumerate() {
             let range = index as u64 * geometry.l2_coverage()..(index as u64 + 1) * geometry.l2_coverage();
@@ -164,7 +164,7 @@ impl Edit<'_> {
         if let Some(old) = old {
             top.file().read_exact(&mut bytes, old, "L2 table")?;
         }
-        let before = bytes.clone();
+        let before = memory::copied(&bytes)?;
         let zero = zero_entry(&geometry);
         for (number, entry) in bytes.chunks_exact_mut(geometry.l2_entry_size() as usize).enumerate() {
             let guest = covered.start + ((number as u64) << geometry.cluster_bits);

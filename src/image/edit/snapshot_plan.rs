@@ -134,7 +134,8 @@ impl<'a> SnapshotPlan<'a> {
         let grant = self.image.budget().grant(bytes * 2, "snapshot table")?;
         let mut old = memory::zeroed(bytes as usize)?;
         self.image.file().read_exact(&mut old, self.image.header().snapshots_offset, "snapshot table")?;
-        let mut table = Vec::with_capacity(old.len());
+        let mut table = Vec::new();
+        memory::reserve(&mut table, old.len() + snapshot::LARGEST_ENTRY)?;
         let mut at = 0;
         for index in 0..self.image.snapshots().len() {
             let entry = old.get(at..).unwrap_or_default();

@@ -104,7 +104,7 @@ impl Edit<'_> {
         let geometry = top.geometry();
         let bytes = top.l1().len() as u64 * 8;
         let _grant = top.budget().grant(bytes * 2, "new L1 table")?;
-        let mut new: Vec<u64> = top.l1().collect();
+        let mut new: Vec<u64> = memory::collected(top.l1())?;
         for_each_l2_table(top, top.l1(), |index, offset, table| {
             let own = offset..offset + geometry.cluster_size();
             let cluster = offset >> geometry.cluster_bits;

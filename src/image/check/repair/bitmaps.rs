@@ -63,6 +63,8 @@ impl Bitmaps {
         structure.file.read_exact(&mut bytes, directory.start, "bitmap directory")?;
 
         let mut found: Vec<Found> = Vec::new();
+        memory::ensure(most as usize)?;
+        memory::reserve(&mut found, count)?;
         let mut at = directory.start;
         let walked = bitmap::for_each_entry(&bytes, structure.geometry(), |entry, verdict| {
             if found.len() == count {
@@ -82,7 +84,7 @@ impl Bitmaps {
         }
 
         let mut bitmaps = Bitmaps { directory, _grants: vec![grant], ..Bitmaps::default() };
-        let twice = named_twice(&found);
+        let twice = named_twice(&found)?;
         for (Found { at, entry, doubt }, twice) in found.into_iter().zip(twice) {
             let orderly = doubt.is_none();
             let doubt = match doubt {
@@ -91,7 +93,7 @@ impl Bitmaps {
                 doubt => doubt,
             };
             match doubt {
-                None => bitmaps.kept.push(entry),
+                None => memory::push(&mut bitmaps.kept, entry)?,
                 Some(reason) => {
                     bitmaps.lost.push(LostBitmap { name: Some(entry.name.clone()), reason });
                     if orderly && !entry.in_use {
@@ -104,10 +106,17 @@ impl Bitmaps {
     }
 
     /// The directory with those that are kept.
-    pub(super) fn new_directory(&self) -> Vec<u8> {
+    pub(super) fn new_directory(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        memory::reserve(&mut bytes, (self.directory.end - self.directory.start) as usize)?;
         self.kept.iter().for_each(|entry| entry.append(&mut bytes));
-        bytes
+        Ok(bytes)
+    }
+
+    /// Those that are kept.
+    pub(super) fn copy_of_kept(&self) -> Result<Vec<Entry>> {
+        memory::ensure(self.kept.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum())?;
+        Ok(self.kept.clone())
     }
 }
 
@@ -122,17 +131,17 @@ struct Found {
 /// What the reason for giving a bitmap up takes.
 const TEXT: u64 = 160;
 
-fn named_twice(found: &[Found]) -> Vec<bool> {
+fn named_twice(found: &[Found]) -> Result<Vec<bool>> {
     let name = |index: usize| &found[index].entry.name;
-    let mut order: Vec<usize> = (0..found.len()).collect();
+    let mut order = memory::collected(0..found.len())?;
     order.sort_unstable_by_key(|index| name(*index));
-    let mut twice = vec![false; found.len()];
+    let mut twice = memory::zeroed(found.len())?;
     for pair in order.windows(2) {
         if name(pair[0]) == name(pair[1]) {
             pair.iter().for_each(|index| twice[*index] = true);
         }
     }
-    twice
+    Ok(twice)
 }
 
 fn all_lost(reason: String) -> Bitmaps {

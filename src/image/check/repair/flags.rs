@@ -54,7 +54,7 @@ impl Flags<'_, '_, '_> {
             let old = &mut old[..(bytes - at).min(PIECE as u64) as usize];
             let offset = header.l1_offset + at;
             self.session.file.read_exact(old, offset, "L1 table")?;
-            let mut new = old.to_vec();
+            let mut new = memory::copied(old)?;
             for word in new.chunks_exact_mut(8) {
                 let entry = word.iter().fold(0, |entry, byte| entry << 8 | u64::from(*byte));
                 let host = entry & l1::OFFSET;
@@ -76,7 +76,7 @@ impl Flags<'_, '_, '_> {
             if !self.is_alone(table.offset, words.len() as u64 * 8, table.all.into())? {
                 return Ok(());
             }
-            let mut new = words.to_vec();
+            let mut new = memory::copied(words)?;
             let step = (structure.geometry().l2_entry_size() / 8) as usize;
             for index in (0..words.len()).step_by(step) {
                 let bitmap = if step == 1 { 0 } else { words[index + 1].get() };

@@ -10,13 +10,14 @@ pub(super) fn lower(session: &mut Session<'_>, targets: &mut Targets<'_>) -> Res
     let geometry = targets.geometry;
     let per_block = geometry.refcount_block_entries();
     let mut old = memory::zeroed(geometry.cluster_size() as usize)?;
+    let mut new = memory::copied(&old)?;
     for (index, offset) in targets.old_table().iter().enumerate() {
         let first = index as u64 * per_block;
         if !targets.believes_block(index as u64) || first >= targets.checked {
             continue;
         }
         session.file.read_exact(&mut old, *offset, "refcount block")?;
-        let mut new = old.clone();
+        new.copy_from_slice(&old);
         for cluster in first..targets.checked.min(first + per_block) {
             let entry = (cluster - first) as usize;
             let count = refcount::get(&old, geometry.refcount_order, entry);

@@ -51,6 +51,7 @@ use crate::{
         edit::{BitmapsField, HeaderChange, SnapshotTable},
         qcow2::read_first_cluster,
     },
+    memory,
     storage::{File, FileKind},
 };
 
@@ -168,11 +169,11 @@ fn anew(
     let mut structure = Structure::bare(file, header)?;
     let (old_directory, directory) = match bitmaps.lost.is_empty() {
         true => (bitmaps.directory.clone(), Vec::new()),
-        false => (0..0, bitmaps.new_directory()),
+        false => (0..0, bitmaps.new_directory()?),
     };
-    structure.set_bitmaps(old_directory, bitmaps.kept.clone());
+    structure.set_bitmaps(old_directory, bitmaps.copy_of_kept()?);
     let old_table = if snapshots.is_changed() { 0 } else { snapshots.old_bytes };
-    structure.set_snapshots(old_table, snapshots.kept.clone());
+    structure.set_snapshots(old_table, memory::copied(&snapshots.kept)?);
     let beside = Beside { directory, snapshots: std::mem::take(&mut snapshots.new_table) };
     let (tally, tables) = count(&structure, budget, CheckReport::new(), Include::AllButRefcounts)?;
 

@@ -98,7 +98,7 @@ impl Layout {
     fn at(first: u64, used: &[u64], beside: &Beside, targets: &Targets<'_>) -> Result<Layout> {
         let geometry = targets.geometry;
         let per_block = geometry.refcount_block_entries();
-        let blocks = used.to_vec();
+        let blocks = memory::copied(used)?;
         let clusters = |bytes: &[u8]| geometry.clusters_for(bytes.len() as u64);
         let (directory_clusters, snapshot_clusters) =
             (clusters(&beside.directory), clusters(&beside.snapshots));
@@ -107,7 +107,9 @@ impl Layout {
         loop {
             let own = layout.own();
             let before = own.end;
-            layout.blocks.extend(own.start / per_block..(own.end - 1) / per_block + 1);
+            let blocks = own.start / per_block..(own.end - 1) / per_block + 1;
+            memory::reserve(&mut layout.blocks, (blocks.end - blocks.start) as usize)?;
+            layout.blocks.extend(blocks);
             layout.blocks.sort_unstable();
             layout.blocks.dedup();
             let entries = layout.blocks.last().map_or(1, |last| last + 1);
@@ -168,8 +170,8 @@ impl Layout {
             (&beside.snapshots, self.snapshot_clusters, self.snapshots_offset(&geometry)),
         ];
         for (bytes, clusters, offset) in parts.into_iter().filter(|(bytes, ..)| !bytes.is_empty()) {
-            let mut padded = bytes.clone();
-            memory::grow(&mut padded, (clusters << geometry.cluster_bits) as usize)?;
+            let mut padded = memory::zeroed((clusters << geometry.cluster_bits) as usize)?;
+            padded[..bytes.len()].copy_from_slice(bytes);
             session.write(&padded, offset)?;
         }
         Ok(())
@@ -209,7 +211,7 @@ fn used_blocks(targets: &mut Targets<'_>) -> Result<Vec<u64>> {
             continue;
         }
         if fill_block(&mut block, targets, index)? {
-            used.push(index);
+            memory::push(&mut used, index)?;
         }
     }
     Ok(used)

@@ -105,18 +105,19 @@ impl Snapshots {
             Some(Doubt::Mendable(reason)) => {
                 let name = printable(&snapshot.name);
                 self.mended.push(format!("snapshot '{name}': {reason}"));
+                memory::reserve(&mut self.new_table, snapshot::LARGEST_ENTRY + 8)?;
                 completed(snapshot, header.size, &header.geometry).append(&mut self.new_table);
             }
             None => {
+                let padded = (self.new_table.len() + entry.bytes.len()).next_multiple_of(8);
+                memory::reserve(&mut self.new_table, entry.bytes.len() + 8)?;
                 self.new_table.extend_from_slice(entry.bytes);
-                let padded = self.new_table.len().next_multiple_of(8);
-                memory::grow(&mut self.new_table, padded)?;
+                self.new_table.resize(padded, 0);
             }
         }
         self.recognized |= named || (entry.doubt.is_none() && snapshot.l1_entries > 0);
         let table = L1Table { offset: snapshot.l1_offset, entries: snapshot.l1_entries };
-        self.kept.push((entry.index, table));
-        Ok(())
+        memory::push(&mut self.kept, (entry.index, table))
     }
 
     /// Why nothing of the table can be repaired, if the header names a place where it is not.
