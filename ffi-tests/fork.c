@@ -1,7 +1,9 @@
 /* A fork that uses or frees handles of its parent is refused, and does the parent no harm: not to its locks, its transaction,
  * its events. */
+#define _GNU_SOURCE
 #include "changing.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -33,11 +35,60 @@ static void be_a_child(hol_disk *disk, hol_txn *txn, hol_job *job, hol_action *a
     raise(SIGKILL);
 }
 
+/* In a name space of its own for numbers of processes, where the system allows that: the child becomes number 1. Gives the
+ * child's exit status; -1: not allowed. */
+static int in_own_space(int flags, int (*body)(const char *), const char *argument)
+{
+    fflush(NULL);
+    pid_t outer = fork();
+    CHECK(outer >= 0);
+    if (outer == 0) {
+        if (unshare(flags) != 0)
+            _exit(77);
+        pid_t inner = fork();
+        if (inner < 0)
+            _exit(77);
+        if (inner == 0)
+            _exit(body(argument));
+        int status;
+        CHECK(waitpid(inner, &status, 0) == inner);
+        _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 99);
+    }
+    int status;
+    CHECK(waitpid(outer, &status, 0) == outer && WIFEXITED(status));
+    return WEXITSTATUS(status) == 77 ? -1 : WEXITSTATUS(status);
+}
+
+static hol_disk *inherited;
+
+static int be_a_namesake(const char *unused)
+{
+    (void)unused;
+    uint64_t size;
+    CHECK(getpid() == 1);
+    REFUSED(hol_disk_size(inherited, &size));
+    REFUSED(hol_disk_close(inherited));
+    return 0;
+}
+
+static int have_a_namesake(const char *image)
+{
+    CHECK(getpid() == 1);
+    OK(hol_disk_open(image, NULL, &inherited));
+    int result = in_own_space(CLONE_NEWPID, be_a_namesake, NULL);
+    OK(hol_disk_close(inherited));
+    return result == -1 ? 77 : result;
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
     const char *work = argv[2];
     copy(argv[1], "slow.qcow2", work, "slow.qcow2");
+    /* A fork with the number of its parent, as in a container of a container. */
+    int namesakes = in_own_space(CLONE_NEWUSER | CLONE_NEWPID, have_a_namesake, path_in(work, "slow.qcow2"));
+    CHECK(namesakes == 0 || namesakes == -1);
+
     hol_disk *disk = open_to_write(work, "slow.qcow2");
     hol_backup_options options = HOL_OPTIONS_INIT(hol_backup_options);
     options.compression = HOL_COMPRESSION_ZLIB;

@@ -9,9 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{process, slice, thread};
+use std::{slice, thread};
 
 use super::error;
+use super::process::Process;
 use crate::{Error, ErrorKind};
 
 /// Why a C call failed.
@@ -88,18 +89,18 @@ pub(super) fn boundary<T: Outcome>(body: impl FnOnce() -> Result<T, Failure>) ->
 /// the threads that work for it are missing, and its locks and files are those of the parent.
 pub(super) struct Poison {
     panicked: AtomicBool,
-    process: u32,
+    process: Process,
 }
 
 impl Default for Poison {
     fn default() -> Self {
-        Poison { panicked: AtomicBool::new(false), process: process::id() }
+        Poison { panicked: AtomicBool::new(false), process: Process::this() }
     }
 }
 
 impl Poison {
     fn is_inherited(&self) -> bool {
-        self.process != process::id()
+        self.process != Process::this()
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod boundary;
 mod kept;
+mod process;
 mod structure;
 
 pub mod action;
