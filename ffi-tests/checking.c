@@ -124,6 +124,40 @@ static void a_bitmap_is_lost(void)
     hol_check_free(check);
 }
 
+/* Of two snapshots the first claims too much extra data, and the L1 table of the second is nowhere. */
+static void snapshots_are_mended_and_lost(void)
+{
+    copy(images, "disk.qcow2", work, "snapshots.qcow2");
+    const char *path = path_in(work, "snapshots.qcow2");
+    char command[8192];
+    for (const char *name = "ab"; *name != 0; name++) {
+        snprintf(command, sizeof command, "qemu-img snapshot -c %c '%s'", *name, path);
+        CHECK(system(command) == 0);
+    }
+    int file = open(path, O_RDWR);
+    CHECK(file >= 0);
+    off_t table = (off_t)big_endian(file, 64);
+    /* An entry has 40 bytes, 24 bytes of extra data, an id and a name of one byte, and zeros up to a multiple of 8. */
+    unsigned char much[4] = { 0, 0, 7, 0xd0 }, far[8] = { 0, 0, 0x7f, 0, 0, 0, 0, 0 };
+    CHECK(pwrite(file, much, sizeof much, table + 36) == sizeof much);
+    CHECK(pwrite(file, far, sizeof far, table + 72) == sizeof far);
+    CHECK(close(file) == 0);
+    hol_check *check = NULL;
+    OK(hol_disk_repair(path, NULL, HOL_REPAIR_ALL, &check));
+    CHECK(summary(check).lost_snapshots == 1 && summary(check).mended_snapshots == 1);
+    uint32_t first = 7, count = 7;
+    const char *name = NULL, *reason = NULL, *mended = NULL;
+    OK(hol_check_lost_snapshots(check, 0, &first, &count, &name, &reason));
+    CHECK(first == 1 && count == 1 && strcmp(name, "b") == 0 && strstr(reason, "L1 table") != NULL);
+    OK(hol_check_mended_snapshot(check, 0, &mended));
+    CHECK(strstr(mended, "2000 bytes of extra data") != NULL);
+    CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "no lost snapshot 1",
+               hol_check_lost_snapshots(check, 1, &first, &count, &name, &reason));
+    CHECK_CODE(HOL_ERR_INVALID_ARGUMENT, "no mended snapshot 1", hol_check_mended_snapshot(check, 1, &mended));
+    CHECK_CODE(HOL_ERR_NULL, "first", hol_check_lost_snapshots(check, 0, NULL, &count, &name, &reason));
+    hol_check_free(check);
+}
+
 static void of_a_chain(void)
 {
     hol_chain *chain = NULL;
@@ -168,6 +202,7 @@ int main(int argc, char **argv)
     leaks();
     corruption();
     a_bitmap_is_lost();
+    snapshots_are_mended_and_lost();
     of_a_chain();
     refusals();
     return 0;

@@ -1218,6 +1218,14 @@ typedef struct hol_check_report {
    * 1: everything that can refer to clusters was read, so that leaked clusters are surely not in use; else 0.
    */
   uint32_t leaks_are_certain;
+  /**
+   * Of a repair: number of parts of the snapshot table that were given up, which hol_check_lost_snapshots() tells.
+   */
+  uint64_t lost_snapshots;
+  /**
+   * Of a repair: number of things that were mended in the snapshot table; hol_check_mended_snapshot() tells each.
+   */
+  uint64_t mended_snapshots;
 } hol_check_report;
 
 /**
@@ -2203,6 +2211,37 @@ int hol_check_lost_bitmap(const struct hol_check *check,
                           size_t index,
                           const char **name,
                           const char **reason);
+
+/**
+ * Writes which snapshots a repair gave up: the place of the first of them in the snapshot table, from 0, to `*first`, how many
+ * follow each other there to `*count`, the name to `*name`, and why to `*reason`; `index` is from 0 to below
+ * hol_check_report.lost_snapshots. The name is NULL for several, and where it cannot be made out. Both texts stay until
+ * hol_check_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_check_lost_snapshots(const struct hol_check *check,
+                             size_t index,
+                             uint32_t *first,
+                             uint32_t *count,
+                             const char **name,
+                             const char **reason);
+
+/**
+ * Writes what a repair mended in the snapshot table, with what was wrong, to `*text`; `index` is from 0 to below
+ * hol_check_report.mended_snapshots. The text stays until hol_check_free().
+ *
+ * Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+ *
+ * Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+ */
+HOL_MUST_USE
+int hol_check_mended_snapshot(const struct hol_check *check,
+                              size_t index,
+                              const char **text);
 
 /**
  * Writes what a repair did not do, and why, to `*reason`; `index` is from 0 to below hol_check_report.left. The text stays
@@ -3191,6 +3230,8 @@ int hol_txn_recovery(const struct hol_txn *txn,
 #define HOL_HAVE_CHECK_PROBLEM 1
 #define HOL_HAVE_CHECK_FOUND 1
 #define HOL_HAVE_CHECK_LOST_BITMAP 1
+#define HOL_HAVE_CHECK_LOST_SNAPSHOTS 1
+#define HOL_HAVE_CHECK_MENDED_SNAPSHOT 1
 #define HOL_HAVE_CHECK_LEFT 1
 #define HOL_HAVE_CHECK_FREE 1
 #define HOL_HAVE_DISK_CREATE 1

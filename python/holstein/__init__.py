@@ -12,7 +12,7 @@ source tree or in the system is used. Every failure is a `HolsteinError`.
 
 from ._actions import Below
 from ._bitmap_changes import BitmapChanges
-from ._check import CheckReport, Problem
+from ._check import CheckReport, LostSnapshots, Problem
 from ._disk import BitmapInfo, Disk, DiskInfo, Extent, Snapshot
 from ._error import HolsteinError
 from ._library import version
@@ -34,6 +34,7 @@ __all__ = [
     "Job",
     "Layer",
     "Lineage",
+    "LostSnapshots",
     "Problem",
     "Recovered",
     "Report",

@@ -278,6 +278,8 @@ class CheckReport(_Sized):
         ("left", c_uint64),
         ("verdict", c_uint32),
         ("leaks_are_certain", c_uint32),
+        ("lost_snapshots", c_uint64),
+        ("mended_snapshots", c_uint64),
     ]
 
 
@@ -530,6 +532,11 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "hol_check_problem": (c_int, (c_void_p, c_size_t, POINTER(Problem))),
     "hol_check_found": (c_int, (c_void_p, c_size_t, POINTER(Problem))),
     "hol_check_lost_bitmap": (c_int, (c_void_p, c_size_t, POINTER(c_char_p), POINTER(c_char_p))),
+    "hol_check_lost_snapshots": (
+        c_int,
+        (c_void_p, c_size_t, POINTER(c_uint32), POINTER(c_uint32), POINTER(c_char_p), POINTER(c_char_p)),
+    ),
+    "hol_check_mended_snapshot": (c_int, (c_void_p, c_size_t, POINTER(c_char_p))),
     "hol_check_left": (c_int, (c_void_p, c_size_t, POINTER(c_char_p))),
     "hol_check_free": (None, (c_void_p,)),
     "hol_chain_free": (None, (c_void_p,)),

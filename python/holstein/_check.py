@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_char_p, c_void_p
+from ctypes import byref, c_char_p, c_uint32, c_void_p
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -25,6 +25,19 @@ class Problem:
     offset: int | None
     #: How many clusters from there on; 0: it is not about clusters.
     clusters: int
+
+
+@dataclass(frozen=True)
+class LostSnapshots:
+    """Snapshots that a repair gave up, which follow each other in the snapshot table."""
+
+    #: The place of the first one in the table, from 0, and how many there are.
+    first: int
+    count: int
+    #: The name of the one; None for several, and where it cannot be made out.
+    name: str | None
+    #: Why.
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,10 @@ class CheckReport:
     lost_bitmaps: list[tuple[str | None, str]] = field(default_factory=list)
     #: What was not repaired, although that might have been expected, with the reasons.
     left: list[str] = field(default_factory=list)
+    #: Snapshots that were given up.
+    lost_snapshots: list[LostSnapshots] = field(default_factory=list)
+    #: What was mended in the snapshot table, with what was wrong.
+    mended_snapshots: list[str] = field(default_factory=list)
 
 
 def run_check(call: Callable[[object], int]) -> CheckReport:
@@ -79,6 +96,8 @@ def _read(handle: c_void_p) -> CheckReport:
         "found": [_problem(lib.hol_check_found, handle, index) for index in range(report.found)],
         "lost_bitmaps": [_lost_bitmap(handle, index) for index in range(report.lost_bitmaps)],
         "left": [_left(handle, index) for index in range(report.left)],
+        "lost_snapshots": [_lost_snapshots(handle, index) for index in range(report.lost_snapshots)],
+        "mended_snapshots": [_mended_snapshot(handle, index) for index in range(report.mended_snapshots)],
     }
     others = {"struct_size", "verdict", "leaks_are_certain", *lists}
     numbers = {name: getattr(report, name) for name, _ in report._fields_ if name not in others}
@@ -107,6 +126,18 @@ def _lost_bitmap(handle: c_void_p, index: int) -> tuple[str | None, str]:
     name, reason = c_char_p(), c_char_p()
     check(lib.hol_check_lost_bitmap(handle, index, byref(name), byref(reason)))
     return text(name.value), text(reason.value) or ""
+
+
+def _lost_snapshots(handle: c_void_p, index: int) -> LostSnapshots:
+    first, count, name, reason = c_uint32(), c_uint32(), c_char_p(), c_char_p()
+    check(lib.hol_check_lost_snapshots(handle, index, byref(first), byref(count), byref(name), byref(reason)))
+    return LostSnapshots(first.value, count.value, text(name.value), text(reason.value) or "")
+
+
+def _mended_snapshot(handle: c_void_p, index: int) -> str:
+    mended = c_char_p()
+    check(lib.hol_check_mended_snapshot(handle, index, byref(mended)))
+    return text(mended.value) or ""
 
 
 def _left(handle: c_void_p, index: int) -> str:

@@ -42,6 +42,25 @@ class CheckTest(ImagesCase):
         self.assertEqual((report.verdict, report.corruptions_fixed), ("consistent", 1))
         tool("qemu-img", "check", self.disk)
 
+    def test_snapshots(self) -> None:
+        for name in ("a", "b"):
+            tool("qemu-img", "snapshot", "-c", name, self.disk)
+        with open(self.disk, "r+b") as file:
+            file.seek(64)
+            (table,) = struct.unpack(">Q", file.read(8))
+            # Entries of 72 bytes: the first claims 2000 bytes of extra data, the L1 table of the second is nowhere.
+            file.seek(table + 36)
+            file.write(struct.pack(">I", 2000))
+            file.seek(table + 72)
+            file.write(struct.pack(">Q", 0x7F << 40))
+        report = holstein.Disk.repair(self.disk, "all")
+        (lost,) = report.lost_snapshots
+        self.assertEqual((lost.first, lost.count, lost.name), (1, 1, "b"))
+        self.assertIn("L1 table", lost.reason)
+        (mended,) = report.mended_snapshots
+        self.assertIn("snapshot 'a': it claims 2000 bytes of extra data", mended)
+        self.assertEqual(report.verdict, "consistent")
+
     def test_refusals(self) -> None:
         with self.assertRaises(ValueError):
             holstein.Disk.repair(self.disk, "everything")

@@ -98,6 +98,10 @@ pub struct hol_check_report {
     pub verdict: u32,
     /// 1: everything that can refer to clusters was read, so that leaked clusters are surely not in use; else 0.
     pub leaks_are_certain: u32,
+    /// Of a repair: number of parts of the snapshot table that were given up, which hol_check_lost_snapshots() tells.
+    pub lost_snapshots: u64,
+    /// Of a repair: number of things that were mended in the snapshot table; hol_check_mended_snapshot() tells each.
+    pub mended_snapshots: u64,
 }
 
 /// One thing that is wrong, or the same thing with several clusters in a row. Set struct_size to the sizeof of the structure
@@ -183,6 +187,8 @@ impl hol_check {
             left: self.report.left.len() as u64,
             verdict: verdict_of(remaining.verdict()),
             leaks_are_certain: remaining.leaks_are_certain.into(),
+            lost_snapshots: self.report.lost_snapshots.len() as u64,
+            mended_snapshots: self.report.mended_snapshots.len() as u64,
         }
     }
 
@@ -392,6 +398,60 @@ pub unsafe extern "C" fn hol_check_lost_bitmap(
         let bitmap = at(&check.report.lost_bitmaps, index, "lost bitmap")?;
         name.set(bitmap.name.as_ref().map_or(ptr::null(), |name| check.texts.keep(name)));
         reason.set(check.texts.keep(&bitmap.reason));
+        Ok(HOL_OK)
+    })
+}
+
+/// Writes which snapshots a repair gave up: the place of the first of them in the snapshot table, from 0, to `*first`, how many
+/// follow each other there to `*count`, the name to `*name`, and why to `*reason`; `index` is from 0 to below
+/// hol_check_report.lost_snapshots. The name is NULL for several, and where it cannot be made out. Both texts stay until
+/// hol_check_free().
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_check_lost_snapshots(
+    check: *const hol_check,
+    index: usize,
+    first: *mut u32,
+    count: *mut u32,
+    name: *mut *const c_char,
+    reason: *mut *const c_char,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (check, first, count) =
+            unsafe { (handle(check, "check")?, out(first, "first")?, out(count, "count")?) };
+        // SAFETY: the arguments are as the header asks.
+        let (name, reason) = unsafe { (out(name, "name")?, out(reason, "reason")?) };
+        let lost = at(&check.report.lost_snapshots, index, "lost snapshot")?;
+        first.set(lost.first);
+        count.set(lost.count);
+        name.set(lost.name.as_ref().map_or(ptr::null(), |name| check.texts.keep(name)));
+        reason.set(check.texts.keep(&lost.reason));
+        Ok(HOL_OK)
+    })
+}
+
+/// Writes what a repair mended in the snapshot table, with what was wrong, to `*text`; `index` is from 0 to below
+/// hol_check_report.mended_snapshots. The text stays until hol_check_free().
+///
+/// Errors: HOL_ERR_INVALID_ARGUMENT (index), HOL_ERR_NULL, HOL_ERR_PANIC.
+///
+/// Threads: any. Blocks: no. From callbacks: yes. Since: 0.1.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hol_check_mended_snapshot(
+    check: *const hol_check,
+    index: usize,
+    text: *mut *const c_char,
+) -> c_int {
+    boundary(|| {
+        // SAFETY: the arguments are as the header asks.
+        let (check, text) = unsafe { (handle(check, "check")?, out(text, "text")?) };
+        text.set(check.texts.keep(at(&check.report.mended_snapshots, index, "mended snapshot")?));
         Ok(HOL_OK)
     })
 }
