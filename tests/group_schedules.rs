@@ -7,12 +7,12 @@
 
 #[path = "../src/job/board.rs"]
 mod board;
-#[path = "../src/job/duty.rs"]
-mod duty;
-#[path = "../src/job/meter.rs"]
-mod meter;
+#[path = "../src/job/permit.rs"]
+mod permit;
 #[path = "../src/job/policy.rs"]
 mod policy;
+#[path = "../src/job/rate_limit.rs"]
+mod rate_limit;
 #[path = "../src/job/states.rs"]
 mod states;
 
@@ -27,8 +27,8 @@ mod sync {
 use std::{sync::Arc, time::Instant};
 
 use board::Board;
-use duty::{Left, Listener, Notice, Permit, Seat, Verdict};
 use error::{Error, ErrorKind};
+use permit::{Left, Listener, Notice, Permit, Seat, Verdict};
 use policy::{Decision, ErrorSide};
 use shuttle::{
     rand::{Rng, thread_rng},

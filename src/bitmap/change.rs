@@ -114,7 +114,7 @@ pub enum MergeSource {
 /// A bitmap while a list of changes is carried out.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// What the directory will say; table and length are settled when it is stored.
+    /// What the directory will say; table and length are known when it is stored.
     pub(super) entry: Entry,
     /// New contents; `None` while those on disk stay.
     pub(super) contents: Option<DirtyBitmap>,

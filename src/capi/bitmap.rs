@@ -5,11 +5,11 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::boundary::{Failure, boundary, handle, invalid, out, text};
+use super::cached::Texts;
 use super::chain::identity_text;
 use super::disk::hol_disk;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
-use super::kept::Texts;
 use super::structure::{Fill, Grows, fill};
 use crate::{BitmapInfo, Error, ErrorKind};
 

@@ -4,9 +4,9 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use super::boundary::{Handle, Poison, as_path, boundary, give, handle, invalid, out, take, text};
+use super::cached::Texts;
 use super::disk::hol_disk;
 use super::error::HOL_OK;
-use super::kept::Texts;
 use super::options::{HOL_FORMAT_QCOW2, HOL_FORMAT_RAW, hol_disk_options};
 use super::structure::{Fill, Grows, fill, options};
 use crate::{CheckReport, CheckVerdict, CheckedChain, Disk, Format, Identity, LayerInfo, Link};

@@ -4,9 +4,9 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use super::boundary::{Failure, Handle, Poison, as_path, boundary, give, handle, invalid, out, take, text};
+use super::cached::Texts;
 use super::chain::{hol_chain, verdict_of};
 use super::error::HOL_OK;
-use super::kept::Texts;
 use super::options::{choice, hol_disk_options};
 use super::structure::{Fill, Grows, fill, options};
 use crate::{

@@ -9,10 +9,10 @@ use super::bitmap::ListedBitmap;
 use super::boundary::{
     Failure, Handle, Poison, as_path, boundary, buffer, give, handle, invalid, out, take, text,
 };
+use super::cached::{Cached, Texts};
 use super::chain::identity_text;
 use super::error::HOL_OK;
 use super::extent::{deliver, hol_extent, hol_extent_cb};
-use super::kept::{Kept, Texts};
 use super::options::{
     HOL_COMPRESSION_NONE, HOL_COMPRESSION_ZLIB, HOL_COMPRESSION_ZSTD, HOL_FORMAT_QCOW2, HOL_FORMAT_RAW,
     hol_disk_options,
@@ -25,9 +25,9 @@ use crate::{CompressionType, Disk, DiskOptions, Format, SnapshotInfo};
 /// outlive it.
 pub struct hol_disk {
     pub(super) disk: Disk,
-    details: Kept<Details>,
-    pub(super) bitmaps: Kept<Vec<ListedBitmap>>,
-    pub(super) snapshots: Kept<Vec<SnapshotInfo>>,
+    details: Cached<Details>,
+    pub(super) bitmaps: Cached<Vec<ListedBitmap>>,
+    pub(super) snapshots: Cached<Vec<SnapshotInfo>>,
     /// What these have told.
     pub(super) texts: Texts,
     poison: Poison,
@@ -37,9 +37,9 @@ impl hol_disk {
     pub(super) fn new(disk: Disk) -> Self {
         hol_disk {
             disk,
-            details: Kept::new(),
-            bitmaps: Kept::new(),
-            snapshots: Kept::new(),
+            details: Cached::new(),
+            bitmaps: Cached::new(),
+            snapshots: Cached::new(),
             texts: Texts::default(),
             poison: Poison::default(),
         }

@@ -4,9 +4,9 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use super::boundary::{Handle, Poison, boundary, give, handle, invalid, out, take};
+use super::cached::Texts;
 use super::chain::identity_text;
 use super::error::{HOL_OK, code_of, hol_error_details};
-use super::kept::Texts;
 use super::structure::{Fill, Grows, fill};
 use crate::{Error, Job, JobStatus};
 

@@ -14,7 +14,7 @@
 #![allow(clippy::multiple_unsafe_ops_per_block)]
 
 mod boundary;
-mod kept;
+mod cached;
 mod process;
 mod structure;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::boundary::{Failure, boundary, handle, invalid, out, text};
+use super::cached::Texts;
 use super::disk::hol_disk;
 use super::error::HOL_OK;
-use super::kept::Texts;
 use super::structure::{Fill, Grows, fill};
 use crate::SnapshotInfo;
 

@@ -177,9 +177,9 @@ impl Plan {
         }
         image.publish()?;
         image.sync_folder()?;
-        let _ = image.settle();
+        let _ = image.finish();
         if let Some(file) = data_file {
-            let _ = file.settle();
+            let _ = file.finish();
         }
         Ok(())
     }

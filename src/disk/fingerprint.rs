@@ -83,7 +83,7 @@ impl Fingerprint {
 impl Versions {
     /// Those from which every write from now on differs; of the image itself only where no mark tells.
     fn of(storage: &dyn Storage, layer: &Layer, marked: bool) -> Result<Option<Self>> {
-        let image = if marked { None } else { layer.file().telling_version()? };
+        let image = if marked { None } else { layer.file().distinct_version()? };
         if image.is_none() && !marked {
             return Ok(None);
         }
@@ -91,7 +91,7 @@ impl Versions {
             return Ok(Some(Versions { image, data_file: None }));
         };
         let Some(data) = top.external_data_file() else { return Ok(None) };
-        let Some(version) = data.telling_version()? else { return Ok(None) };
+        let Some(version) = data.distinct_version()? else { return Ok(None) };
         Ok(Some(Versions { image, data_file: Some((in_full(storage, data.path())?, version)) }))
     }
 

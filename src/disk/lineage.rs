@@ -61,7 +61,7 @@ impl Disk {
 
     /// The same after changes that are still to be made.
     pub(crate) fn base_after(&self, changes: &[BitmapChange], name: &[u8]) -> Result<Option<Base>> {
-        match self.settled()?.qcow2() {
+        match self.at_rest()?.qcow2() {
             Some(top) => bitmap::base_after(top, changes, name),
             None => Err(self.has_no_bitmaps()),
         }

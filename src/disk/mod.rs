@@ -1,13 +1,13 @@
 //! A disk in use: an image with its chain and bitmaps, threads to read it with, and guest writes.
 
-mod busy;
 mod check_chain;
+mod claims;
 mod create;
 mod fingerprint;
 mod lineage;
 mod outline;
 mod pool;
-mod redo;
+mod recover;
 mod repair;
 mod resize;
 #[cfg(test)]
@@ -30,14 +30,14 @@ use std::{
     },
 };
 
-use busy::Busy;
-pub(crate) use busy::{BusyBitmap, Claim, Scope};
 pub use check_chain::{CheckedChain, CheckedImage};
+use claims::Claims;
+pub(crate) use claims::{BitmapClaim, Claim, Scope};
 pub(crate) use fingerprint::{Fingerprint, Folder, Versions};
 pub(crate) use lineage::Relatives;
 pub(crate) use pool::Pool;
 use rayon::prelude::*;
-pub(crate) use redo::{
+pub(crate) use recover::{
     Switch, Switched, give_up_bitmaps, give_up_if_switched, is_as_covered, is_superseded, switch,
 };
 pub(crate) use staged::StagedBitmaps;
@@ -75,7 +75,7 @@ struct Inner {
     image: RwLock<Arc<Image>>,
     options: DiskOptions,
     /// What running transactions will change.
-    busy: Mutex<Busy>,
+    claims: Mutex<Claims>,
     /// How many keep the disk as it is.
     pins: AtomicUsize,
     /// Whose change is staged; taken before `image`.
@@ -147,7 +147,7 @@ impl Disk {
             path: path.as_ref().to_owned(),
             image: RwLock::new(Arc::new(image)),
             options: options.clone(),
-            busy: Mutex::default(),
+            claims: Mutex::default(),
             pins: AtomicUsize::new(0),
             turn: Turns::default(),
             watched: Mutex::default(),
@@ -174,7 +174,7 @@ impl Disk {
     /// # Errors
     /// `Io` when the file's status cannot be read.
     pub fn info(&self) -> Result<DiskInfo> {
-        self.settled()?.info()
+        self.at_rest()?.info()
     }
 
     /// The images of the chain, the top first.
@@ -223,7 +223,7 @@ impl Disk {
     /// # Errors
     /// `Io`, and `Limit` when the bitmaps' tables need too much memory.
     pub fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
-        self.settled()?.qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
+        self.at_rest()?.qcow2().map_or_else(|| Ok(Vec::new()), bitmap::list)
     }
 
     /// Loads a persistent bitmap of the top image.
@@ -233,7 +233,7 @@ impl Disk {
     /// # Errors
     /// `BitmapNotFound`; `BitmapUnusable` for one whose contents cannot be trusted; `Io`; `Limit`.
     pub fn bitmap(&self, name: &[u8]) -> Result<DirtyBitmap> {
-        match self.settled()?.qcow2() {
+        match self.at_rest()?.qcow2() {
             Some(image) => bitmap::load(image, name),
             None => Err(self.has_no_bitmaps()),
         }
@@ -252,7 +252,7 @@ impl Disk {
         drop(self.writable_image()?);
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_pinned()?;
-        self.settle_locked(&mut image)?;
+        self.end_writing_locked(&mut image)?;
         let Some(top) = image.qcow2() else { return Ok(()) };
         let made = bitmap::change(top, changes);
         after_change(&mut image, made)
@@ -295,7 +295,7 @@ impl Disk {
 
     /// The image, if its bitmaps may be changed. Nobody changes it meanwhile.
     fn writable_image(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
-        let image = self.settled()?;
+        let image = self.at_rest()?;
         self.refuse_covered()?;
         if self.0.options.access != Access::Write {
             let text =

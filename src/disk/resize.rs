@@ -33,7 +33,7 @@ impl Disk {
             let text = format!("the size {size} is no multiple of 512 bytes");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
-        self.settle_locked(&mut image)?;
+        self.end_writing_locked(&mut image)?;
         if size == image.size() {
             return Ok(());
         }

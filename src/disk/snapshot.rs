@@ -42,7 +42,7 @@ impl Disk {
     /// Makes a change; returns the id of a new snapshot, and the image as it is then.
     fn change_snapshot(&self, change: SnapshotChange) -> Result<(Option<Vec<u8>>, Arc<Image>)> {
         let mut image = self.image_to_write()?;
-        self.settle_locked(&mut image)?;
+        self.end_writing_locked(&mut image)?;
         let plan = SnapshotPlan::new(top(&image)?, &[change])?;
         let id = plan.new_id().map(<[u8]>::to_vec);
         let made = Written::new(top(&image)?, &NewBitmaps::default(), &plan)

@@ -10,7 +10,7 @@ use std::{
 use super::{
     Disk,
     fingerprint::Fingerprint,
-    redo::Switch,
+    recover::Switch,
     write::{Pinned, after_change},
 };
 use crate::{
@@ -101,7 +101,7 @@ impl Disk {
         let turn = self.turn()?;
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.refuse_moved()?;
-        self.settle_locked(&mut image)?;
+        self.end_writing_locked(&mut image)?;
         let top = super::write::top(&image)?;
         let bitmaps = bitmap::changed(top, bitmaps)?;
         let plan = SnapshotPlan::new(top, snapshots)?;

@@ -54,7 +54,7 @@ impl Disk {
     pub(crate) fn watch(&self) -> Result<Watch> {
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
         self.own_change(image.top().file(), || ());
-        self.settle_locked(&mut image)?;
+        self.end_writing_locked(&mut image)?;
         refresh(&mut image)?;
         let mut watched = self.watched();
         if watched.watches == 0 {

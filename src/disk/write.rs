@@ -77,7 +77,7 @@ impl Disk {
     /// # Errors
     /// As [`Disk::flush`].
     pub fn close(self) -> Result<()> {
-        self.settle()?;
+        self.end_writing()?;
         self.flush()
     }
 
@@ -137,30 +137,30 @@ impl Disk {
 
     /// Ends writing for now: what was written is durable, and the image is parsed anew, as those need it who look at
     /// its metadata.
-    pub(super) fn settle(&self) -> Result<()> {
+    pub(super) fn end_writing(&self) -> Result<()> {
         if self.0.options.access != Access::Write {
             return Ok(());
         }
-        self.settle_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner))
+        self.end_writing_locked(&mut self.0.image.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The image as its file has it.
-    pub(crate) fn settled_image(&self) -> Result<Arc<Image>> {
-        Ok(self.settled()?.clone())
+    pub(crate) fn image_at_rest(&self) -> Result<Arc<Image>> {
+        Ok(self.at_rest()?.clone())
     }
 
     /// The image as it is on disk, which nobody changes meanwhile: for those who look at its metadata.
-    pub(super) fn settled(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
+    pub(super) fn at_rest(&self) -> Result<RwLockReadGuard<'_, Arc<Image>>> {
         if self.0.options.access != Access::Write {
             return Ok(self.0.image.read().unwrap_or_else(PoisonError::into_inner));
         }
         // However many write all the time, nobody does from here on until this has the image.
         let _passing = self.0.turnstile.pass();
-        self.settle()?;
+        self.end_writing()?;
         Ok(self.0.image.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn settle_locked(&self, image: &mut Arc<Image>) -> Result<()> {
+    pub(super) fn end_writing_locked(&self, image: &mut Arc<Image>) -> Result<()> {
         let mut writing = self.writing();
         let Some(active) = &mut *writing else { return Ok(()) };
         active.writer.flush(image)?;
@@ -174,11 +174,11 @@ impl Disk {
     pub(crate) fn pin(&self) -> Result<Pinned> {
         // Whoever writes holds the image and looks at the pins before.
         let mut image = self.0.image.write().unwrap_or_else(PoisonError::into_inner);
-        self.settle_locked(&mut image)?;
+        self.end_writing_locked(&mut image)?;
         Ok(self.pin_locked())
     }
 
-    /// The same for who holds the image, which is settled.
+    /// The same for who holds the image, which nobody writes.
     pub(super) fn pin_locked(&self) -> Pinned {
         if self.0.pins.fetch_add(1, Ordering::AcqRel) == 0 {
             // Whoever read at the old places has ended.

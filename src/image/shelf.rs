@@ -177,7 +177,7 @@ impl Shelf {
             return Ok(true);
         }
         for (file, stamp) in layer.files().zip(&self.resting[index].stamps) {
-            if file.telling_version()?.is_none() || !file.stamp()?.is_same(stamp) {
+            if file.distinct_version()?.is_none() || !file.stamp()?.is_same(stamp) {
                 return Ok(false);
             }
         }

@@ -6,8 +6,8 @@
 //!
 //! A job's way: the threads of the pool [`begin`](Board::begin) a step of it and [`leave`](Board::leave) it, many
 //! times. The one that leaves with the last step makes it wait for its group; when all of that wait they are pending,
-//! and the next thread that comes along is told to settle the group, which it then [`conclude`](Board::conclude)s. The
-//! first failure or cancel takes all of the group to aborting; settled is when nobody is at work at it any more.
+//! and the next thread that comes along is told to end the group, which it then [`conclude`](Board::conclude)s. The
+//! first failure or cancel takes all of the group to aborting; it ends when nobody is at work at it any more.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -15,9 +15,9 @@ use std::{
 };
 
 use super::{
-    duty::{Left, Listener, Notice, Permit, Seat, Verdict, cancelled},
-    meter::Meter,
+    permit::{Left, Listener, Notice, Permit, Seat, Verdict, cancelled},
     policy::{Decision, ErrorSide},
+    rate_limit::RateLimit,
     states::{JobStatus, Verb, follow, hear},
     sync::{Condvar, Mutex, MutexGuard},
 };
@@ -52,7 +52,7 @@ struct Standing {
     finalize_told: bool,
     /// Somebody settles it: what becomes of it is decided.
     settling: bool,
-    meter: Meter,
+    rate_limit: RateLimit,
 }
 
 impl Standing {
@@ -78,7 +78,7 @@ impl Standing {
 impl Board {
     pub(crate) fn new(seats: Vec<Seat>, listener: Arc<dyn Listener>) -> Self {
         let standing = |seat: Seat| Standing {
-            meter: Meter::new(seat.speed),
+            rate_limit: RateLimit::new(seat.speed),
             seat,
             status: JobStatus::Created,
             error: None,
@@ -150,7 +150,7 @@ impl Board {
 
     pub(crate) fn set_speed(&self, job: usize, speed: u64, now: Instant) -> Result<()> {
         self.verb(job, Verb::SetSpeed, |_, state| {
-            state.jobs[job].meter.set_speed(speed, now);
+            state.jobs[job].rate_limit.set_speed(speed, now);
             Ok(())
         })
     }
@@ -204,29 +204,29 @@ impl Board {
         let mut state = self.lock();
         let standing = &mut state.jobs[job];
         match standing.status {
-            JobStatus::Running if !standing.pause_wanted => match standing.meter.free_at(now) {
+            JobStatus::Running if !standing.pause_wanted => match standing.rate_limit.free_at(now) {
                 Some(free) => Permit::Later(Some(free)),
                 None => {
                     standing.at_work += 1;
-                    Permit::Copy { most: standing.meter.slice() }
+                    Permit::Copy { most: standing.rate_limit.slice() }
                 }
             },
             JobStatus::Created | JobStatus::Running | JobStatus::Paused | JobStatus::Waiting => {
                 Permit::Later(None)
             }
-            JobStatus::Pending | JobStatus::Aborting => state.settle(job),
+            JobStatus::Pending | JobStatus::Aborting => state.end_group(job),
             JobStatus::Concluded | JobStatus::Dismissed => Permit::Over,
         }
     }
 
     /// A step of copying has taken this much of the job's speed.
     pub(crate) fn charge(&self, job: usize, bytes: u64, now: Instant) {
-        self.lock().jobs[job].meter.take(bytes, now);
+        self.lock().jobs[job].rate_limit.take(bytes, now);
     }
 
     /// When the job may take more, if not now.
     pub(crate) fn free_at(&self, job: usize, now: Instant) -> Option<Instant> {
-        self.lock().jobs[job].meter.free_at(now)
+        self.lock().jobs[job].rate_limit.free_at(now)
     }
 
     /// A step has met an error, and this is what is done about it. Of several at once that stop a job or let it fail the
@@ -435,7 +435,7 @@ impl State {
     }
 
     /// Gives the end of a job's group to the one who asks, if it is time.
-    fn settle(&mut self, job: usize) -> Permit {
+    fn end_group(&mut self, job: usize) -> Permit {
         let group = self.group_of(job);
         let members = || group.iter().map(|member| &self.jobs[*member]);
         let verdict = match self.jobs[job].status {

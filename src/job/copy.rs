@@ -1,7 +1,7 @@
 //! Copying one disk, by as many threads as come along.
 //!
 //! Each thread takes the next batch, reads it ([`Reader`]), and then waits for its turn: room in the
-//! target is given in guest order, one batch after the other; [`Turns`] says why the waiting ends. Writing belongs to the
+//! target is given in guest order, one batch after the other; [`WriteOrder`] says why the waiting ends. Writing belongs to the
 //! turn where a file has one writer at a time in the kernel, and several would only wait for each other there.
 //!
 //! What a batch cannot do because of an error of input or output may be tried again: what it has read is kept, and so
@@ -21,12 +21,12 @@ use super::{
     prepare::{Prepared, SMALL_BATCH_BYTES},
     reader::Reader,
     share::Sharing,
-    turns::{Pick, Turn, Turns},
-    unit::{Load, Scratch, Stage, Task, Unit},
+    work_item::{Load, Scratch, Stage, Task, WorkItem},
+    write_order::{Pick, Turn, WriteOrder},
 };
 use crate::{
     bitmap::DirtyBitmap,
-    disk::{BusyBitmap, Disk, Watch},
+    disk::{BitmapClaim, Disk, Watch},
     error::Result,
     image::{
         Format, Image,
@@ -47,8 +47,8 @@ pub(crate) struct Copy {
     job: Job,
     record_zeros: bool,
     planner: Mutex<Planning>,
-    turns: Turns,
-    bitmap: Option<BusyBitmap>,
+    write_order: WriteOrder,
+    bitmap: Option<BitmapClaim>,
     /// What is there when the copying ends early is not lost (bitmap mode always).
     keeps_partial: bool,
     on_source_error: ErrorPolicy,
@@ -140,7 +140,7 @@ impl Copy {
                 exhausted: false,
                 finishing: false,
             }),
-            turns: Turns::new(),
+            write_order: WriteOrder::new(),
             bitmap,
             keeps_partial: backup.options.bitmap_mode == Some(BitmapMode::Always),
             on_source_error: backup.options.on_source_error,
@@ -157,7 +157,7 @@ impl Copy {
     }
 
     /// The bitmap that loses what the target has, when the target is there.
-    pub(crate) fn bitmap(&self) -> Option<&BusyBitmap> {
+    pub(crate) fn bitmap(&self) -> Option<&BitmapClaim> {
         self.bitmap.as_ref()
     }
 
@@ -182,58 +182,58 @@ impl Copy {
 
     /// The same after the failure of a batch: those behind it are lost.
     fn stop_before(&self, sequence: u64) {
-        self.turns.limit(if self.keeps_partial { sequence } else { 0 });
+        self.write_order.limit(if self.keeps_partial { sequence } else { 0 });
     }
 
     /// One piece of work: a batch, or the end of the target behind the last one. A new batch reads about `most` bytes at
     /// most.
     pub(crate) fn step(&self, scratch: &mut Scratch, most: u64) -> Result<Step> {
-        let mut unit = match self.turns.pick(Instant::now()) {
-            Pick::Aside(unit) => unit,
-            Pick::New => Unit::new(),
+        let mut item = match self.write_order.pick(Instant::now()) {
+            Pick::Aside(item) => item,
+            Pick::New => WorkItem::new(),
             Pick::Later(time) => return Ok(Step::Later(time)),
             Pick::Stopped => return Ok(Step::Exhausted),
         };
-        if let Task::Copy(_) = unit.task {
-            *scratch = mem::take(&mut unit.scratch);
+        if let Task::Copy(_) = item.task {
+            *scratch = mem::take(&mut item.scratch);
         }
         // An error or a panic must not leave others waiting for this thread's turn.
         let mut guard = StopUnlessDone { copy: Some(self), sequence: u64::MAX };
-        let step = match self.go_on(&mut unit, &mut guard.sequence, scratch, most) {
+        let step = match self.go_on(&mut item, &mut guard.sequence, scratch, most) {
             Ok(step) => step,
-            Err(trouble) => self.meet(trouble, &mut unit)?,
+            Err(trouble) => self.meet(trouble, &mut item)?,
         };
         if step == Step::Aside {
-            unit.scratch = mem::take(scratch);
-            self.turns.put_aside(unit);
+            item.scratch = mem::take(scratch);
+            self.write_order.put_aside(item);
         }
         guard.done();
         Ok(step)
     }
 
-    /// Gets on with a unit as far as possible, and notes the place of its batch.
+    /// Gets on with a item as far as possible, and notes the place of its batch.
     fn go_on(
         &self,
-        unit: &mut Unit,
+        item: &mut WorkItem,
         sequence: &mut u64,
         scratch: &mut Scratch,
         most: u64,
     ) -> Result<Step, Trouble> {
         loop {
-            *sequence = unit.sequence();
-            match &mut unit.task {
+            *sequence = item.sequence();
+            match &mut item.task {
                 Task::Plan => match self.plan(most).map_err(Trouble::source)? {
-                    Planned::Task(task) => unit.begins(task),
+                    Planned::Task(task) => item.begins(task),
                     Planned::Later(time) => return Ok(Step::Later(time)),
                     Planned::Nothing => return Ok(Step::Exhausted),
                 },
                 Task::Copy(load) if load.stage == Stage::Planned => {
                     self.read(load, scratch).map_err(Trouble::source)?;
-                    unit.retries = 0;
+                    item.retries = 0;
                 }
                 Task::Copy(load) => {
                     if self.write(load, scratch)? == Turn::NotYet {
-                        unit.not_before = None;
+                        item.not_before = None;
                         return Ok(Step::Aside);
                     }
                     self.planning().in_flight -= 1;
@@ -248,7 +248,7 @@ impl Copy {
     }
 
     /// Does about an error what was asked for.
-    fn meet(&self, trouble: Trouble, unit: &mut Unit) -> Result<Step> {
+    fn meet(&self, trouble: Trouble, item: &mut WorkItem) -> Result<Step> {
         let Trouble { side, error } = trouble;
         let policy = match side {
             Some(ErrorSide::Source) => self.on_source_error,
@@ -256,25 +256,25 @@ impl Copy {
             _ => return Err(error),
         };
         let Some(side) = side.filter(|_| is_retryable(&error)) else { return Err(error) };
-        let decision = policy.decide(&error, unit.retries);
-        let error = match (decision, unit.retries) {
-            (Decision::Fail, 1..) => error.within(format!("given up after {} retries", unit.retries)),
+        let decision = policy.decide(&error, item.retries);
+        let error = match (decision, item.retries) {
+            (Decision::Fail, 1..) => error.within(format!("given up after {} retries", item.retries)),
             _ => error,
         };
         self.job.trouble(side, decision, &error);
-        unit.not_before = match decision {
+        item.not_before = match decision {
             Decision::Fail => return Err(error),
             Decision::RetryAfter(pause) => Instant::now().checked_add(pause),
             Decision::Stop => None,
         };
-        unit.retries += 1;
+        item.retries += 1;
         Ok(Step::Aside)
     }
 
     /// Makes the target complete and durable, if the source is still what it was.
     fn finish(&self) -> Result<(), Trouble> {
         self.image.end_uncached();
-        self.turns.finish(|| {
+        self.write_order.finish(|| {
             self.watch.ensure_unchanged().map_err(|error| Trouble { side: None, error })?;
             self.target.finish().map(drop).map_err(Trouble::target)
         })
@@ -283,7 +283,7 @@ impl Copy {
     /// What is to be kept of a copying that ended early, if there is something; when all threads have left it.
     pub(crate) fn partial(&self) -> Option<Partial> {
         let bitmap = self.bitmap.as_ref().filter(|_| self.keeps_partial)?;
-        let end = self.turns.reached()?;
+        let end = self.write_order.reached()?;
         // Where memory is short nothing is kept.
         let mut rest = bitmap.emptied().ok()?;
         self.planning().planner.add_rest(&self.image, end, &mut rest);
@@ -292,7 +292,7 @@ impl Copy {
 
     /// Makes a target durable that has only a part of what was to be copied.
     pub(crate) fn finish_partial(&self) -> Result<()> {
-        if self.turns.is_finished() { Ok(()) } else { self.finish().map_err(|trouble| trouble.error) }
+        if self.write_order.is_finished() { Ok(()) } else { self.finish().map_err(|trouble| trouble.error) }
     }
 
     /// What comes next that nobody has begun.
@@ -345,12 +345,12 @@ impl Copy {
         // What shall be kept at any moment is written before the next batch gets its place.
         let beside = self.target.writes_in_parallel() && !self.keeps_partial;
         if *stage != Stage::Beside {
-            let turn = self.turns.take(batch.sequence, batch.end, || {
+            let turn = self.write_order.take(batch.sequence, batch.end, || {
                 if *stage == Stage::Read {
                     *extents = self.target.place(items).map_err(Trouble::target)?;
                     *stage = Stage::Placed;
                 }
-                self.target.settle().map_err(Trouble::target)?;
+                self.target.write_kept().map_err(Trouble::target)?;
                 if let Some(sharing) = &self.sharing {
                     let stored = sharing.store(&self.image, &self.target, &batch.pieces, extents)?;
                     (report.shared_bytes, report.stored_bytes) = (stored.shared, stored.copied);

@@ -4,15 +4,15 @@ use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 use super::{
     Backup, BackupOptions, BitmapMode, Compression, JobLineage, LastStep, LineageCheck, SyncMode,
-    duty::Seat,
     hidden::add_hidden,
     lineage,
+    permit::Seat,
     plan::{CopySet, PlanOptions},
     share,
 };
 use crate::{
     bitmap::{BitmapChange, Purpose},
-    disk::{BusyBitmap, Disk, Watch},
+    disk::{BitmapClaim, Disk, Watch},
     error::{Error, ErrorKind, Result},
     format::{header::CompressionType, lineage::Identity},
     image::{
@@ -39,7 +39,7 @@ pub(crate) struct Prepared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) set: CopySet,
     /// The bitmap that changes when the target is there.
-    pub(crate) bitmap: Option<BusyBitmap>,
+    pub(crate) bitmap: Option<BitmapClaim>,
     pub(crate) plan: PlanOptions,
     /// Of a qcow2 target.
     pub(crate) layout: Option<LayoutOptions>,
@@ -149,7 +149,7 @@ fn stream_kind(compression: Compression) -> Option<CompressionType> {
 }
 
 /// What to copy, and the bitmap that changes afterwards, from the sync mode, the bitmap and its mode.
-fn copy_set(backup: &Backup, bitmaps: BitmapView<'_>) -> Result<(CopySet, Option<BusyBitmap>)> {
+fn copy_set(backup: &Backup, bitmaps: BitmapView<'_>) -> Result<(CopySet, Option<BitmapClaim>)> {
     let BackupOptions { sync, bitmap, bitmap_mode, .. } = &backup.options;
     let sync = sync.unwrap_or(if bitmap.is_some() { SyncMode::Bitmap } else { SyncMode::Full });
     let Some(name) = bitmap else {

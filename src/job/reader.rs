@@ -4,7 +4,7 @@ use super::{
     BackupOptions, Compression, ZeroDetection,
     encoders::Encoders,
     plan::{Piece, PieceKind},
-    unit::Scratch,
+    work_item::Scratch,
 };
 use crate::{
     error::{ErrorKind, Result},

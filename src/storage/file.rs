@@ -58,8 +58,8 @@ impl File {
         Stamp::of(self)
     }
 
-    pub(crate) fn telling_version(&self) -> Result<Option<FileVersion>> {
-        self.inner.telling_version().map_err(|e| self.fail("get the status of", e))
+    pub(crate) fn distinct_version(&self) -> Result<Option<FileVersion>> {
+        self.inner.distinct_version().map_err(|e| self.fail("get the status of", e))
     }
 
     pub(crate) fn rights(&self) -> Result<Option<FileRights>> {

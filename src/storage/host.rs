@@ -18,7 +18,7 @@ use super::{
     StorageFile, held, page_cache::Windows, rights, sys,
 };
 
-/// How long [`StorageFile::telling_version`] waits for a clock.
+/// How long [`StorageFile::distinct_version`] waits for a clock.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The operating system's file system.
@@ -170,7 +170,7 @@ impl StorageFile for HostFile {
         Ok(Some(i128::from(status.mtime()) * 1_000_000_000 + i128::from(status.mtime_nsec())))
     }
 
-    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+    fn distinct_version(&self) -> io::Result<Option<FileVersion>> {
         // Other names and hosts reach a device past its inode here.
         if self.kind == FileKind::BlockDevice {
             return Ok(None);
@@ -373,7 +373,7 @@ mod tests {
         let file = HostStorage.create(&path).unwrap();
         for byte in 0..100 {
             file.write_at(&[byte], 0).unwrap();
-            let version = file.telling_version().unwrap().unwrap();
+            let version = file.distinct_version().unwrap().unwrap();
             file.write_at(&[byte], 0).unwrap();
             assert_ne!(file.version().unwrap(), version, "write {byte}");
         }

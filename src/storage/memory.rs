@@ -177,7 +177,7 @@ impl StorageFile for MemoryFile {
     }
 
     /// Every write counts.
-    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+    fn distinct_version(&self) -> io::Result<Option<FileVersion>> {
         self.version().map(Some)
     }
 

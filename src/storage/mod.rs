@@ -125,7 +125,7 @@ pub trait StorageFile: Any + fmt::Debug + Send + Sync {
 
     /// The version as it is when no later write, by whomever, can leave it so; waits for that where the clock of the
     /// file system is slow, a second at most. `None` if writes need not show in it, which is the default.
-    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+    fn distinct_version(&self) -> io::Result<Option<FileVersion>> {
         Ok(None)
     }
 

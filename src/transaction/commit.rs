@@ -110,8 +110,8 @@ impl Commit {
                 problems.push(Problem { jobs, error: error.within(text) });
             }
         }
-        let settled: Vec<_> = targets.into_iter().map(|target| target.file.settle()).collect();
-        if problems.is_empty() && !settled.contains(&false) {
+        let finished: Vec<_> = targets.into_iter().map(|target| target.file.finish()).collect();
+        if problems.is_empty() && !finished.contains(&false) {
             // One that stays tells of what is done, and does no harm.
             let _ = journal.forget();
         } else {

@@ -1,4 +1,4 @@
-//! A transaction at work: one thread that leads, a pool that copies and settles. Who does what the board says.
+//! A transaction at work: one thread that leads, a pool that copies and ends groups. Who does what the board says.
 
 use std::{
     cmp::Reverse,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     bitmap::BitmapChange,
-    disk::{BusyBitmap, Pool},
+    disk::{BitmapClaim, Pool},
     error::{Error, ErrorKind, Result},
     format::lineage::Identity,
     image::create::TargetFile,
@@ -55,7 +55,7 @@ pub(crate) struct Run {
 pub(crate) struct Work {
     run: Arc<Run>,
     copies: Vec<Copy>,
-    /// A target's place is empty once it is settled or taken back.
+    /// A target's place is empty once it is finished or taken back.
     targets: Vec<Mutex<Option<TargetFile>>>,
     /// What else is decided, in a grouped transaction.
     changes: Mutex<Changes>,
@@ -211,7 +211,7 @@ impl Work {
         Ok(())
     }
 
-    /// What one thread does: a step of one disk after the other, until all are settled. It sleeps while there is
+    /// What one thread does: a step of one disk after the other, until all have ended. It sleeps while there is
     /// nothing to do for it.
     fn work(&self) {
         let count = self.copies.len();
@@ -269,7 +269,7 @@ impl Work {
                 did
             }
             Permit::Settle { group, verdict } => {
-                self.settle(&group, verdict);
+                self.end_group(&group, verdict);
                 Did::Something
             }
             Permit::Stop => {
@@ -282,7 +282,7 @@ impl Work {
     }
 
     /// The end of a group: what succeeded appears, what failed goes.
-    fn settle(&self, group: &[usize], verdict: Verdict) {
+    fn end_group(&self, group: &[usize], verdict: Verdict) {
         let settled = catch_unwind(AssertUnwindSafe(|| match verdict {
             Verdict::Commit => self.commit(group),
             Verdict::TakeBack => self.take_back(group),
@@ -330,7 +330,7 @@ impl Work {
             // An old target goes only when the new one is complete.
             return job.explain(&format!("what was copied is not kept, since it would replace '{target}'"));
         }
-        let name = copy.bitmap().map(BusyBitmap::text).unwrap_or_default();
+        let name = copy.bitmap().map(BitmapClaim::text).unwrap_or_default();
         match copy
             .finish_partial()
             .and_then(|()| self.try_commit(&[index], Some(partial)).map_err(|(_, e)| e))
@@ -404,7 +404,7 @@ impl Work {
         self.copies[index].job().lineage().identity
     }
 
-    /// The targets of a group that are not settled.
+    /// The targets of a group that have not ended.
     fn take_targets(&self, group: &[usize]) -> Vec<Publication> {
         let take = |&job: &usize| {
             let file = lock(&self.targets[job]).take()?;
@@ -466,7 +466,7 @@ impl Work {
             let index = to_stage.jobs.first().copied();
             let bitmap = index.and_then(|index| self.copies[index].bitmap());
             let text =
-                bitmap.map_or_else(|| format!("'{}'", to_stage.disk.path().display()), BusyBitmap::text);
+                bitmap.map_or_else(|| format!("'{}'", to_stage.disk.path().display()), BitmapClaim::text);
             let about = |error: Error| error.within(format!("cannot change {text}"));
             to_stage.stage().map_err(|error| (index.unwrap_or(group[0]), about(error)))
         };

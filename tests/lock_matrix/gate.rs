@@ -111,8 +111,8 @@ impl StorageFile for GatedFile {
         self.file.version()
     }
 
-    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
-        self.file.telling_version()
+    fn distinct_version(&self) -> io::Result<Option<FileVersion>> {
+        self.file.distinct_version()
     }
 
     fn content_time(&self) -> io::Result<Option<i128>> {

@@ -41,7 +41,7 @@ fn each_change_has_a_time_of_its_own() {
     assert!(times.is_sorted_by(|one, next| one < next), "{times:?}");
     file.sync().unwrap();
     assert_eq!(time(&storage), *times.last().unwrap());
-    assert_eq!(file.telling_version().unwrap().unwrap().modified, *times.last().unwrap());
+    assert_eq!(file.distinct_version().unwrap().unwrap().modified, *times.last().unwrap());
 }
 
 #[test]
@@ -55,14 +55,14 @@ fn a_slow_clock_gives_several_changes_one_time() {
     assert_eq!(time(&storage), first, "the clock stood still");
 
     // Who waits for the next tick sees what comes then.
-    let telling = file.telling_version().unwrap().unwrap().modified;
+    let telling = file.distinct_version().unwrap().unwrap().modified;
     assert_eq!(telling, first);
     put(&*file, 0, &sectors(&[3]));
     assert!(time(&storage) > first);
 
     storage.set_clock(Clock { tick: u64::MAX, lag: 0 });
     put(&*file, 0, &sectors(&[4]));
-    assert_eq!(file.telling_version().unwrap(), None, "the next tick never comes");
+    assert_eq!(file.distinct_version().unwrap(), None, "the next tick never comes");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_clock_that_is_behind_gives_the_time_of_an_earlier_change_to_a_later_one() {
     storage.set_clock(Clock { tick: 10, lag: 9 });
     put(&*file, 0, &sectors(&[2]));
     // By the user's own clock the tick of that change is over.
-    let telling = file.telling_version().unwrap().unwrap().modified;
+    let telling = file.distinct_version().unwrap().unwrap().modified;
     let unseen = (0..10).any(|_| {
         put(&*file, 0, &sectors(&[3]));
         time(&storage) == telling

@@ -142,8 +142,8 @@ impl StorageFile for PausedFile {
         self.inner.version()
     }
 
-    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
-        self.inner.telling_version()
+    fn distinct_version(&self) -> io::Result<Option<FileVersion>> {
+        self.inner.distinct_version()
     }
 
     fn content_time(&self) -> io::Result<Option<i128>> {

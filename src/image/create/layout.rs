@@ -6,7 +6,7 @@
 //! tables, 8 bytes for each L2 table and block.
 //!
 //! Placing never fails because a file does: a table that cannot be written is kept, and what is placed together is
-//! all placed. [`Layout::settle`] tells the error, and writes what was kept when it is called again. Where memory is short
+//! all placed. [`Layout::write_kept`] tells the error, and writes what was kept when it is called again. Where memory is short
 //! placing fails, and the image cannot be completed any more.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
@@ -201,7 +201,7 @@ impl Layout {
     }
 
     /// Tells whether a table could not be written; when that was told, tries again.
-    pub(crate) fn settle(&mut self, file: &File) -> Result<()> {
+    pub(crate) fn write_kept(&mut self, file: &File) -> Result<()> {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
@@ -258,7 +258,7 @@ impl Layout {
         let coverage = self.geometry.l2_coverage();
         for start in (0..end).step_by(usize::try_from(coverage).unwrap_or(usize::MAX)) {
             self.place_range(file, start..end.min(start + coverage), subclusters, |_, _| ())?;
-            self.settle(file)?;
+            self.write_kept(file)?;
         }
         Ok(())
     }
@@ -442,7 +442,7 @@ impl Layout {
             None => self.place_end(file).inspect_err(|error| self.broken = Some(error.clone()))?,
         };
         self.end = Some((header.clone(), length));
-        self.settle(file)?;
+        self.write_kept(file)?;
         file.set_len(length)?;
         Ok(header)
     }

@@ -102,7 +102,7 @@ impl Target {
     }
 
     /// Decides where `items` go. Items must come in guest order over all calls. Tables that are complete are written,
-    /// or kept where that fails: [`Target::settle`] must follow.
+    /// or kept where that fails: [`Target::write_kept`] must follow.
     pub(crate) fn place(&self, items: &[Item]) -> Result<Vec<Extent>> {
         let Some(layout) = &self.layout else { return Ok(self.place_raw(items)) };
         let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,9 +115,9 @@ impl Target {
 
     /// Tells whether a table of what was placed could not be written. When that was told it tries again, and what was
     /// placed keeps its place.
-    pub(crate) fn settle(&self) -> Result<()> {
+    pub(crate) fn write_kept(&self) -> Result<()> {
         match &self.layout {
-            Some(layout) => layout.lock().unwrap_or_else(PoisonError::into_inner).settle(&self.file),
+            Some(layout) => layout.lock().unwrap_or_else(PoisonError::into_inner).write_kept(&self.file),
             None => Ok(()),
         }
     }

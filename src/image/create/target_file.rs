@@ -114,7 +114,7 @@ impl TargetFile {
     }
 
     /// Gives the file its final name. The name is durable after [`TargetFile::sync_folder`]; until
-    /// [`TargetFile::settle`] it can be withdrawn.
+    /// [`TargetFile::finish`] it can be withdrawn.
     pub(crate) fn publish(&mut self) -> Result<()> {
         let (done, state) = match &self.replaced {
             None => (give(&*self.storage, &self.temporary, &self.path), State::Published),
@@ -264,7 +264,7 @@ impl TargetFile {
         if self.leads_to(&self.temporary, &self.file) { Ok(()) } else { Err(taken_by_another()) }
     }
 
-    /// From here on the file keeps its name, whatever happens; [`TargetFile::settle`] is still to come.
+    /// From here on the file keeps its name, whatever happens; [`TargetFile::finish`] is still to come.
     pub(crate) fn stay(&mut self) {
         self.state = match self.state {
             State::Exchanged => State::Staying,
@@ -297,7 +297,7 @@ impl TargetFile {
 
     /// Drops the way back: a file that was replaced goes, durably where that can be. False if it is still there under the
     /// temporary name.
-    pub(crate) fn settle(mut self) -> bool {
+    pub(crate) fn finish(mut self) -> bool {
         match mem::replace(&mut self.state, State::Settled) {
             State::Exchanged | State::Staying => {
                 self.replaced.as_ref().is_none_or(|old| self.remove_temporary(old))

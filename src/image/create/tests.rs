@@ -64,7 +64,7 @@ fn fill(folder: &Path, options: &LayoutOptions, base: &[u8], rng: &mut Rng) -> V
         };
         let item = Item { guest: start as u64, length: size as u64, content };
         let extents = target.place(&[item]).unwrap();
-        target.settle().unwrap();
+        target.write_kept().unwrap();
         target.write(&extents, if packed { &stream } else { &bytes }).unwrap();
         guest[start..end].copy_from_slice(&bytes[..end - start]);
     }
@@ -125,7 +125,7 @@ fn shared_clusters(refcount_bits: u32) -> usize {
     for guest in (0..4 << 20).step_by(4096) {
         let content = Content::Stream { at: 0, length: stream.len() };
         let extents = target.place(&[Item { guest, length: 4096, content }]).unwrap();
-        target.settle().unwrap();
+        target.write_kept().unwrap();
         target.write(&extents, &stream).unwrap();
     }
     target.finish().unwrap();
@@ -157,7 +157,7 @@ fn memory_that_is_refused_fails_the_image() {
         for guest in [0, 1 << 40, 2 << 40] {
             let item = Item { guest, length: 2 << 20, content: Content::Data { at: 0 } };
             target.place(&[item])?;
-            target.settle()?;
+            target.write_kept()?;
         }
         target.finish().inspect_err(|error| {
             let again = target.finish().unwrap_err();

@@ -56,10 +56,10 @@ impl StorageFile for SimulatedFile {
         state.version(self.file)
     }
 
-    fn telling_version(&self) -> io::Result<Option<FileVersion>> {
+    fn distinct_version(&self) -> io::Result<Option<FileVersion>> {
         let mut state = self.state();
         state.faults.meet(OperationKind::Status)?;
-        state.telling_version(self.file)
+        state.distinct_version(self.file)
     }
 
     fn allocated(&self) -> io::Result<u64> {

@@ -114,7 +114,7 @@ impl State {
     }
 
     /// The same, in a later tick of the clock than that of the last change; `None` if that never comes.
-    pub(super) fn telling_version(&mut self, file: u64) -> io::Result<Option<FileVersion>> {
+    pub(super) fn distinct_version(&mut self, file: u64) -> io::Result<Option<FileVersion>> {
         let (changed, clock) = (self.tree.times(file).changed, self.nature.clock);
         // As one does who sees the file's time and has a clock of his own.
         if changed >= clock.begin(self.nature.now) {

@@ -38,7 +38,7 @@ pub(crate) struct Journal {
     /// Where the decision goes.
     second: u64,
     /// It stays when it is dropped, or is gone.
-    settled: bool,
+    released: bool,
 }
 
 /// A target that shall get its name.
@@ -76,7 +76,7 @@ impl Journal {
             let path = folder.join(format!("{OWN_PREFIX}{}{SUFFIX}", random_name()));
             let file = File::new(create_under_own_name(&*storage, &path, None).map_err(context)?, &path);
             let folder = folder.to_owned();
-            let journal = Journal { storage: storage.clone(), file, folder, path, second, settled: false };
+            let journal = Journal { storage: storage.clone(), file, folder, path, second, released: false };
             match journal.file.lock(Lock::Write) {
                 Err(e) if e.kind() == ErrorKind::Locked => continue,
                 other => other?,
@@ -108,7 +108,7 @@ impl Journal {
             })
         };
         let targets = targets.into_iter().map(target).collect::<Result<_>>()?;
-        self.settled = true;
+        self.released = true;
         self.file.write_all(&Decided { targets, sources }.encode(), self.second)?;
         self.file.sync()
     }
@@ -116,7 +116,7 @@ impl Journal {
     /// Removes the journal: what it says is done, or shall not be done. Durable when this returns; after an error it may
     /// still be there.
     pub(crate) fn forget(mut self) -> Result<()> {
-        self.settled = true;
+        self.released = true;
         self.remove()
     }
 
@@ -127,13 +127,13 @@ impl Journal {
         let overwritten = self.file.write_all(&nothing, self.second).and_then(|()| self.file.sync());
         // A file whose sync has failed is not written any more, but it can go.
         overwritten.or_else(|_| self.remove())?;
-        self.settled = false;
+        self.released = false;
         Ok(())
     }
 
     /// Leaves the journal to a later recovery.
     pub(crate) fn keep(mut self) {
-        self.settled = true;
+        self.released = true;
     }
 
     fn remove(&self) -> Result<()> {
@@ -160,7 +160,7 @@ impl Journal {
 impl Drop for Journal {
     /// If nothing is decided, what was made is gone.
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.released {
             let _ = self.remove();
         }
     }

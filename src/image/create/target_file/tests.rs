@@ -48,7 +48,7 @@ fn a_rename_that_happened_counts_whatever_it_reports() {
         let mut file = target(&storage);
         late(&simulated, OperationKind::Rename);
         file.publish().unwrap();
-        assert!(file.settle());
+        assert!(file.finish());
         assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1));
     }
 }
@@ -74,7 +74,7 @@ fn a_removal_that_happened_counts_whatever_it_reports() {
     let mut file = target(&storage);
     file.publish().unwrap();
     late(&simulated, OperationKind::Unlink);
-    assert!(file.settle());
+    assert!(file.finish());
     assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1));
 }
 
@@ -103,7 +103,7 @@ fn a_target_gets_its_name_where_renames_have_no_flags() {
         }
         let mut file = target(&storage);
         file.publish().unwrap();
-        assert!(file.settle(), "{lacks:?}");
+        assert!(file.finish(), "{lacks:?}");
         assert_eq!((contents(&*storage), names(&*storage)), (b"new".to_vec(), 1), "{lacks:?}");
     }
 }
@@ -159,7 +159,7 @@ fn each_step_of_a_name_can_fail_where_renames_have_no_flags() {
             simulated.fail(Fault { kinds: vec![kind], nth, failure, lasting: false });
             let done = file.publish();
             let expected = if done.is_ok() { b"new" } else { b"old" };
-            let cleaned = if done.is_ok() { file.settle() } else { file.take_back() };
+            let cleaned = if done.is_ok() { file.finish() } else { file.take_back() };
             assert!(cleaned || kind == Unlink, "{lacks:?}, {kind:?} {nth}, {failure:?}: {done:?}");
             assert_eq!(contents(&*storage), expected, "{lacks:?}, {kind:?} {nth}, {failure:?}");
         }
@@ -286,7 +286,7 @@ fn a_file_under_the_temporary_name_that_is_not_ours_stays() {
         let name = file.temporary().to_owned();
         storage.unlink(&name).unwrap();
         storage.create(&name).unwrap().write_at(b"his", 0).unwrap();
-        assert!(if publishes { file.settle() } else { file.take_back() });
+        assert!(if publishes { file.finish() } else { file.take_back() });
         assert!(storage.status(&name).is_ok(), "{publishes}");
     }
 }

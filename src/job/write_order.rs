@@ -13,12 +13,12 @@ use std::{
     time::Instant,
 };
 
-use super::{duty::cancelled, unit::Unit};
+use super::{permit::cancelled, work_item::WorkItem};
 use crate::error::{Error, Result};
 
-/// The turns of one copy.
+/// The order of writes of one copy.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct WriteOrder {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -35,14 +35,14 @@ struct State {
     reached: u64,
     target: TargetState,
     /// What waits to be taken up again.
-    aside: Vec<Unit>,
+    aside: Vec<WorkItem>,
 }
 
 /// What there is to take up.
 #[derive(Debug)]
 pub(crate) enum Pick {
     /// Something that was put aside.
-    Aside(Unit),
+    Aside(WorkItem),
     /// Nothing until then.
     Later(Instant),
     /// Nothing; something new may begin.
@@ -72,16 +72,16 @@ enum TargetState {
 
 impl State {
     /// What is not taken up again takes those behind it along.
-    fn give_up(&mut self, unit: &Unit) {
-        self.end = self.end.min(unit.sequence());
+    fn give_up(&mut self, item: &WorkItem) {
+        self.end = self.end.min(item.sequence());
     }
 }
 
-impl Turns {
+impl WriteOrder {
     pub(crate) fn new() -> Self {
         let target = TargetState::Consistent;
         let state = State { next: 0, end: u64::MAX, stopped: false, reached: 0, target, aside: Vec::new() };
-        Turns { state: Mutex::new(state), changed: Condvar::new() }
+        WriteOrder { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Lets no batch begin any more, and fails those from `end` on that wait for their turn. Those before it still
@@ -90,19 +90,19 @@ impl Turns {
         let mut state = self.state();
         state.stopped = true;
         state.end = state.end.min(end);
-        for unit in std::mem::take(&mut state.aside) {
-            state.give_up(&unit);
+        for item in std::mem::take(&mut state.aside) {
+            state.give_up(&item);
         }
         self.changed.notify_all();
     }
 
     /// Keeps something until it can go on.
-    pub(crate) fn put_aside(&self, unit: Unit) {
+    pub(crate) fn put_aside(&self, item: WorkItem) {
         let mut state = self.state();
         if state.stopped {
-            state.give_up(&unit);
+            state.give_up(&item);
         } else {
-            state.aside.push(unit);
+            state.aside.push(item);
         }
         self.changed.notify_all();
     }
@@ -113,8 +113,8 @@ impl Turns {
         if state.stopped {
             return Pick::Stopped;
         }
-        let first = state.aside.iter().enumerate().min_by_key(|(_, unit)| unit.sequence());
-        match first.map(|(at, unit)| (at, unit.not_before.filter(|time| *time > now))) {
+        let first = state.aside.iter().enumerate().min_by_key(|(_, item)| item.sequence());
+        match first.map(|(at, item)| (at, item.not_before.filter(|time| *time > now))) {
             None => Pick::New,
             Some((_, Some(time))) => Pick::Later(time),
             Some((at, None)) => Pick::Aside(state.aside.swap_remove(at)),
@@ -131,7 +131,7 @@ impl Turns {
     ) -> Result<Turn, E> {
         let mut state = self.state();
         while state.next != sequence && sequence < state.end {
-            if state.aside.iter().any(|unit| unit.sequence() < sequence) {
+            if state.aside.iter().any(|item| item.sequence() < sequence) {
                 return Ok(Turn::NotYet);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

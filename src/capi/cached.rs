@@ -27,15 +27,15 @@ impl Texts {
 }
 
 /// A value read from a disk: once, and anew after the disk was changed.
-pub(super) struct Kept<T> {
+pub(super) struct Cached<T> {
     /// With the state of the disk that it tells of.
     value: Mutex<Option<(Weak<Image>, Arc<T>)>>,
 }
 
-impl<T> Kept<T> {
+impl<T> Cached<T> {
     /// Nothing yet.
     pub(super) fn new() -> Self {
-        Kept { value: Mutex::new(None) }
+        Cached { value: Mutex::new(None) }
     }
 
     /// The value for the disk as it is now, made by `read` unless it is there already. Threads that come at once
@@ -47,7 +47,7 @@ impl<T> Kept<T> {
     ) -> Result<Arc<T>, Failure> {
         let mut kept = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before the reading: a change in between makes the next call read again.
-        let now = Arc::downgrade(&disk.settled_image()?);
+        let now = Arc::downgrade(&disk.image_at_rest()?);
         if let Some((_, value)) = kept.as_ref().filter(|(state, _)| state.ptr_eq(&now)) {
             return Ok(value.clone());
         }

@@ -14,7 +14,7 @@ use crate::{
 
 /// The right to change one bitmap; given back on drop.
 #[derive(Debug)]
-pub(crate) struct BusyBitmap {
+pub(crate) struct BitmapClaim {
     disk: Disk,
     name: Vec<u8>,
     /// So many changes of the disk's bitmaps come before its own.
@@ -23,9 +23,9 @@ pub(crate) struct BusyBitmap {
 
 /// What running transactions will change in one disk's image.
 #[derive(Debug, Default)]
-pub(super) struct Busy {
+pub(super) struct Claims {
     bitmaps: HashSet<Vec<u8>>,
-    claims: Vec<Scope>,
+    scopes: Vec<Scope>,
 }
 
 /// What the actions of a transaction beside its backups change.
@@ -51,13 +51,13 @@ impl Disk {
     /// Claims bitmaps, and more by `scope`, for a transaction whose backups keep the bitmaps in `own`. Two transactions that
     /// would be in each other's way do not both start.
     pub(crate) fn claim(&self, scope: Scope, names: &[&Vec<u8>], own: &[&Vec<u8>]) -> Result<Claim> {
-        let mut busy = self.busy();
-        self.refuse_claimed(&busy)?;
-        let others = busy.bitmaps.iter().any(|name| !own.contains(&name));
+        let mut claims = self.claims();
+        self.refuse_claimed(&claims)?;
+        let others = claims.bitmaps.iter().any(|name| !own.contains(&name));
         let taken = match scope {
             Scope::Bitmaps => false,
-            Scope::Snapshots => busy.claims.contains(&Scope::Snapshots),
-            Scope::Image => others || !busy.claims.is_empty(),
+            Scope::Snapshots => claims.scopes.contains(&Scope::Snapshots),
+            Scope::Image => others || !claims.scopes.is_empty(),
         };
         if taken {
             let text =
@@ -65,18 +65,18 @@ impl Disk {
             return Err(Error::new(ErrorKind::WrongState, format!("'{}': {text}", self.path().display())));
         }
         let names: HashSet<_> = names.iter().filter(|name| !own.contains(name)).copied().collect();
-        if let Some(name) = names.iter().find(|name| busy.bitmaps.contains(**name)) {
+        if let Some(name) = names.iter().find(|name| claims.bitmaps.contains(**name)) {
             return Err(self.busy_error(name));
         }
         let bitmaps: Vec<_> = names.into_iter().cloned().collect();
-        busy.bitmaps.extend(bitmaps.iter().cloned());
-        busy.claims.push(scope);
+        claims.bitmaps.extend(bitmaps.iter().cloned());
+        claims.scopes.push(scope);
         Ok(Claim { disk: self.clone(), bitmaps, scope })
     }
 
     /// Refuses to change an image that somebody else changes as a whole.
-    fn refuse_claimed(&self, busy: &Busy) -> Result<()> {
-        if !busy.claims.contains(&Scope::Image) {
+    fn refuse_claimed(&self, claims: &Claims) -> Result<()> {
+        if !claims.scopes.contains(&Scope::Image) {
             return Ok(());
         }
         let text = "a running transaction deletes a snapshot of it or lays an image over it; it can be changed when that \
@@ -84,20 +84,20 @@ impl Disk {
         Err(Error::new(ErrorKind::WrongState, format!("'{}': {text}", self.path().display())))
     }
 
-    fn busy(&self) -> MutexGuard<'_, Busy> {
-        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.0.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a bitmap for a backup that will clear it, after changes that are made before. Everything that could speak
     /// against clearing it is found out now.
-    pub(crate) fn keep_bitmap(&self, name: &[u8], before: &[BitmapChange]) -> Result<BusyBitmap> {
+    pub(crate) fn keep_bitmap(&self, name: &[u8], before: &[BitmapChange]) -> Result<BitmapClaim> {
         self.rehearse_kept(&[before, &[BitmapChange::Clear { name: name.to_vec() }]].concat(), &[])?;
-        let mut busy = self.busy();
-        self.refuse_claimed(&busy)?;
-        if !busy.bitmaps.insert(name.to_vec()) {
+        let mut claims = self.claims();
+        self.refuse_claimed(&claims)?;
+        if !claims.bitmaps.insert(name.to_vec()) {
             return Err(self.busy_error(name));
         }
-        Ok(BusyBitmap { disk: self.clone(), name: name.to_vec(), position: before.len() })
+        Ok(BitmapClaim { disk: self.clone(), name: name.to_vec(), position: before.len() })
     }
 
     /// Finds out whether a list of changes makes sense, by the bitmaps alone.
@@ -113,7 +113,7 @@ impl Disk {
         name: &[u8],
         purpose: Purpose,
     ) -> Result<DirtyBitmap> {
-        match self.settled()?.qcow2() {
+        match self.at_rest()?.qcow2() {
             Some(top) => bitmap::load_after(top, changes, name, purpose),
             None => Err(self.has_no_bitmaps()),
         }
@@ -139,8 +139,8 @@ impl Disk {
 
     /// Refuses names of bitmaps that are kept.
     pub(crate) fn refuse_busy(&self, names: &[&Vec<u8>]) -> Result<()> {
-        let busy = self.busy();
-        match names.iter().find(|name| busy.bitmaps.contains(**name)) {
+        let claims = self.claims();
+        match names.iter().find(|name| claims.bitmaps.contains(**name)) {
             Some(name) => Err(self.busy_error(name)),
             None => Ok(()),
         }
@@ -156,7 +156,7 @@ impl Disk {
     }
 }
 
-impl BusyBitmap {
+impl BitmapClaim {
     /// Its disk.
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
@@ -199,18 +199,18 @@ impl BusyBitmap {
     }
 }
 
-impl Drop for BusyBitmap {
+impl Drop for BitmapClaim {
     fn drop(&mut self) {
-        self.disk.busy().bitmaps.remove(&self.name);
+        self.disk.claims().bitmaps.remove(&self.name);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut busy = self.disk.busy();
-        busy.bitmaps.retain(|name| !self.bitmaps.contains(name));
-        if let Some(at) = busy.claims.iter().position(|scope| *scope == self.scope) {
-            busy.claims.swap_remove(at);
+        let mut claims = self.disk.claims();
+        claims.bitmaps.retain(|name| !self.bitmaps.contains(name));
+        if let Some(at) = claims.scopes.iter().position(|scope| *scope == self.scope) {
+            claims.scopes.swap_remove(at);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::image::create::{Extent, Item};
 
 /// What one thread does in one go.
 #[derive(Debug)]
-pub(crate) struct Unit {
+pub(crate) struct WorkItem {
     pub(crate) task: Task,
     /// How often it was tried again since it last got on.
     pub(crate) retries: u32,
@@ -57,9 +57,9 @@ pub(crate) struct Scratch {
     pub(crate) stream: Vec<u8>,
 }
 
-impl Unit {
+impl WorkItem {
     pub(crate) fn new() -> Self {
-        Unit { task: Task::Plan, retries: 0, not_before: None, scratch: Scratch::default() }
+        WorkItem { task: Task::Plan, retries: 0, not_before: None, scratch: Scratch::default() }
     }
 
     /// The place of its batch in the order. What has no batch comes last.

@@ -10,7 +10,7 @@ const SLICE_PER_SECOND: u64 = 10;
 /// Counts what a job has taken beyond its speed. It may take more when all of that is paid, and is never ahead: what
 /// it does not use of its speed is lost.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Meter {
+pub(crate) struct RateLimit {
     /// Bytes per second; 0 is without a limit.
     speed: u64,
     /// Billionths of bytes taken and not yet paid.
@@ -19,9 +19,9 @@ pub(crate) struct Meter {
     paid_until: Option<Instant>,
 }
 
-impl Meter {
+impl RateLimit {
     pub(crate) fn new(speed: u64) -> Self {
-        Meter { speed, ..Meter::default() }
+        RateLimit { speed, ..RateLimit::default() }
     }
 
     /// What was taken before counts by the old speed up to now, and by the new one from now on.
@@ -67,39 +67,39 @@ mod tests {
     use super::*;
 
     /// Milliseconds that a job takes for this many pieces when it works without any delay of its own.
-    fn time(meter: &mut Meter, pieces: u64, bytes: u64, start: Instant) -> u128 {
+    fn time(rate_limit: &mut RateLimit, pieces: u64, bytes: u64, start: Instant) -> u128 {
         let mut now = start;
         for _ in 0..pieces {
-            now = meter.free_at(now).unwrap_or(now);
-            assert_eq!(meter.free_at(now), None);
-            meter.take(bytes, now);
+            now = rate_limit.free_at(now).unwrap_or(now);
+            assert_eq!(rate_limit.free_at(now), None);
+            rate_limit.take(bytes, now);
         }
-        (meter.free_at(now).unwrap_or(now) - start).as_millis()
+        (rate_limit.free_at(now).unwrap_or(now) - start).as_millis()
     }
 
     #[test]
     fn a_limit_holds() {
         let start = Instant::now();
-        assert_eq!(time(&mut Meter::new(0), 100, 1 << 40, start), 0);
-        assert_eq!(time(&mut Meter::new(1 << 20), 1, 0, start), 0);
+        assert_eq!(time(&mut RateLimit::new(0), 100, 1 << 40, start), 0);
+        assert_eq!(time(&mut RateLimit::new(1 << 20), 1, 0, start), 0);
         for (speed, pieces, bytes, expected) in
             [(1 << 20, 40, 1 << 18, 10_000), (1_000_000, 1000, 1000, 1000), (10, 1, 1000, 100_000)]
         {
-            let taken = time(&mut Meter::new(speed), pieces, bytes, start);
+            let taken = time(&mut RateLimit::new(speed), pieces, bytes, start);
             assert!(taken.abs_diff(expected) <= 1, "{speed}: {taken} ms");
         }
-        assert_eq!(Meter::new(1 << 20).slice(), 104_857);
-        assert_eq!((Meter::new(3).slice(), Meter::new(0).slice()), (1, u64::MAX));
+        assert_eq!(RateLimit::new(1 << 20).slice(), 104_857);
+        assert_eq!((RateLimit::new(3).slice(), RateLimit::new(0).slice()), (1, u64::MAX));
     }
 
     #[test]
     fn what_is_not_used_is_lost() {
         let start = Instant::now();
-        let mut meter = Meter::new(1000);
-        meter.take(1000, start);
+        let mut rate_limit = RateLimit::new(1000);
+        rate_limit.take(1000, start);
         let later = start + Duration::from_secs(60);
-        assert_eq!(meter.free_at(later), None);
-        assert!(time(&mut meter, 2, 1000, later) >= 2000);
+        assert_eq!(rate_limit.free_at(later), None);
+        assert!(time(&mut rate_limit, 2, 1000, later) >= 2000);
     }
 
     #[test]
@@ -110,19 +110,19 @@ mod tests {
             let found = (found.unwrap() - start).as_secs_f64();
             assert!((found - seconds).abs() < 0.001, "{found} s, not {seconds} s");
         };
-        let mut meter = Meter::new(1000);
-        meter.take(10_000, start);
-        near(meter.free_at(start), 10.0);
-        meter.set_speed(4000, after(2.0)); // 8000 bytes are left
-        near(meter.free_at(after(2.0)), 4.0);
-        meter.set_speed(100, after(3.0)); // 4000 are left
-        near(meter.free_at(after(3.0)), 43.0);
-        meter.set_speed(0, after(4.0));
-        assert_eq!(meter.free_at(after(4.0)), None);
-        meter.set_speed(1, after(5.0));
-        assert_eq!(meter.free_at(after(5.0)), None);
+        let mut rate_limit = RateLimit::new(1000);
+        rate_limit.take(10_000, start);
+        near(rate_limit.free_at(start), 10.0);
+        rate_limit.set_speed(4000, after(2.0)); // 8000 bytes are left
+        near(rate_limit.free_at(after(2.0)), 4.0);
+        rate_limit.set_speed(100, after(3.0)); // 4000 are left
+        near(rate_limit.free_at(after(3.0)), 43.0);
+        rate_limit.set_speed(0, after(4.0));
+        assert_eq!(rate_limit.free_at(after(4.0)), None);
+        rate_limit.set_speed(1, after(5.0));
+        assert_eq!(rate_limit.free_at(after(5.0)), None);
         // Far beyond what an instant can be.
-        meter.take(u64::MAX, after(6.0));
-        assert!(meter.free_at(after(6.0)).is_some());
+        rate_limit.take(u64::MAX, after(6.0));
+        assert!(rate_limit.free_at(after(6.0)).is_some());
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn switch(storage: &Arc<dyn Storage>, held: &[Disk], wanted: &Switch)
 
 fn switch_open(disk: &Disk, wanted: &Switch) -> Result<Switched> {
     let _turn = disk.turn()?;
-    disk.settle()?;
+    disk.end_writing()?;
     let mut image = disk.0.image.write().unwrap_or_else(PoisonError::into_inner);
     let file = image.top().file().clone();
     let switched = match compare(image.storage(), &file, wanted)? {
@@ -190,7 +190,7 @@ pub(crate) fn give_up_bitmaps(storage: &Arc<dyn Storage>, held: &[Disk], path: &
     let opened;
     let disk = match find(held, id_of(storage, path)?)? {
         Some(disk) => {
-            disk.settle()?;
+            disk.end_writing()?;
             disk
         }
         None => {
