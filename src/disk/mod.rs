@@ -11,7 +11,7 @@ mod recover;
 mod repair;
 mod resize;
 #[cfg(test)]
-mod short_memory;
+mod short_memory_tests;
 mod snapshot;
 mod staged;
 mod turnstile;

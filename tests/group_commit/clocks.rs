@@ -27,7 +27,7 @@ pub fn cost_nothing(night: &Night) {
         let sector = |storage: &SimulatedStorage| storage.contents(&source.path).unwrap()[..512].to_vec();
         let mut old = sector(&marked);
         let has_mark = old[AUTOCLEAR] & MARK > 0;
-        old[AUTOCLEAR] &= !MARK;
+        old[AUTOCLEAR..AUTOCLEAR + 4].fill(0);
         has_mark && sector(storage) == old
     };
     let mut states = [0, 0];

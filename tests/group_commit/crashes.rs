@@ -256,7 +256,19 @@ fn ordered(night: &Night, recording: &Recording, at: usize) -> bool {
     };
     let pending = recording.pending(at);
     let wrong: Option<&usize> = match &log[at].operation {
-        Operation::Write { file, offset: 0, .. } if sources.contains(file) => {
+        Operation::Write { file, offset: 0, data } if sources.contains(file) => {
+            let writes_it = |record: &&Record| match &record.operation {
+                Operation::Write { file: other, offset: 0, .. } => other == file,
+                _ => false,
+            };
+            let is_same = |record: &Record| match &record.operation {
+                Operation::Write { data: before, .. } => before == data,
+                _ => false,
+            };
+            // A recovery writes what is there again, for a sync of it may have failed: that decides nothing.
+            if log[..at].iter().rev().find(writes_it).is_some_and(is_same) {
+                return false;
+            }
             // What others release is none of this one's.
             let is_release = |number: &usize| match &log[*number].operation {
                 Operation::Write { file: other, .. } => sources.contains(other) && other != file,
