@@ -7,7 +7,7 @@ _Static_assert(sizeof(hol_create_options) == 72, "hol_create_options");
 _Static_assert(sizeof(hol_disk_details) == 128, "hol_disk_details");
 _Static_assert(sizeof(hol_bitmap_details) == 64, "hol_bitmap_details");
 _Static_assert(sizeof(hol_snapshot_details) == 72, "hol_snapshot_details");
-_Static_assert(sizeof(hol_check_report) == 160, "hol_check_report");
+_Static_assert(sizeof(hol_check_report) == 176, "hol_check_report");
 _Static_assert(sizeof(hol_problem) == 40, "hol_problem");
 _Static_assert(sizeof(hol_layer) == 56, "hol_layer");
 _Static_assert(sizeof(hol_lineage) == 32, "hol_lineage");

@@ -1,7 +1,7 @@
 //! The snapshot table as it lies in the file, also one that is damaged. The disk can be read without it; a change of
 //! the image needs to know what the snapshots own.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use super::check::read_padded;
 use crate::{
@@ -78,7 +78,7 @@ pub(super) fn walk(file: &File, header: &Header, mut see: impl FnMut(Item<'_>) -
         return Ok(0);
     }
     let pieces = WINDOW.min((count as usize).saturating_add(1).saturating_mul(snapshot::LARGEST_ENTRY));
-    let mut table = Table { file, header, length: file.len()?, window: memory::zeroed(pieces)?, from: None };
+    let mut table = Table { file, header, length: file.len()?, window: memory::zeroed(pieces)?, held: 0..0 };
     let smallest = snapshot::smallest_entry(header.version);
     let (mut end, mut start, mut searched_to) = (0, 0, 0);
     let (mut index, mut searched) = (0, false);
@@ -147,7 +147,8 @@ struct Table<'a> {
     /// Of the file.
     length: u64,
     window: Vec<u8>,
-    from: Option<u64>,
+    /// What of the table is in the window.
+    held: Range<u64>,
 }
 
 impl Table<'_> {
@@ -158,17 +159,13 @@ impl Table<'_> {
 
     /// The bytes from `start` on, enough for any entry.
     fn bytes(&mut self, start: u64) -> Result<&[u8]> {
-        let reach = |from: u64| from <= start && start + LARGEST <= from + self.window.len() as u64;
-        let from = match self.from.filter(|from| reach(*from)) {
-            Some(from) => from,
-            None => {
-                let at = self.place(start);
-                self.from = None;
-                read_padded(self.file, &mut self.window, at)?;
-                *self.from.insert(start)
-            }
-        };
-        Ok(self.window.get((start - from) as usize..).unwrap_or_default())
+        if start < self.held.start || start + LARGEST > self.held.end {
+            let at = self.place(start);
+            self.held = 0..0;
+            read_padded(self.file, &mut self.window, at)?;
+            self.held = start..start + self.window.len() as u64;
+        }
+        Ok(self.window.get((start - self.held.start) as usize..).unwrap_or_default())
     }
 
     /// An entry that begins at `start`, beyond doubt.
