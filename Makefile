@@ -1,5 +1,5 @@
 # make demo        see it work: two disks, a full copy, a changed-blocks copy, restored and compared
-# make check       everything that has to hold before a change is merged (about 20 minutes on 2 cores)
+# make check       everything that has to hold before a change is merged (about 25 minutes on 2 cores)
 # make check-long  the same, with the exhaustive forms of the tests, and those that mount small file systems (as root)
 # make fuzz        runs each fuzz target for a minute: FUZZ_SECONDS= (see fuzz/README.md)
 # make bench       beside QEMU's tools: ROWS= PAIRS= SIZE= DIR= TMPFS= SIDES= (see docs/performance.md)

@@ -101,7 +101,7 @@ impl Model {
                         worked |= !matches!(left, Left::Idle);
                         self.board.leave(job, left);
                     }
-                    Permit::Settle { group, verdict } => {
+                    Permit::EndGroup { group, verdict } => {
                         self.settle(&group, verdict);
                         worked = true;
                     }

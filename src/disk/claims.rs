@@ -137,6 +137,11 @@ impl Disk {
         Error::new(ErrorKind::BitmapNotFound, text)
     }
 
+    /// A bitmap of this disk, for messages.
+    pub(crate) fn bitmap_text(&self, name: &[u8]) -> String {
+        format!("bitmap '{}' of '{}'", printable(name), self.path().display())
+    }
+
     /// Refuses names of bitmaps that are kept.
     pub(crate) fn refuse_busy(&self, names: &[&Vec<u8>]) -> Result<()> {
         let claims = self.claims();
@@ -195,7 +200,7 @@ impl BitmapClaim {
 
     /// For messages.
     pub(crate) fn text(&self) -> String {
-        format!("bitmap '{}' of '{}'", printable(&self.name), self.disk.path().display())
+        self.disk.bitmap_text(&self.name)
     }
 }
 

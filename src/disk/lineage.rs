@@ -101,7 +101,7 @@ impl Disk {
         }
     }
 
-    /// The images in some folders, each file once. What may not be read is told in the result.
+    /// The images in some folders, each file once. The result lists the files that the process may not read.
     ///
     /// # Errors
     /// As [`Disk::relative_at`].
@@ -129,7 +129,7 @@ impl Disk {
         Ok(relatives)
     }
 
-    /// Opens the chain of an image to look at it, whoever uses it; the image alone where its chain cannot be opened.
+    /// Opens the chain of an image to look at it, also while others use it; the image alone where its chain cannot be opened.
     ///
     /// # Errors
     /// As [`Disk::relative_at`].

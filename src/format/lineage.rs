@@ -210,7 +210,7 @@ impl Lineage {
         Lineage { identity: None, former: self.identity.or(self.former), ..self.clone() }
     }
 
-    /// The same of a disk that has this size now, whoever gave it that.
+    /// The same of a disk that has this size now: another program may have changed it.
     #[must_use]
     pub(crate) fn of_size(mut self, size: u64) -> Self {
         self.bases.iter_mut().for_each(|(_, base)| *base = base.resized(size));

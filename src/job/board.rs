@@ -6,7 +6,7 @@
 //!
 //! A job's way: the threads of the pool [`begin`](Board::begin) a step of it and [`leave`](Board::leave) it, many
 //! times. The one that leaves with the last step makes it wait for its group; when all of that wait they are pending,
-//! and the next thread that comes along is told to end the group, which it then [`conclude`](Board::conclude)s. The
+//! and the next thread that comes along gets the order to end the group; then it calls [`conclude`](Board::conclude). The
 //! first failure or cancel takes all of the group to aborting; it ends when nobody is at work at it any more.
 
 use std::{
@@ -454,7 +454,7 @@ impl State {
             return if verdict == Verdict::Commit { Permit::Later(None) } else { Permit::Stop };
         }
         group.iter().for_each(|member| self.jobs[*member].settling = true);
-        Permit::Settle { group, verdict }
+        Permit::EndGroup { group, verdict }
     }
 }
 

@@ -10,10 +10,7 @@ use super::{Backup, CopySet, JobLineage, LineageCheck, Prepared, SyncMode};
 use crate::{
     disk::{Disk, Relatives},
     error::{Error, ErrorKind, Result},
-    format::{
-        lineage::{Identity, Lineage},
-        text::printable,
-    },
+    format::lineage::{Identity, Lineage},
     image::{Existing, Format, Image, Link, folder_of},
     storage::{self, FileId},
 };
@@ -44,7 +41,7 @@ pub(super) fn check(
     let Some(name) = by else {
         return Ok(JobLineage { identity, parent: below, notes });
     };
-    let bitmap = described_bitmap(source, name);
+    let bitmap = source.bitmap_text(name);
     let strict = options.lineage == LineageCheck::Strict;
     match (base, backing) {
         (Some(base), Some(disk)) if below != Some(base) => {
@@ -129,10 +126,6 @@ fn described(disk: &Disk) -> String {
     }
 }
 
-fn described_bitmap(source: &Disk, name: &[u8]) -> String {
-    format!("bitmap '{}' of '{}'", printable(name), source.path().display())
-}
-
 /// An existing file that a target would replace.
 #[derive(Debug)]
 struct Replaced {
@@ -175,7 +168,7 @@ pub(crate) fn keep_ancestors(list: &mut [Prepared]) -> Result<()> {
     for prepared in list {
         let Some(base) = prepared.stands_on else { continue };
         let Backup { source, target, options } = &prepared.backup;
-        let bitmap = described_bitmap(source, options.bitmap.as_deref().unwrap_or_default());
+        let bitmap = source.bitmap_text(options.bitmap.as_deref().unwrap_or_default());
         let mut ancestry = Ancestry::new(base);
         if let Some(backing) = &prepared.backing {
             ancestry.add(&backing.image())?;

@@ -84,7 +84,7 @@ pub enum ZeroDetection {
 
 /// Whether the target shares blocks with the source's files instead of getting a copy of them, on file systems that know how
 /// to (XFS, btrfs). Shared data is neither read nor written: it takes no time, no room, and no place in the page cache.
-/// Whoever writes one of the files later gets a copy of the block then.
+/// The file system copies a block when one of the files is written later.
 ///
 /// Whole clusters of the target are shared, where they are stored as they are in the source and lie alike in the file
 /// system's blocks. They are not looked at, so zeros in data stay data ([`ZeroDetection`] sees what is copied), and a

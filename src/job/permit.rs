@@ -46,7 +46,7 @@ pub(crate) enum Permit {
     /// One step of copying, of about this many bytes at most; `Board::leave` ends it.
     Copy { most: u64 },
     /// The end of these jobs; `Board::conclude` ends it.
-    Settle { group: Vec<usize>, verdict: Verdict },
+    EndGroup { group: Vec<usize>, verdict: Verdict },
     /// To tell those at work at it that it is of no use any more.
     Stop,
     /// Nothing until something changes, or until then.

@@ -345,8 +345,6 @@ pub(super) fn could_lock_exclusive(file: &fs::File, byte: i64) -> io::Result<boo
     Ok(i32::from(lock.l_type) == libc::F_UNLCK)
 }
 
-/// The time that the kernel gives to a file that is written now: it stands still for some milliseconds each time.
-/// Nanoseconds since 1970.
 /// Random bytes of the kernel.
 pub(crate) fn random() -> io::Result<[u8; 16]> {
     let mut bytes = [0u8; 16];
@@ -356,6 +354,8 @@ pub(crate) fn random() -> io::Result<[u8; 16]> {
     if got == bytes.len() as isize { Ok(bytes) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The time that the kernel gives to a file that is written now: it stands still for some milliseconds each time.
+/// Nanoseconds since 1970.
 pub(super) fn coarse_time() -> io::Result<i128> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the structure is valid for the call, which fills it.

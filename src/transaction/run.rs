@@ -268,7 +268,7 @@ impl Work {
                 self.board().leave(index, left);
                 did
             }
-            Permit::Settle { group, verdict } => {
+            Permit::EndGroup { group, verdict } => {
                 self.end_group(&group, verdict);
                 Did::Something
             }
@@ -283,11 +283,11 @@ impl Work {
 
     /// The end of a group: what succeeded appears, what failed goes.
     fn end_group(&self, group: &[usize], verdict: Verdict) {
-        let settled = catch_unwind(AssertUnwindSafe(|| match verdict {
+        let ended = catch_unwind(AssertUnwindSafe(|| match verdict {
             Verdict::Commit => self.commit(group),
             Verdict::TakeBack => self.take_back(group),
         }));
-        if let Err(panic) = settled {
+        if let Err(panic) = ended {
             self.board().fail(group[0], panicked(&*panic));
         }
         self.board().conclude(group);

@@ -45,9 +45,9 @@ pub(crate) struct Target {
     dropped: AtomicU64,
 }
 
-/// So much of what was written last is left in the cache: it is being written back.
+/// Bytes at the end that stay in the cache: the kernel is still writing them back.
 const WRITEBACK: u64 = 32 << 20;
-/// The cache is looked after each time that so much was written.
+/// Bytes between two drops.
 const DROP_BYTES: u64 = 64 << 20;
 
 /// What becomes of a guest range of whole target clusters.

@@ -357,12 +357,12 @@ impl Dead<'_> {
                 return Err(unnamed(path, e));
             }
         }
-        if let Place::Replaces(old) = place
-            && self.inode(temporary)? != Some(old.id()?.inode)
-            && self.swapped_with_another(target, self.inode(temporary)?)?
-        {
-            let text = format!("another file has just taken the name '{}'", path.display());
-            return Err(Error::new(ErrorKind::Exists, text));
+        if let Place::Replaces(old) = place {
+            let swapped = self.inode(temporary)?;
+            if swapped != Some(old.id()?.inode) && self.swapped_with_another(target, swapped)? {
+                let text = format!("another file has just taken the name '{}'", path.display());
+                return Err(Error::new(ErrorKind::Exists, text));
+            }
         }
         self.tell(RecoveryKind::TargetPublished, path, "");
         Ok(())
